@@ -1,0 +1,1 @@
+//! Connector for text files, globs and .ss stream files

@@ -1,0 +1,1 @@
+//! Connector for standard streams, generated records and in-process channels

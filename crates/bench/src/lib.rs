@@ -1,0 +1,1 @@
+//! Every benchmark, with peers and limits beside it

@@ -1,0 +1,1 @@
+//! The one list of all connectors and operators

@@ -1,0 +1,1 @@
+//! Streamer, Consumer and Producer: read and write a stream without a pipeline

@@ -1,0 +1,1 @@
+//! Pipeline files: YAML and JSON to a spec, with diagnostics that know their place

@@ -1,0 +1,1 @@
+//! Move and process streams of records: one engine as a library

@@ -1,0 +1,1 @@
+//! Spec to plan to running pipeline: the engine

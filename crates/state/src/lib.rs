@@ -1,0 +1,1 @@
+//! Keyed state and the checkpoint store: in memory and on disk

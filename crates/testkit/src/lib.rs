@@ -1,0 +1,1 @@
+//! Conformance suites, fakes, fault injection and crash tests

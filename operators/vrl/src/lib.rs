@@ -1,0 +1,1 @@
+//! Steps written as VRL expressions
