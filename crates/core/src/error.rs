@@ -199,7 +199,9 @@ impl Error {
         use std::io::ErrorKind as Io;
         let (kind, hint) = match cause.kind() {
             Io::NotFound => (ErrorKind::NotFound, None),
-            Io::PermissionDenied | Io::ReadOnlyFilesystem => (ErrorKind::Permission, Some("check who owns it and its mode")),
+            Io::PermissionDenied | Io::ReadOnlyFilesystem => {
+                (ErrorKind::Permission, Some("check who owns it and its mode"))
+            }
             Io::StorageFull | Io::QuotaExceeded => (ErrorKind::Unavailable, Some("free some space; it is tried again")),
             Io::IsADirectory | Io::NotADirectory | Io::InvalidInput => (ErrorKind::Option, None),
             Io::AlreadyExists => (ErrorKind::Exists, None),
@@ -265,7 +267,12 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.facts().code, self.chain())?;
         if let Some(place) = &self.0.place {
-            write!(f, " (at {}{})", place.path.join("."), place.location.as_deref().map(|l| format!(", {l}")).unwrap_or_default())?;
+            write!(
+                f,
+                " (at {}{})",
+                place.path.join("."),
+                place.location.as_deref().map(|l| format!(", {l}")).unwrap_or_default()
+            )?;
         }
         match &self.0.hint {
             Some(hint) => write!(f, "; hint: {hint}"),

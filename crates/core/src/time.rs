@@ -65,7 +65,8 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self> {
         let total = parse_units(text, &DURATION_UNITS).filter(|total| *total <= 1e12);
         total.map(|total| Span(Duration::from_secs_f64(total))).ok_or_else(|| {
-            Error::new(ErrorKind::Option, format!("`{text}` is not a duration")).hint("write a number with a unit: `250ms`, `5s`, `10m`, `1h`")
+            Error::new(ErrorKind::Option, format!("`{text}` is not a duration"))
+                .hint("write a number with a unit: `250ms`, `5s`, `10m`, `1h`")
         })
     }
 }
@@ -122,7 +123,8 @@ impl FromStr for Size {
         let total = parse_units(text, &SIZE_UNITS).filter(|total| *total < 9e18);
         // The cast is exact enough: below 2^63, and a size is not finer than a byte.
         total.map(|total| Size(total as u64)).ok_or_else(|| {
-            Error::new(ErrorKind::Option, format!("`{text}` is not a size")).hint("write a number with a unit: `512B`, `64KiB`, `1MiB`, `10GB`")
+            Error::new(ErrorKind::Option, format!("`{text}` is not a size"))
+                .hint("write a number with a unit: `512B`, `64KiB`, `1MiB`, `10GB`")
         })
     }
 }

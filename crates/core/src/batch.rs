@@ -1,0 +1,520 @@
+//! The unit that flows: many records in shared buffers.
+//!
+//! A batch is an [`Envelope`] (who the records are) and a [`Body`] (what they say). Both are shared and immutable; what a
+//! batch shows of them is two lists of [`Rows`]. So a filter, a split and a broadcast copy no bytes, and a step that
+//! replaces the values leaves the envelope where it is:
+//!
+//! ```text
+//!   envelope rows ──► [ shard | sequence | time | key | headers | original value ]   physical rows of the source batch
+//!   logical record i ┤
+//!   body rows     ──► [ value bytes  or  a parsed form  or  typed values ]           physical rows of the newest body
+//! ```
+
+use std::{any::Any, fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    Form, Record, ShardKey, Timestamp,
+    column::{Column, Headers},
+    record::record_id,
+    rows::Rows,
+};
+
+/// Most records that a batch should hold: a batch fits the first-level caches' working set and a channel's turn.
+pub const BATCH_RECORDS_MAX: usize = 4096;
+/// Most bytes that a batch should hold, unless one record alone is larger.
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Many records of one source, in shared buffers. Cheap to clone.
+#[derive(Clone)]
+pub struct Batch {
+    envelope: Arc<Envelope>,
+    envelope_rows: Rows,
+    body: Body,
+    body_rows: Rows,
+    /// Values as the source gave them, by physical envelope row, once a step has replaced the body.
+    original: Option<Column>,
+    /// Which output of its source record each logical record is; absent: all are 0.
+    indexes: Option<Arc<Vec<u64>>>,
+}
+
+/// Who the records of a batch are: columns with one entry for each physical row.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// Where each record was read.
+    pub shards: Shards,
+    /// Their sequences.
+    pub sequences: Sequences,
+    /// Event times.
+    pub times: Times,
+    /// Keys, if any record has one.
+    pub keys: Option<Column>,
+    /// Headers, if any record has one.
+    pub headers: Option<Headers>,
+}
+
+/// Stream and shard of each row.
+#[derive(Clone, Debug)]
+pub enum Shards {
+    /// All rows come from one shard.
+    Same(ShardKey),
+    /// Rows of many shards: a dictionary, and an index into it for each row.
+    Each(Arc<Vec<ShardKey>>, Arc<Vec<u32>>),
+}
+
+/// Sequence of each row.
+#[derive(Clone, Debug)]
+pub enum Sequences {
+    /// Row `i` has `base + i`.
+    Run(u128),
+    /// Row `i` has `base + offsets[i]`.
+    Each(u128, Arc<Vec<u64>>),
+}
+
+/// Event time of each row.
+#[derive(Clone, Debug)]
+pub enum Times {
+    /// No row has a time.
+    Absent,
+    /// All rows have this time.
+    Same(Timestamp),
+    /// A time for each row.
+    Each(Arc<Vec<Option<Timestamp>>>),
+}
+
+/// What each value's bytes are.
+#[derive(Clone, Debug)]
+pub enum Forms {
+    /// All rows alike.
+    Same(Form),
+    /// A form for each row.
+    Each(Arc<Vec<Form>>),
+}
+
+/// What the records of a batch say.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// Bytes as they lie in a buffer.
+    Bytes(Column, Forms),
+    /// Something else, such as parsed JSON or the values of a typed pipeline.
+    Parsed(Arc<dyn Parsed>),
+}
+
+/// A body that is not bytes: a parsed form beside its bytes, or typed values.
+pub trait Parsed: Any + Send + Sync + fmt::Debug {
+    /// Number of physical rows.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Roughly how many bytes of memory it holds.
+    fn size(&self) -> usize;
+    /// The rows asked for, in their order, as bytes.
+    fn encode(&self, rows: &Rows) -> (Column, Forms);
+    /// For the step that knows what it is.
+    fn as_any(&self) -> &dyn Any;
+}
+
+impl Forms {
+    /// Form of a physical row.
+    pub fn get(&self, row: usize) -> Form {
+        match self {
+            Forms::Same(form) => *form,
+            Forms::Each(forms) => forms.get(row).copied().unwrap_or_default(),
+        }
+    }
+}
+
+impl Body {
+    /// Number of physical rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Body::Bytes(column, _) => column.len(),
+            Body::Parsed(parsed) => parsed.len(),
+        }
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Body::Bytes(column, _) => column.size(),
+            Body::Parsed(parsed) => parsed.size(),
+        }
+    }
+}
+
+impl Envelope {
+    /// Stream and shard of a physical row.
+    pub fn shard(&self, row: usize) -> &ShardKey {
+        match &self.shards {
+            Shards::Same(shard) => shard,
+            // Built together by `BatchBuilder`: every index is within the dictionary.
+            Shards::Each(dictionary, indexes) => &dictionary[indexes[row] as usize],
+        }
+    }
+
+    /// Sequence of a physical row.
+    pub fn sequence(&self, row: usize) -> u128 {
+        match &self.sequences {
+            Sequences::Run(base) => base + row as u128,
+            Sequences::Each(base, offsets) => base + u128::from(offsets[row]),
+        }
+    }
+
+    /// Event time of a physical row.
+    pub fn time(&self, row: usize) -> Option<Timestamp> {
+        match &self.times {
+            Times::Absent => None,
+            Times::Same(time) => Some(*time),
+            Times::Each(times) => times.get(row).copied().flatten(),
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.keys.as_ref().map_or(0, Column::size) + self.headers.as_ref().map_or(0, Headers::size)
+    }
+}
+
+impl Batch {
+    /// A batch as a source makes it: row `i` of the envelope says who record `i` of the body is.
+    ///
+    /// The columns must all have as many rows as the body; [`BatchBuilder`](crate::BatchBuilder) sees to it.
+    pub fn new(envelope: Envelope, body: Body) -> Self {
+        let rows = Rows::all(body.len());
+        Batch {
+            envelope: Arc::new(envelope),
+            envelope_rows: rows.clone(),
+            body,
+            body_rows: rows,
+            original: None,
+            indexes: None,
+        }
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.body_rows.len()
+    }
+
+    /// Whether it holds no record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Roughly how many bytes of memory its records hold; what bounds are measured in.
+    pub fn size(&self) -> usize {
+        let rows = self.body.len();
+        let per_row = (self.body.size() + self.envelope.size()).checked_div(rows).unwrap_or(0);
+        (per_row + 16) * self.len().min(rows)
+    }
+
+    /// Record `i`; panics beyond [`Batch::len`], like a slice.
+    pub fn get(&self, i: usize) -> RecordRef<'_> {
+        assert!(i < self.len(), "record {i} of a batch of {}", self.len());
+        RecordRef { batch: self, logical: i, envelope_row: self.envelope_rows.get(i), body_row: self.body_rows.get(i) }
+    }
+
+    /// All records in order.
+    pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
+        (0..self.len()).map(|i| self.get(i))
+    }
+
+    /// The body, with the physical rows of it that the records are.
+    pub fn body(&self) -> (&Body, &Rows) {
+        (&self.body, &self.body_rows)
+    }
+
+    /// The envelope, with the physical rows of it that the records are.
+    pub fn envelope(&self) -> (&Envelope, &Rows) {
+        (&self.envelope, &self.envelope_rows)
+    }
+
+    /// The value bytes and forms with their rows, if the body is bytes. Call [`Batch::into_bytes`] first where it may not be.
+    pub fn values(&self) -> Option<(&Column, &Forms, &Rows)> {
+        match &self.body {
+            Body::Bytes(column, forms) => Some((column, forms, &self.body_rows)),
+            Body::Parsed(_) => None,
+        }
+    }
+
+    /// The same records with their values as bytes: parsed forms are serialised here, once.
+    #[must_use]
+    pub fn into_bytes(self) -> Batch {
+        match &self.body {
+            Body::Bytes(..) => self,
+            Body::Parsed(parsed) => {
+                let (column, forms) = parsed.encode(&self.body_rows);
+                self.with_body(Body::Bytes(column, forms))
+            }
+        }
+    }
+
+    /// The same records with other values: row `i` of `body` belongs to record `i`.
+    #[must_use]
+    pub fn with_body(mut self, body: Body) -> Batch {
+        debug_assert_eq!(body.len(), self.len());
+        self.keep_original();
+        self.body_rows = Rows::all(body.len());
+        self.body = body;
+        self
+    }
+
+    /// The same records with a body that has the same physical rows: a parsed form of what is there.
+    #[must_use]
+    pub fn with_body_in_place(mut self, body: Body) -> Batch {
+        debug_assert_eq!(body.len(), self.body.len());
+        self.keep_original();
+        self.body = body;
+        self
+    }
+
+    /// Some of the records, by their positions in this batch, in any order.
+    #[must_use]
+    pub fn select(&self, picks: Vec<u32>) -> Batch {
+        let indexes = self.indexes.as_ref().map(|all| Arc::new(picks.iter().map(|&i| all[i as usize]).collect()));
+        let picks = Arc::new(picks);
+        let same = self.envelope_rows.same(&self.body_rows);
+        let body_rows = self.body_rows.pick(&picks);
+        let envelope_rows = if same { body_rows.clone() } else { self.envelope_rows.pick(&picks) };
+        Batch { envelope_rows, body_rows, indexes, ..self.clone() }
+    }
+
+    /// The records from `start` up to `end`, exclusive; panics outside of [`Batch::len`].
+    #[must_use]
+    pub fn slice(&self, start: usize, end: usize) -> Batch {
+        assert!(start <= end && end <= self.len(), "records {start}..{end} of a batch of {}", self.len());
+        Batch {
+            envelope_rows: self.envelope_rows.slice(start, end),
+            body_rows: self.body_rows.slice(start, end),
+            indexes: self.indexes.as_ref().map(|all| Arc::new(all[start..end].to_vec())),
+            ..self.clone()
+        }
+    }
+
+    /// Records derived from these: record `i` of the result has value `i` of `body`, and comes from record `parents[i]`.
+    ///
+    /// Outputs of one parent must be next to each other; they are told apart by their index.
+    #[must_use]
+    pub fn derive(mut self, parents: Vec<u32>, body: Body) -> Batch {
+        debug_assert_eq!(body.len(), parents.len());
+        self.keep_original();
+        let mut indexes = Vec::with_capacity(parents.len());
+        let (mut last, mut nth) = (u32::MAX, 0u64);
+        for &parent in &parents {
+            nth = if parent == last { nth + 1 } else { 0 };
+            last = parent;
+            let above = self.indexes.as_ref().map_or(0, |all| all[parent as usize]);
+            indexes.push(if above == 0 { nth } else { mix(above, nth) });
+        }
+        self.envelope_rows = self.envelope_rows.pick(&Arc::new(parents));
+        self.body_rows = Rows::all(body.len());
+        self.body = body;
+        self.indexes = Some(Arc::new(indexes));
+        self
+    }
+
+    /// The same records under another envelope, whose row `i` belongs to record `i`.
+    #[must_use]
+    pub fn with_envelope(mut self, envelope: Envelope) -> Batch {
+        self.keep_original();
+        if let Some(original) = &self.original {
+            self.original = Some(original.gather(&self.envelope_rows));
+        }
+        self.envelope_rows = Rows::all(self.len());
+        self.envelope = Arc::new(envelope);
+        self
+    }
+
+    /// The envelope's columns gathered so that row `i` belongs to record `i`: for steps that change one of them.
+    pub fn gather_envelope(&self) -> Envelope {
+        let (envelope, rows) = (&*self.envelope, &self.envelope_rows);
+        if rows.is_all(self.len()) {
+            return envelope.clone();
+        }
+        let shards = match &envelope.shards {
+            Shards::Same(shard) => Shards::Same(shard.clone()),
+            Shards::Each(dictionary, indexes) => {
+                Shards::Each(dictionary.clone(), Arc::new(rows.iter().map(|row| indexes[row]).collect()))
+            }
+        };
+        let base = rows.iter().map(|row| envelope.sequence(row)).min().unwrap_or_default();
+        let offsets = rows.iter().map(|row| u64::try_from(envelope.sequence(row) - base).unwrap_or(u64::MAX)).collect();
+        let times = match &envelope.times {
+            Times::Each(times) => Times::Each(Arc::new(rows.iter().map(|row| times[row]).collect())),
+            constant => constant.clone(),
+        };
+        Envelope {
+            shards,
+            sequences: Sequences::Each(base, Arc::new(offsets)),
+            times,
+            keys: envelope.keys.as_ref().map(|keys| keys.gather(rows)),
+            headers: envelope.headers.as_ref().map(|headers| headers.gather(rows)),
+        }
+    }
+
+    /// A copy that holds only its own bytes, so that a few records do not keep large buffers alive.
+    #[must_use]
+    pub fn compact(&self) -> Batch {
+        let original = self.original.as_ref().map(|column| column.gather(&self.envelope_rows).copied());
+        let mut envelope = self.gather_envelope();
+        envelope.keys = envelope.keys.map(|keys| keys.copied());
+        envelope.headers = envelope.headers.map(|headers| headers.copied());
+        let body = match &self.body {
+            Body::Bytes(column, forms) => {
+                let forms = match forms {
+                    Forms::Same(form) => Forms::Same(*form),
+                    Forms::Each(each) => Forms::Each(Arc::new(self.body_rows.iter().map(|row| each[row]).collect())),
+                };
+                Body::Bytes(column.gather(&self.body_rows).copied(), forms)
+            }
+            Body::Parsed(parsed) => {
+                let (column, forms) = parsed.encode(&self.body_rows);
+                Body::Bytes(column, forms)
+            }
+        };
+        Batch { original, indexes: self.indexes.clone(), ..Batch::new(envelope, body) }
+    }
+
+    /// One batch with the records of all, in order; copies their bytes.
+    #[must_use]
+    pub fn concat(batches: &[Batch]) -> Batch {
+        let mut builder = crate::BatchBuilder::new();
+        for batch in batches {
+            let batch = batch.clone().into_bytes();
+            batch.iter().for_each(|record| builder.push_ref(&record));
+        }
+        builder.finish()
+    }
+
+    fn keep_original(&mut self) {
+        if self.original.is_none()
+            && let Body::Bytes(column, _) = &self.body
+            && self.envelope_rows.same(&self.body_rows)
+        {
+            self.original = Some(column.clone());
+        }
+    }
+
+    pub(crate) fn attach(&mut self, original: Option<Column>, indexes: Option<Vec<u64>>) {
+        self.original = original;
+        self.indexes = indexes.map(Arc::new);
+    }
+}
+
+/// One index out of two levels of derivation; deterministic, and as good as unique.
+fn mix(above: u64, nth: u64) -> u64 {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&above.to_le_bytes());
+    bytes[8..].copy_from_slice(&nth.to_le_bytes());
+    xxhash_rust::xxh3::xxh3_64(&bytes) | 1 << 63
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let values = self.iter().take(8).map(|record| record.value().map(String::from_utf8_lossy));
+        f.debug_struct("Batch").field("records", &self.len()).field("values", &values.collect::<Vec<_>>()).finish()
+    }
+}
+
+/// One record of a batch.
+#[derive(Clone, Copy)]
+pub struct RecordRef<'a> {
+    batch: &'a Batch,
+    logical: usize,
+    envelope_row: usize,
+    body_row: usize,
+}
+
+impl<'a> RecordRef<'a> {
+    /// Value bytes; `None` for a tombstone, and for a body that is not bytes (see [`Batch::into_bytes`]).
+    pub fn value(&self) -> Option<&'a [u8]> {
+        match &self.batch.body {
+            Body::Bytes(column, _) => column.get(self.body_row),
+            Body::Parsed(_) => None,
+        }
+    }
+
+    /// What the value's bytes are.
+    pub fn form(&self) -> Form {
+        match &self.batch.body {
+            Body::Bytes(_, forms) => forms.get(self.body_row),
+            Body::Parsed(_) => Form::Json,
+        }
+    }
+
+    /// Key.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.batch.envelope.keys.as_ref().and_then(|keys| keys.get(self.envelope_row))
+    }
+
+    /// Headers in order: name, and value if there is one.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
+        let row = self.envelope_row;
+        self.batch.envelope.headers.as_ref().into_iter().flat_map(move |headers| headers.get(row))
+    }
+
+    /// Event time.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.batch.envelope.time(self.envelope_row)
+    }
+
+    /// Where it was read.
+    pub fn origin(&self) -> &'a ShardKey {
+        self.batch.envelope.shard(self.envelope_row)
+    }
+
+    /// Its position there.
+    pub fn sequence(&self) -> u128 {
+        self.batch.envelope.sequence(self.envelope_row)
+    }
+
+    /// Which of the outputs of that source record it is.
+    pub fn index(&self) -> u64 {
+        self.batch.indexes.as_ref().map_or(0, |all| all[self.logical])
+    }
+
+    /// The value as the source gave it.
+    pub fn original(&self) -> Option<&'a [u8]> {
+        match &self.batch.original {
+            Some(original) => original.get(self.envelope_row),
+            None => self.value(),
+        }
+    }
+
+    /// `stream/shard@sequence`, and `#index` for a derived one.
+    pub fn id(&self) -> String {
+        record_id(self.origin(), self.sequence(), self.index())
+    }
+
+    /// A copy that owns its bytes. The value is absent if the body is not bytes.
+    pub fn to_record(&self) -> Record {
+        let own = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+        Record {
+            origin: self.origin().clone(),
+            sequence: self.sequence(),
+            index: self.index(),
+            time: self.time(),
+            key: self.key().map(own),
+            headers: self.headers().map(|(name, value)| (name.to_owned(), value.map(own))).collect(),
+            value: self.value().map(own),
+            form: self.form(),
+            original: self.batch.original.as_ref().and_then(|original| original.get(self.envelope_row)).map(own),
+        }
+    }
+
+    pub(crate) fn kept_original(&self) -> Option<Option<&'a [u8]>> {
+        self.batch.original.as_ref().map(|original| original.get(self.envelope_row))
+    }
+}
+
+impl fmt::Debug for RecordRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.id(), self.value().map(String::from_utf8_lossy))
+    }
+}

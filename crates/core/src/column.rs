@@ -1,0 +1,240 @@
+//! Byte strings of many rows in one buffer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::rows::Rows;
+
+/// Where a byte string lies in its column's buffer.
+///
+/// Arrow's layout has one offset between neighbours, so they must touch. An extent has both ends, so that the rows of a
+/// block as it was read (lines between line feeds, payloads between headers) are a column without being copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+}
+
+impl Extent {
+    /// The extent of a row without a byte string: not even an empty one.
+    pub const ABSENT: Extent = Extent { start: u32::MAX, end: 0 };
+
+    /// Whether the row has no byte string.
+    pub const fn is_absent(self) -> bool {
+        self.start > self.end
+    }
+
+    /// Length in bytes; 0 if absent.
+    pub const fn len(self) -> usize {
+        if self.is_absent() { 0 } else { (self.end - self.start) as usize }
+    }
+
+    /// Whether it is absent or has no bytes.
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One optional byte string a row, in one shared buffer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Column {
+    data: Bytes,
+    extents: Arc<Vec<Extent>>,
+}
+
+impl Column {
+    /// A column over `data`. Extents that do not lie within `data` read as absent.
+    pub fn new(data: Bytes, extents: Vec<Extent>) -> Self {
+        Column { data, extents: Arc::new(extents) }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.extents.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.extents.is_empty()
+    }
+
+    /// The byte string of a row; `None` if it has none.
+    pub fn get(&self, row: usize) -> Option<&[u8]> {
+        let extent = self.extents.get(row)?;
+        // An absent extent has its start behind its end, which `get` answers with `None`.
+        self.data.get(extent.start as usize..extent.end as usize)
+    }
+
+    /// The same as [`Column::get`], sharing the buffer.
+    pub fn get_bytes(&self, row: usize) -> Option<Bytes> {
+        self.get(row).map(|bytes| self.data.slice_ref(bytes))
+    }
+
+    /// The whole buffer.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// Where each row lies in the buffer.
+    pub fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    /// Bytes of memory that it keeps alive.
+    pub fn size(&self) -> usize {
+        self.data.len() + 8 * self.extents.len()
+    }
+
+    /// A column of the rows asked for, over the same buffer.
+    #[must_use]
+    pub fn gather(&self, rows: &Rows) -> Column {
+        if rows.is_all(self.len()) {
+            return self.clone();
+        }
+        Column::new(self.data.clone(), rows.iter().map(|row| self.extents[row]).collect())
+    }
+
+    /// The same rows over a buffer that holds nothing else.
+    #[must_use]
+    pub fn copied(&self) -> Column {
+        let mut builder = ColumnBuilder::default();
+        (0..self.len()).for_each(|row| builder.push(self.get(row)));
+        builder.finish()
+    }
+}
+
+/// Builds a [`Column`] by appending.
+#[derive(Debug, Default)]
+pub struct ColumnBuilder {
+    data: Vec<u8>,
+    extents: Vec<Extent>,
+}
+
+impl ColumnBuilder {
+    /// With room for `rows` rows of `bytes` bytes together.
+    pub fn with_capacity(rows: usize, bytes: usize) -> Self {
+        ColumnBuilder { data: Vec::with_capacity(bytes), extents: Vec::with_capacity(rows) }
+    }
+
+    /// Appends a row.
+    pub fn push(&mut self, bytes: Option<&[u8]>) {
+        match bytes {
+            Some(bytes) => self.push_with(|data| data.extend_from_slice(bytes)),
+            None => self.extents.push(Extent::ABSENT),
+        }
+    }
+
+    /// Appends a row whose bytes `write` appends to the buffer.
+    pub fn push_with<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let start = self.data.len();
+        let result = write(&mut self.data);
+        // Callers cut batches far below 4 GiB; a row past that reads as absent rather than as somebody else's bytes.
+        let extent = match (u32::try_from(start), u32::try_from(self.data.len())) {
+            (Ok(start), Ok(end)) => Extent { start, end },
+            _ => Extent::ABSENT,
+        };
+        self.extents.push(extent);
+        result
+    }
+
+    /// Appends rows without a byte string until there are `rows`.
+    pub fn pad(&mut self, rows: usize) {
+        self.extents.resize(rows.max(self.extents.len()), Extent::ABSENT);
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.extents.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.extents.is_empty()
+    }
+
+    /// Bytes in the buffer.
+    pub fn size(&self) -> usize {
+        self.data.len()
+    }
+
+    /// The column.
+    pub fn finish(self) -> Column {
+        Column::new(Bytes::from(self.data), self.extents)
+    }
+}
+
+/// A list of headers for each row. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Headers {
+    /// Row `i` has the entries from `ends[i - 1]` (0 for the first) up to `ends[i]`.
+    ends: Arc<Vec<u32>>,
+    names: Column,
+    values: Column,
+}
+
+impl Headers {
+    /// The headers of a row: name, and value if there is one. A name that is no UTF-8 cannot be built.
+    pub fn get(&self, row: usize) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        let end = self.ends[row];
+        (start..end).map(|i| {
+            let name = self.names.get(i as usize).unwrap_or_default();
+            (std::str::from_utf8(name).unwrap_or_default(), self.values.get(i as usize))
+        })
+    }
+
+    /// Bytes of memory that it keeps alive.
+    pub fn size(&self) -> usize {
+        self.names.size() + self.values.size() + 4 * self.ends.len()
+    }
+
+    /// Headers of the rows asked for.
+    #[must_use]
+    pub fn gather(&self, rows: &Rows) -> Headers {
+        let mut builder = HeadersBuilder::default();
+        for row in rows.iter() {
+            builder.push(self.get(row));
+        }
+        builder.finish()
+    }
+
+    /// The same over buffers that hold nothing else.
+    #[must_use]
+    pub fn copied(&self) -> Headers {
+        Headers { ends: self.ends.clone(), names: self.names.copied(), values: self.values.copied() }
+    }
+}
+
+/// Builds [`Headers`] by appending.
+#[derive(Debug, Default)]
+pub struct HeadersBuilder {
+    ends: Vec<u32>,
+    names: ColumnBuilder,
+    values: ColumnBuilder,
+}
+
+impl HeadersBuilder {
+    /// Appends a row with these headers.
+    pub fn push<'a>(&mut self, headers: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>) {
+        for (name, value) in headers {
+            self.names.push(Some(name.as_bytes()));
+            self.values.push(value);
+        }
+        self.ends.push(u32::try_from(self.names.len()).unwrap_or(u32::MAX));
+    }
+
+    /// Appends rows without headers until there are `rows`.
+    pub fn pad(&mut self, rows: usize) {
+        while self.ends.len() < rows {
+            self.push([]);
+        }
+    }
+
+    /// The headers.
+    pub fn finish(self) -> Headers {
+        Headers { ends: Arc::new(self.ends), names: self.names.finish(), values: self.values.finish() }
+    }
+}

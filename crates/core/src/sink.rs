@@ -1,0 +1,146 @@
+//! The contracts of a sink, and of a sink that hosts the checkpoint.
+
+use std::{any::Any, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{Batch, Checkpoint, Epoch, Error, Result, Token};
+
+/// Names one accepted [`Sink::write`]; given in order by the sink, unique while it is open.
+pub type WriteId = u64;
+
+/// Writes batches to one system. The runtime owns every loop, retry, reconnect and shutdown around it.
+///
+/// ```text
+/// open(tokens of the checkpoint)        the outside is as the checkpoint says
+///   write* flush                        accepted ... the truth about each record
+///   prepare(epoch) ── decided ── commit(token)
+/// close
+/// ```
+///
+/// All calls come from one task. Bodies may be parsed: call [`Batch::into_bytes`].
+#[async_trait]
+pub trait Sink: Send {
+    /// Connects, and brings the system to where the checkpoint stands: cuts to its mark, commits the tokens that it names,
+    /// aborts younger ones. `resume` holds the newest tokens of the checkpoint, oldest first; empty: nothing was ever
+    /// committed. Called again after an error that can be retried.
+    async fn open(&mut self, resume: &[(Epoch, Token)]) -> Result<()>;
+
+    /// Accepts a batch. An error means that none of its records is written, or that the sink can cut those that are; the
+    /// runtime gives the batch again.
+    async fn write(&mut self, batch: Batch) -> Result<WriteId>;
+
+    /// The truth about every write since the last flush: what is not reported as rejected has been delivered.
+    async fn flush(&mut self) -> Result<Outcomes>;
+
+    /// Makes all that was flushed ready to count with `epoch`, and says how to make it count. Comes after `flush`.
+    ///
+    /// `last`: no more records will come in this run, and if `finished`, none ever.
+    async fn prepare(&mut self, epoch: Epoch, last: Last) -> Result<Option<Token>> {
+        let _ = (epoch, last);
+        Ok(None)
+    }
+
+    /// The epoch of the token is decided: make it count. Idempotent; may come again after a crash.
+    async fn commit(&mut self, token: &Token) -> Result<()> {
+        let _ = token;
+        Ok(())
+    }
+
+    /// The epoch of the token will never be decided.
+    async fn abort(&mut self, token: &Token) -> Result<()> {
+        let _ = token;
+        Ok(())
+    }
+
+    /// The side that can host the checkpoint, where [`SinkCapabilities::way`] is [`Way::Hosting`].
+    fn host(&mut self) -> Option<&mut dyn Host> {
+        None
+    }
+
+    /// Disconnects. Not called after a crash.
+    async fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether more records may come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Last {
+    /// Yes.
+    #[default]
+    No,
+    /// Not in this run; the next one goes on.
+    Drained,
+    /// Never: all inputs have ended by themselves. A file is given its final name.
+    Finished,
+}
+
+/// What became of accepted writes.
+#[derive(Clone, Debug, Default)]
+pub struct Outcomes {
+    /// Records that the system refused: the write, the record's position in its batch (ascending within a write), the cause.
+    pub rejected: Vec<(WriteId, u32, Error)>,
+    /// The sequences that readers will see, for the writes for which the system tells them.
+    pub sequences: Vec<(WriteId, Vec<u128>)>,
+}
+
+/// How a sink keeps `exactly_once`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It does not.
+    None,
+    /// The checkpoint is written inside the sink's own transaction.
+    Hosting,
+    /// What was written after the checkpoint is cut off.
+    Truncating,
+    /// Writes are prepared under a token, and committed or aborted by it.
+    TwoPhase,
+    /// Writes are keyed; doing them again changes nothing.
+    Idempotent,
+}
+
+/// What a sink can do. The planner relies on it; the conformance suite checks every claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SinkCapabilities {
+    /// How it keeps `exactly_once`.
+    pub way: Way,
+    /// It reports rejected records one by one.
+    pub per_record: bool,
+    /// It reports the sequences that readers will see.
+    pub sequences: bool,
+    /// It keeps keys.
+    pub keys: bool,
+    /// It keeps headers.
+    pub headers: bool,
+    /// It keeps absent values apart from empty ones.
+    pub tombstones: bool,
+    /// It keeps event times.
+    pub times: bool,
+    /// The largest record that it takes, where there is a limit, in bytes.
+    pub record_bytes_max: Option<u64>,
+}
+
+/// The side of a sink that can carry the checkpoint in its own transaction.
+#[async_trait]
+pub trait Host: Send {
+    /// Shuts out every older runner, and only then reads the checkpoint.
+    async fn fence(&mut self) -> Result<Option<Checkpoint>>;
+
+    /// Begins the transaction of `epoch`.
+    async fn begin(&mut self, epoch: Epoch) -> Result<()>;
+
+    /// The deciding write: the checkpoint and the sources' companions, in the transaction of its epoch.
+    async fn commit(&mut self, checkpoint: &Checkpoint, companions: &[Arc<dyn Any + Send + Sync>]) -> Result<Hosted>;
+}
+
+/// How a hosted deciding write ended.
+#[derive(Clone, Debug)]
+pub enum Hosted {
+    /// It counts.
+    Committed,
+    /// It does not count and never will.
+    Aborted(Error),
+    /// Nobody knows: go through recovery.
+    Unknown(Error),
+}

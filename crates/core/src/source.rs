@@ -1,0 +1,182 @@
+//! The contract of a source.
+
+use std::{any::Any, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{Batch, Error, ErrorKind, Position, Result, SeekTo, ShardKey};
+
+/// Reads batches from one system. The runtime owns every loop, retry, reconnect and shutdown around it.
+///
+/// Call order: `open`, then any of the others, then `close`. All calls come from one task.
+#[async_trait]
+pub trait Source: Send {
+    /// Connects, and goes to where `resume` says. Called again after an error that can be retried.
+    async fn open(&mut self, resume: &Resume) -> Result<()>;
+
+    /// The next event; waits until there is one, and for as long as that takes.
+    ///
+    /// Cancel-safe: when the future is dropped, nothing that it has read is lost, and the position has not moved. An error
+    /// of a class that can be retried is followed by another call; any other ends the source.
+    async fn next(&mut self) -> Result<Event>;
+
+    /// Behind the last record that `next` has returned.
+    fn position(&self) -> Result<Position>;
+
+    /// Everything up to `upto` is durable: acknowledge, store the group's offsets, delete. Idempotent.
+    async fn commit(&mut self, upto: &Position) -> Result<()> {
+        let _ = upto;
+        Ok(())
+    }
+
+    /// Goes elsewhere, on all shards or on those named. After an error the source stands where it stood.
+    async fn seek(&mut self, to: &SeekTo, shards: Option<&[ShardKey]>) -> Result<()> {
+        let _ = shards;
+        Err(Error::new(ErrorKind::Unsupported, format!("this source cannot seek to {to}")))
+    }
+
+    /// The shards that it reads now.
+    fn shards(&self) -> Vec<ShardKey> {
+        Vec::new()
+    }
+
+    /// Records or bytes that are there and not yet read, where the system tells.
+    fn lag(&self) -> Option<Lag> {
+        None
+    }
+
+    /// How much there is to read at most, where that is known, for a progress bar.
+    fn size(&self) -> Option<Lag> {
+        None
+    }
+
+    /// Gives shards away after the epoch that drained them; the answer to [`Event::Leaving`].
+    async fn release(&mut self, shards: &[ShardKey]) -> Result<()> {
+        let _ = shards;
+        Ok(())
+    }
+
+    /// Gives records back to their queue. Only where [`SourceCapabilities::give_back`].
+    async fn give_back(&mut self, records: &Batch) -> Result<()> {
+        let _ = records;
+        Err(Error::new(ErrorKind::Unsupported, "this source cannot take records back"))
+    }
+
+    /// Renews the claim on what has been handed over and is not yet committed. Only where [`SourceCapabilities::keep_alive`].
+    async fn keep_alive(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What a hosting sink of the same system puts into its transaction, such as a group's metadata.
+    fn companion(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
+    /// Disconnects. Not called after a crash.
+    async fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a source says next.
+#[derive(Debug)]
+pub enum Event {
+    /// Records, in order within each shard.
+    Batch(Read),
+    /// These shards are read from now on.
+    Added(Vec<ShardKey>),
+    /// These shards are to be given away; the runtime answers with [`Source::release`].
+    Leaving(Vec<ShardKey>),
+    /// These shards are gone; what was read of them and is not committed must be thrown away.
+    Lost(Vec<ShardKey>),
+    /// There will be no more records.
+    End,
+}
+
+/// Records as they were read.
+#[derive(Debug)]
+pub struct Read {
+    /// The records.
+    pub batch: Batch,
+    /// Positions in the batch, ascending, of records that are at fault (not decodable, say), each with the cause.
+    /// They follow the source's error rule and go no further.
+    pub failed: Vec<(u32, Error)>,
+}
+
+impl From<Batch> for Read {
+    fn from(batch: Batch) -> Self {
+        Read { batch, failed: Vec::new() }
+    }
+}
+
+/// Where a source is to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// The saved position; without one `start` counts. Shards that it does not name begin at `start` too.
+    pub position: Option<Position>,
+    /// Where to begin without a position.
+    pub start: SeekTo,
+    /// Stop at the end as it is now, also where the source would follow.
+    pub until_end: bool,
+}
+
+impl Default for Resume {
+    fn default() -> Self {
+        Resume { position: None, start: SeekTo::Beginning, until_end: false }
+    }
+}
+
+/// Something countable that lies between two positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Records, where they can be counted.
+    pub records: Option<u64>,
+    /// Bytes, where they can be counted.
+    pub bytes: Option<u64>,
+}
+
+/// Who remembers where a source stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Our checkpoint: the source can go back to any position that it has given.
+    Checkpoint,
+    /// The system: a group, or a queue with acknowledgements.
+    System,
+    /// Nobody: what was handed over cannot be read again. The runtime keeps it until its epoch has committed.
+    Nobody,
+}
+
+/// What a source can do. The planner relies on it; the conformance suite checks every claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceCapabilities {
+    /// Who remembers the position.
+    pub owner: Owner,
+    /// It ends by itself.
+    pub bounded: bool,
+    /// It has ordered sequences and can [`Source::seek`] to one.
+    pub seek: bool,
+    /// It can seek to a time.
+    pub seek_time: bool,
+    /// Members of a group share its shards or records.
+    pub groups: bool,
+    /// It can take single records back.
+    pub give_back: bool,
+    /// It has claims that must be renewed.
+    pub keep_alive: bool,
+}
+
+impl SourceCapabilities {
+    /// A log whose position our checkpoint keeps.
+    pub const LOG: Self = SourceCapabilities {
+        owner: Owner::Checkpoint,
+        bounded: false,
+        seek: true,
+        seek_time: true,
+        groups: false,
+        give_back: false,
+        keep_alive: false,
+    };
+
+    /// A stream that cannot be read again.
+    pub const ONCE: Self = SourceCapabilities { owner: Owner::Nobody, seek: false, seek_time: false, ..Self::LOG };
+}

@@ -1,0 +1,121 @@
+//! The contracts of steps: transforms and operators.
+
+use async_trait::async_trait;
+
+use crate::{Batch, Change, Error, Result, Timestamp};
+
+/// A stateless step: a batch in, batches out. Never blocks, does no I/O.
+pub trait Transform: Send {
+    /// Handles a batch. A record that fails goes to [`Output::fail`]; the others go on.
+    fn apply(&mut self, batch: Batch, out: &mut Output);
+}
+
+/// A step with state, time or I/O.
+///
+/// Its state belongs to the epoch: `changes` is asked when the barrier passes, and what it gave is in the same checkpoint
+/// as the positions of the sources. After a crash `restore` gets all of it back.
+#[async_trait]
+pub trait Operator: Send {
+    /// Called once before anything else, with the state as of the checkpoint: every key with its value.
+    async fn restore(&mut self, state: Vec<Change>) -> Result<()>;
+
+    /// Handles a batch of one of its inputs.
+    async fn process(&mut self, input: usize, batch: Batch, out: &mut Output) -> Result<()>;
+
+    /// All inputs have ended: the last chance to emit.
+    async fn end(&mut self, out: &mut Output) -> Result<()> {
+        let _ = out;
+        Ok(())
+    }
+
+    /// The earliest time at which `on_timer` wants to be called.
+    fn timer_at(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// The time `now` has come.
+    async fn on_timer(&mut self, now: Timestamp, out: &mut Output) -> Result<()> {
+        let _ = (now, out);
+        Ok(())
+    }
+
+    /// The keys that changed since the last call.
+    fn changes(&mut self) -> Result<Vec<Change>>;
+
+    /// Called once at the end, also after errors.
+    async fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a step makes of a batch. Every record that came in must be accounted for: the books are checked.
+#[derive(Debug, Default)]
+pub struct Output {
+    batches: Vec<(usize, Batch)>,
+    failed: Vec<Failed>,
+    counts: StepCounts,
+}
+
+/// A record that a step could not handle.
+#[derive(Debug)]
+pub struct Failed {
+    /// The record, alone in its batch, as the step got it.
+    pub record: Batch,
+    /// Why.
+    pub error: Error,
+}
+
+/// What became of records that did not simply pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepCounts {
+    /// Outputs beyond one for each input.
+    pub created: u64,
+    /// Inputs that the step left out on purpose.
+    pub filtered: u64,
+    /// Inputs that live on in the step's state.
+    pub absorbed: u64,
+}
+
+impl Output {
+    /// Emits a batch on output `port`; 0 is the default one.
+    pub fn emit(&mut self, port: usize, batch: Batch) {
+        if !batch.is_empty() {
+            self.batches.push((port, batch));
+        }
+    }
+
+    /// Reports the record at `row` of `batch` as failed.
+    pub fn fail(&mut self, batch: &Batch, row: usize, error: Error) {
+        self.failed.push(Failed { record: batch.slice(row, row + 1), error });
+    }
+
+    /// Counts outputs beyond one for each input.
+    pub fn created(&mut self, records: usize) {
+        self.counts.created += records as u64;
+    }
+
+    /// Counts inputs left out on purpose.
+    pub fn filtered(&mut self, records: usize) {
+        self.counts.filtered += records as u64;
+    }
+
+    /// Counts inputs that live on in state.
+    pub fn absorbed(&mut self, records: usize) {
+        self.counts.absorbed += records as u64;
+    }
+
+    /// Takes what was emitted, in order.
+    pub fn take_batches(&mut self) -> Vec<(usize, Batch)> {
+        std::mem::take(&mut self.batches)
+    }
+
+    /// Takes what failed.
+    pub fn take_failed(&mut self) -> Vec<Failed> {
+        std::mem::take(&mut self.failed)
+    }
+
+    /// Takes the counts.
+    pub fn take_counts(&mut self) -> StepCounts {
+        std::mem::take(&mut self.counts)
+    }
+}
