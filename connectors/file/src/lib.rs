@@ -1,1 +1,50 @@
-//! Connector for text files, globs and .ss stream files
+//! Connector `file`: text files and globs, read once or followed; written by appending, replacing or rotating.
+//!
+//! - **Position**: for each file device, inode, a fingerprint of its first bytes, and the byte behind the last record; kept
+//!   in our checkpoint. Shard 0 of the stream that is called as the file is; sequences count its records from 1, on across rotation.
+//! - **Ack**: a record counts as delivered when it is in the file (`flush`), and is on the disk (synced) before the
+//!   checkpoint names it.
+//! - **Ordering**: as in the file; a rotated file is read before its successor; between files none.
+//! - **A crash repeats** what was read since the checkpoint; the sink cuts what it wrote since then, so that nothing is
+//!   twice in its file (`exactly_once`).
+//!
+//! The README tells the rest: rotation, truncation, names of temporary files, what foreign readers see.
+
+mod error;
+mod formats;
+mod glob;
+mod identity;
+mod options;
+mod published;
+mod sink;
+mod source;
+mod url;
+mod watch;
+
+use millstream_core::{Component, Planner};
+
+pub use options::{Existing, FileSinkOptions, FileSourceOptions, Multiline, Rotate};
+
+/// What this connector offers.
+pub fn components() -> Vec<Component> {
+    vec![
+        Component {
+            name: "file",
+            summary: "Reads files, once or as they grow and rotate.",
+            schema: || schemars::schema_for!(FileSourceOptions),
+            planner: Planner::Source(source::plan),
+            schemes: &["file"],
+            from_url: Some(url::options),
+            example: "file: { path: app.log, follow: true }",
+        },
+        Component {
+            name: "file",
+            summary: "Writes a file: appends to it, replaces it, or rotates.",
+            schema: || schemars::schema_for!(FileSinkOptions),
+            planner: Planner::Sink(sink::plan),
+            schemes: &["file"],
+            from_url: Some(url::options),
+            example: "file: { path: out.ndjson }",
+        },
+    ]
+}

@@ -358,6 +358,11 @@ impl Batch {
         }
     }
 
+    /// Whether its records are less than an eighth of the rows that it keeps alive.
+    pub fn is_sparse(&self) -> bool {
+        self.len() * 8 < self.body.len()
+    }
+
     /// A copy that holds only its own bytes, so that a few records do not keep large buffers alive.
     #[must_use]
     pub fn compact(&self) -> Batch {

@@ -24,6 +24,13 @@ pub trait Decoder: Send {
     /// `block` begins where the previous call was done. A record that is at fault is a frame too, with an error.
     fn decode(&mut self, block: &Bytes, end: bool, frames: &mut Frames) -> usize;
 
+    /// Told before the first `decode` of a stream that is read from its middle: `head` is the stream's very beginning, such
+    /// as the header line of a CSV file. `false`: more of it is needed (never answered at `end`).
+    fn preamble(&mut self, head: &[u8], end: bool) -> bool {
+        let _ = (head, end);
+        true
+    }
+
     /// How many of the bytes that it is done with belong to a record that is not complete. A source's saved position is
     /// that much before them, so that a resumed decoder starts at a record.
     fn unfinished(&self) -> u64 {

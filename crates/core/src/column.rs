@@ -131,13 +131,16 @@ impl ColumnBuilder {
     pub fn push_with<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let start = self.data.len();
         let result = write(&mut self.data);
-        // Callers cut batches far below 4 GiB; a row past that reads as absent rather than as somebody else's bytes.
-        let extent = match (u32::try_from(start), u32::try_from(self.data.len())) {
-            (Ok(start), Ok(end)) => Extent { start, end },
-            _ => Extent::ABSENT,
-        };
-        self.extents.push(extent);
+        self.extents.push(extent(start, self.data.len()));
         result
+    }
+
+    /// Appends a row whose bytes `write` appends to the buffer; none if it fails or panics.
+    pub fn try_push_with<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        let start = self.data.len();
+        write(&mut self.data)?;
+        self.extents.push(extent(start, self.data.len()));
+        Ok(())
     }
 
     /// Appends rows without a byte string until there are `rows`.
@@ -163,6 +166,14 @@ impl ColumnBuilder {
     /// The column.
     pub fn finish(self) -> Column {
         Column::new(Bytes::from(self.data), self.extents)
+    }
+}
+
+/// Callers cut batches far below 4 GiB; a row past that reads as absent rather than as somebody else's bytes.
+fn extent(start: usize, end: usize) -> Extent {
+    match (u32::try_from(start), u32::try_from(end)) {
+        (Ok(start), Ok(end)) => Extent { start, end },
+        _ => Extent::ABSENT,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, Result};
 
 /// Calls `handle` for `0..rows`, in order, inside one catch. A panic condemns exactly its row: `condemn` gets it with the
 /// cause, and the rows behind it are handled as if nothing had been.
@@ -20,6 +20,14 @@ pub fn each_row(rows: usize, mut handle: impl FnMut(usize), mut condemn: impl Fn
             row += 1;
         }
     }
+}
+
+/// The same for handlers that can fail: answers with the rows that failed or panicked, in order, each with its cause.
+pub fn try_each_row(rows: usize, mut handle: impl FnMut(usize) -> Result<()>) -> Vec<(u32, Error)> {
+    let failed = std::cell::RefCell::new(Vec::new());
+    let condemn = |row: usize, error| failed.borrow_mut().push((row as u32, error));
+    each_row(rows, |row| handle(row).unwrap_or_else(|error| condemn(row, error)), condemn);
+    failed.into_inner()
 }
 
 /// The error for a caught panic.

@@ -89,6 +89,19 @@ impl Output {
         self.failed.push(Failed { record: batch.slice(row, row + 1), error });
     }
 
+    /// Reports rows as failed, and answers with the others; `None` if there are none left.
+    pub fn fail_rows(&mut self, batch: &Batch, failed: Vec<(u32, Error)>) -> Option<Batch> {
+        if failed.is_empty() {
+            return Some(batch.clone());
+        }
+        let mut bad = failed.iter().map(|(row, _)| *row).peekable();
+        let good: Vec<u32> = (0..batch.len() as u32).filter(|row| bad.next_if_eq(row).is_none()).collect();
+        for (row, error) in failed {
+            self.fail(batch, row as usize, error);
+        }
+        (!good.is_empty()).then(|| batch.select(good))
+    }
+
     /// Counts outputs beyond one for each input.
     pub fn created(&mut self, records: usize) {
         self.counts.created += records as u64;

@@ -1,7 +1,40 @@
 //! Spec to plan to running pipeline: the engine.
+//!
+//! A [`PipelineSpec`] says what was written, a [`Plan`] what that means (checked, no I/O), and [`Running`] does it.
+//! Everything commits at an epoch boundary; `ARCHITECTURE.md` follows one batch and one barrier through these files:
+//!
+//! ```text
+//! source_task ──► stage_task ──► sink_task          batches and barriers, over channel + align
+//!      │               │              │
+//!      └───────────────┴─── reports ──┴──► coordinate ──► Store::decide ──► everybody is told
+//!                                              ▲
+//!        open (recovery) ◄── supervise ────────┘  failure: again from the checkpoint
+//! ```
 
+mod align;
+mod channel;
+mod coordinate;
+mod dead_letter_task;
+mod metrics;
+mod open;
+mod pace;
+mod park;
+mod plan;
+mod probe;
+mod retain;
 mod rules;
+mod run;
+mod sink_task;
+mod source_task;
 mod spec;
+mod stage_task;
+mod supervise;
+mod task;
 
+pub use dead_letter_task::DeadLetterCause;
+pub use metrics::StageFigures;
+pub use plan::{Node, Plan, PlanOptions, Planned};
+pub use probe::{Probe, Step};
 pub use rules::{ErrorRule, Match, Retry, Rules, Then, Verdict};
+pub use run::{Ended, Handle, Phase, RunOptions, Running, Start, Status, Summary};
 pub use spec::{CheckpointSpec, DeadLetterSpec, Entry, LimitsSpec, PipelineSpec, StateSpec, Written};

@@ -92,6 +92,9 @@ pub enum Verdict {
 pub struct Rules(Vec<(ErrorRule, Option<Regex>)>);
 
 impl Rules {
+    /// Stands for the number of attempts where another one cannot help.
+    pub const NO_RETRY: u32 = u32::MAX;
+
     /// Compiles rules; an error names the one that is wrong by its position.
     pub fn compile(rules: impl IntoIterator<Item = ErrorRule>) -> Result<Self> {
         let mut compiled = Vec::new();
@@ -112,7 +115,7 @@ impl Rules {
                     return wrong("message", error);
                 }
             };
-            if rule.retry.as_ref().is_some_and(|retry| !(retry.backoff >= 1.0) || !(0.0..=1.0).contains(&retry.jitter))
+            if rule.retry.as_ref().is_some_and(|retry| !(1.0..=1e9).contains(&retry.backoff) || !(0.0..=1.0).contains(&retry.jitter))
             {
                 let error = Error::new(ErrorKind::Option, "`backoff` must be at least 1, `jitter` between 0 and 1");
                 return Err(error.within("retry").within(i.to_string()));
@@ -140,7 +143,7 @@ impl Rules {
             None => built_in(error, fallback),
         };
         match retry {
-            Some(retry) if retry.attempts.is_none_or(|most| attempts <= most) => {
+            Some(retry) if attempts != Self::NO_RETRY && retry.attempts.is_none_or(|most| attempts <= most) => {
                 Verdict::Retry(retry.wait(attempts, dice))
             }
             _ => Verdict::Then(then.unwrap_or(fallback)),

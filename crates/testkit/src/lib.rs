@@ -1,1 +1,9 @@
-//! Conformance suites, fakes, fault injection and crash tests
+//! Conformance suites, fakes, fault injection and crash tests.
+//!
+//! Fakes are real components: they keep the contracts of `millstream-core`, and can be made to fail, stall and reject.
+
+mod sink;
+mod source;
+
+pub use sink::FakeSink;
+pub use source::FakeSource;

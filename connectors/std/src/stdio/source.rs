@@ -1,0 +1,102 @@
+//! A consumer as a source.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use millstream_core::{Event, Form, Position, Result, Resume, ShardKey, Source, SourceCapabilities, SourcePlan};
+use tokio::sync::{Mutex, mpsc};
+
+use super::{Stdio, hub::Item};
+
+/// A consumer's place in the hub, and its queue. It outlives its sources: when a pipeline is restarted inside the
+/// process, the next one goes on where the last one stopped.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    stdio: Stdio,
+    id: u64,
+    group: Option<String>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    items: mpsc::Receiver<Item>,
+    /// Records handed over so far.
+    read: u64,
+}
+
+impl Subscription {
+    pub(super) fn new(stdio: Stdio, streams: Vec<String>, group: Option<String>) -> Self {
+        let (id, items) = stdio.hub().subscribe(streams, group.clone());
+        Subscription { stdio, id, group, queue: Mutex::new(Queue { items, read: 0 }) }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.stdio.hub().unsubscribe(self.id);
+    }
+}
+
+pub(super) fn source_plan(subscription: Subscription) -> Box<dyn SourcePlan> {
+    Box::new(StdioSourcePlan(Arc::new(subscription)))
+}
+
+#[derive(Debug)]
+struct StdioSourcePlan(Arc<Subscription>);
+
+impl SourcePlan for StdioSourcePlan {
+    fn capabilities(&self) -> SourceCapabilities {
+        SourceCapabilities { groups: self.0.group.is_some(), ..SourceCapabilities::ONCE }
+    }
+
+    fn form(&self) -> Form {
+        self.0.stdio.form()
+    }
+
+    fn describe(&self) -> String {
+        "standard input".to_owned()
+    }
+
+    fn create(&self) -> Result<Box<dyn Source>> {
+        Ok(Box::new(StdioSource { subscription: self.0.clone(), read: 0 }))
+    }
+}
+
+struct StdioSource {
+    subscription: Arc<Subscription>,
+    read: u64,
+}
+
+#[async_trait]
+impl Source for StdioSource {
+    async fn open(&mut self, _: &Resume) -> Result<()> {
+        self.read = self.subscription.queue.lock().await.read;
+        self.subscription.stdio.start_reading()
+    }
+
+    async fn next(&mut self) -> Result<Event> {
+        let mut queue = self.subscription.queue.lock().await;
+        // Nothing is awaited behind `recv`, which is cancel-safe itself.
+        match queue.items.recv().await {
+            Some(item) => {
+                let read = item?;
+                queue.read += read.batch.len() as u64;
+                self.read = queue.read;
+                Ok(Event::Batch(read))
+            }
+            None => Ok(Event::End),
+        }
+    }
+
+    /// How many records were handed over. Nobody can go back to it: what was read is gone.
+    fn position(&self) -> Result<Position> {
+        let mut position = Position::default();
+        position.set(self.subscription.stdio.shard(), &self.read)?;
+        Ok(position)
+    }
+
+    fn shards(&self) -> Vec<ShardKey> {
+        vec![self.subscription.stdio.shard()]
+    }
+}

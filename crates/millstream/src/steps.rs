@@ -1,0 +1,175 @@
+//! Stateless steps made of closures.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_core::{
+    Batch, Body, Column, ColumnBuilder, Extent, Form, Forms, Output, RecordRef, Result, Step, StepPlan, Transform, try_each_row,
+};
+
+macro_rules! closure_step {
+    ($(#[$doc:meta])* $plan:ident, $($bound:tt)+) => {
+        $(#[$doc])*
+        pub(crate) struct $plan<F>(Arc<F>);
+
+        impl<F> $plan<F> {
+            pub(crate) fn new(function: F) -> Self {
+                $plan(Arc::new(function))
+            }
+        }
+
+        impl<F> std::fmt::Debug for $plan<F> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(stringify!($plan))
+            }
+        }
+
+        impl<F> Clone for $plan<F> {
+            fn clone(&self) -> Self {
+                $plan(self.0.clone())
+            }
+        }
+
+        impl<F: $($bound)+> StepPlan for $plan<F> {
+            fn form(&self) -> Form {
+                Form::Bytes
+            }
+
+            fn create(&self) -> Result<Step> {
+                Ok(Step::Transform(Box::new(self.clone())))
+            }
+        }
+    };
+}
+
+closure_step!(
+    /// Replaces each value.
+    Map, Fn(RecordRef<'_>, &mut Vec<u8>) -> Result<()> + Send + Sync + 'static
+);
+closure_step!(
+    /// Keeps some records.
+    Filter, Fn(RecordRef<'_>) -> bool + Send + Sync + 'static
+);
+closure_step!(
+    /// Replaces each record by any number.
+    FlatMap, Fn(RecordRef<'_>, &mut Emit<'_>) + Send + Sync + 'static
+);
+
+impl<F: Fn(RecordRef<'_>, &mut Vec<u8>) -> Result<()> + Send + Sync> Transform for Map<F> {
+    fn apply(&mut self, batch: Batch, out: &mut Output) {
+        let batch = batch.into_bytes();
+        let mut values = ColumnBuilder::with_capacity(batch.len(), batch.size());
+        let failed = try_each_row(batch.len(), |row| values.try_push_with(|value| (self.0)(batch.get(row), value)));
+        if let Some(batch) = out.fail_rows(&batch, failed) {
+            out.emit(0, batch.with_body(Body::Bytes(values.finish(), Forms::Same(Form::Bytes))));
+        }
+    }
+}
+
+impl<F: Fn(RecordRef<'_>) -> bool + Send + Sync> Transform for Filter<F> {
+    fn apply(&mut self, batch: Batch, out: &mut Output) {
+        let batch = batch.into_bytes();
+        let mut kept = Vec::with_capacity(batch.len());
+        let failed = try_each_row(batch.len(), |row| {
+            if (self.0)(batch.get(row)) {
+                kept.push(row as u32);
+            }
+            Ok(())
+        });
+        out.filtered(batch.len() - kept.len() - failed.len());
+        for (row, error) in failed {
+            out.fail(&batch, row as usize, error);
+        }
+        out.emit(0, if kept.len() == batch.len() { batch } else { batch.select(kept) });
+    }
+}
+
+impl<F: Fn(RecordRef<'_>, &mut Emit<'_>) + Send + Sync> Transform for FlatMap<F> {
+    fn apply(&mut self, batch: Batch, out: &mut Output) {
+        let batch = batch.into_bytes();
+        let Some((column, ..)) = batch.values() else { return };
+        let mut emit = Emit { data: column.data(), extents: Vec::new(), own: None, parents: Vec::new(), done: 0 };
+        let failed = try_each_row(batch.len(), |row| {
+            emit.take_back();
+            (self.0)(batch.get(row), &mut emit);
+            match emit.end(row as u32) {
+                0 => out.filtered(1),
+                outputs => out.created(outputs - 1),
+            }
+            Ok(())
+        });
+        emit.take_back();
+        let Emit { data, extents, own, parents, .. } = emit;
+        let values = Column::new(own.map_or_else(|| data.clone(), Bytes::from), extents);
+        for (row, error) in failed {
+            out.fail(&batch, row as usize, error);
+        }
+        out.emit(0, batch.clone().derive(parents, Body::Bytes(values, Forms::Same(Form::Bytes))));
+    }
+}
+
+/// Takes the outputs of one record.
+#[derive(Debug)]
+pub struct Emit<'a> {
+    /// The buffer that holds the values of the batch.
+    data: &'a Bytes,
+    extents: Vec<Extent>,
+    /// Values lie here as soon as one of them is not a part of its record's value.
+    own: Option<Vec<u8>>,
+    parents: Vec<u32>,
+    /// Outputs of records that are done.
+    done: usize,
+}
+
+impl Emit<'_> {
+    /// Emits a record with this value, and key, headers and time of its parent. A part of the parent's value is not copied.
+    pub fn value(&mut self, value: &[u8]) {
+        let own = match &mut self.own {
+            Some(own) => own,
+            None => {
+                // Addresses are only compared: a slice of the batch's buffer lies between its ends.
+                let start = (value.as_ptr() as usize).wrapping_sub(self.data.as_ptr() as usize);
+                if start.checked_add(value.len()).is_some_and(|end| end <= self.data.len()) {
+                    self.extents.push(extent(start, value.len()));
+                    return;
+                }
+                self.own_from_here()
+            }
+        };
+        let start = own.len();
+        own.extend_from_slice(value);
+        self.extents.push(extent(start, value.len()));
+    }
+
+    /// Copies what was emitted so far to a buffer of its own.
+    fn own_from_here(&mut self) -> &mut Vec<u8> {
+        let mut own = Vec::with_capacity(self.data.len());
+        for extent in &mut self.extents {
+            let start = own.len();
+            own.extend_from_slice(self.data.get(extent.start as usize..extent.end as usize).unwrap_or_default());
+            *extent = self::extent(start, own.len() - start);
+        }
+        self.own.insert(own)
+    }
+
+    /// Forgets the outputs of a record that panicked.
+    fn take_back(&mut self) {
+        self.extents.truncate(self.done);
+    }
+
+    /// The record at `row` is done; answers with the number of its outputs.
+    fn end(&mut self, row: u32) -> usize {
+        let outputs = self.extents.len() - self.done;
+        self.done = self.extents.len();
+        self.parents.resize(self.done, row);
+        outputs
+    }
+}
+
+/// A batch's buffers are far below 4 GiB; beyond that a value reads as absent.
+fn extent(start: usize, len: usize) -> Extent {
+    match (u32::try_from(start), u32::try_from(start + len)) {
+        (Ok(start), Ok(end)) => Extent { start, end },
+        _ => Extent::ABSENT,
+    }
+}

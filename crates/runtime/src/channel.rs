@@ -1,0 +1,101 @@
+//! The edge between two stages: batches and barriers in order, bounded in batches and bytes.
+
+use std::{sync::Arc, time::Instant};
+
+use millstream_core::{Batch, Epoch, Last};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::metrics::Figure;
+
+/// Batches that wait in one edge at most: enough to keep both sides busy, few enough to stay in the cache.
+const QUEUE_BATCHES_MAX: usize = 16;
+
+/// Bytes are counted in this unit, so that a semaphore's 32 bits are enough for any bound.
+const UNIT: usize = 1024;
+
+/// What flows along an edge.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Records.
+    Batch(Batch),
+    /// Everything before it belongs to this epoch or an earlier one.
+    Barrier(Barrier),
+    /// No more records, ever. Barriers still come.
+    End,
+}
+
+/// The boundary of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Barrier {
+    pub(crate) epoch: Epoch,
+    pub(crate) last: Last,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Sender {
+    messages: mpsc::Sender<(Message, Option<OwnedSemaphorePermit>)>,
+    bytes: Arc<Semaphore>,
+    units_max: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    messages: mpsc::Receiver<(Message, Option<OwnedSemaphorePermit>)>,
+}
+
+/// The other side has stopped; the pipeline is going down and somebody else tells why.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+/// An edge that holds `bytes_max` bytes, or one larger batch.
+pub(crate) fn edge(bytes_max: usize) -> (Sender, Receiver) {
+    let units_max = u32::try_from(bytes_max / UNIT).unwrap_or(u32::MAX).clamp(1, Semaphore::MAX_PERMITS as u32);
+    let (sender, receiver) = mpsc::channel(QUEUE_BATCHES_MAX);
+    let bytes = Arc::new(Semaphore::new(units_max as usize));
+    (Sender { messages: sender, bytes, units_max }, Receiver { messages: receiver })
+}
+
+impl Sender {
+    /// Sends in order; waits for room, and adds that time to `blocked`.
+    pub(crate) async fn send(&self, message: Message, blocked: &Figure) -> Result<(), Gone> {
+        let units = match &message {
+            Message::Batch(batch) => u32::try_from(batch.size() / UNIT).unwrap_or(u32::MAX).clamp(1, self.units_max),
+            _ => 0,
+        };
+        // The common case takes neither a clock reading nor a wait.
+        let permit = match units {
+            0 => None,
+            _ => match self.bytes.clone().try_acquire_many_owned(units) {
+                Ok(permit) => Some(permit),
+                Err(_) => {
+                    let since = Instant::now();
+                    let permit = self.bytes.clone().acquire_many_owned(units).await.map_err(|_| Gone)?;
+                    blocked.add_time(since.elapsed());
+                    Some(permit)
+                }
+            },
+        };
+        match self.messages.try_send((message, permit)) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),
+            Err(mpsc::error::TrySendError::Full(message)) => {
+                let since = Instant::now();
+                let sent = self.messages.send(message).await.map_err(|_| Gone);
+                blocked.add_time(since.elapsed());
+                sent
+            }
+        }
+    }
+}
+
+impl Receiver {
+    /// The next message; `None` when the sender has gone. Cancel-safe.
+    pub(crate) fn poll(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Message>> {
+        // The permit ends here: what a stage has taken is no longer the queue's.
+        self.messages.poll_recv(context).map(|received| received.map(|(message, _permit)| message))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+}

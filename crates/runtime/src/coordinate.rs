@@ -1,0 +1,403 @@
+//! The coordinator: cuts epochs, collects what is known of them, makes the deciding write, tells everybody.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use millstream_core::{
+    CHECKPOINT_VERSION, Change, Checkpoint, Epoch, Error, ErrorKind, Last, Segment, SourceCheckpoint, Timestamp, Token,
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    channel::Barrier,
+    dead_letter_task::DeadLetterCommand,
+    open::{DEAD_LETTERS, Lasting, Opened},
+    probe::Step,
+    run::{Control, Ended, Phase},
+    sink_task::SinkCommand,
+    source_task::SourceCommand,
+    stage_task::sleep,
+    task::{AfterFailure, Failure, Halt, Report},
+};
+
+/// The coordinator's ends of the tasks' channels.
+#[derive(Default)]
+pub(crate) struct Ends {
+    pub(crate) sources: Vec<(String, mpsc::UnboundedSender<SourceCommand>)>,
+    pub(crate) sinks: Vec<(String, mpsc::UnboundedSender<SinkCommand>)>,
+    pub(crate) dead_letters: Option<mpsc::UnboundedSender<DeadLetterCommand>>,
+    pub(crate) stages: usize,
+    pub(crate) reports: Option<mpsc::UnboundedReceiver<Report>>,
+}
+
+/// What is known of an epoch that is under way.
+struct Open {
+    barrier: Barrier,
+    cut_at: Instant,
+    sources: BTreeMap<String, SourceCheckpoint>,
+    state: Vec<(String, Vec<Change>)>,
+    tokens: Vec<(String, Token)>,
+    /// Reports of sources, stages and sinks that are still to come.
+    missing: usize,
+    letters_asked: bool,
+    letters_done: bool,
+}
+
+/// What the run is up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    Run,
+    /// Sources have stopped; what is in flight or parked is worked off.
+    Drain,
+    /// The last epoch has been cut.
+    Last(Last),
+}
+
+pub(crate) struct Coordinator<'a> {
+    lasting: &'a mut Lasting,
+    opened: Opened,
+    reports: mpsc::UnboundedReceiver<Report>,
+    control: &'a mut mpsc::UnboundedReceiver<Control>,
+    phase: &'a tokio::sync::watch::Sender<Phase>,
+    epochs: VecDeque<Open>,
+    /// Newest epoch that was cut, and newest that counts.
+    cut: Epoch,
+    decided: Epoch,
+    /// For each sink its tokens that may not have been made to count, and the newest one.
+    tokens: BTreeMap<String, Vec<(Epoch, Token)>>,
+    due: Option<Instant>,
+    aim: Aim,
+    sinks_ended: usize,
+    /// Acknowledgements of the newest decision that are still to come.
+    unacknowledged: usize,
+    /// Who waits for an epoch to count.
+    waiting: Vec<(Epoch, tokio::sync::oneshot::Sender<Epoch>)>,
+    /// When a drain gives up on what is parked, and when on everything.
+    patience: Option<Instant>,
+    abort_at: Option<Instant>,
+}
+
+impl<'a> Coordinator<'a> {
+    pub(crate) fn new(
+        lasting: &'a mut Lasting,
+        mut opened: Opened,
+        control: &'a mut mpsc::UnboundedReceiver<Control>,
+        phase: &'a tokio::sync::watch::Sender<Phase>,
+    ) -> Self {
+        let decided = opened.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
+        let tokens = opened.checkpoint.as_ref().map(|checkpoint| checkpoint.sinks.clone()).unwrap_or_default();
+        let reports = opened.ends.reports.take().unwrap_or_else(|| mpsc::unbounded_channel().1);
+        if decided == 0 {
+            // Fixes where everybody started, before the first record is read.
+            opened.pace.urge();
+        }
+        Coordinator {
+            lasting,
+            opened,
+            reports,
+            control,
+            phase,
+            epochs: VecDeque::new(),
+            cut: decided,
+            decided,
+            tokens,
+            due: None,
+            aim: Aim::Run,
+            sinks_ended: 0,
+            unacknowledged: 0,
+            waiting: Vec::new(),
+            patience: None,
+            abort_at: None,
+        }
+    }
+
+    /// Runs until the pipeline has ended, or cannot go on.
+    pub(crate) async fn run(mut self) -> Result<Ended, Failure> {
+        loop {
+            self.advance().await?;
+            if let Some(ended) = self.done() {
+                return self.close(ended).await;
+            }
+            let pace = self.opened.pace.clone();
+            let listens = self.has_room() && !pace.is_urgent();
+            let due = self.due.filter(|_| listens);
+            tokio::select! {
+                biased;
+                Some(joined) = self.opened.tasks.join_next() => self.joined(joined)?,
+                Some(report) = self.reports.recv() => self.heard(report),
+                Some(control) = self.control.recv() => if let Some(ended) = self.obey(control) { return Ok(ended) },
+                () = pace.changed(), if listens => self.arm(),
+                () = sleep(due) => self.pace_now(),
+                () = sleep(self.patience) => self.patience = None,
+                () = sleep(self.abort_at) => {
+                    self.abort_at = None;
+                    self.opened.tasks.abort_all();
+                }
+            }
+        }
+    }
+
+    /// Does everything that can be done without waiting for anybody.
+    async fn advance(&mut self) -> Result<(), Failure> {
+        if self.aim == Aim::Run && self.all_ended() {
+            let last = if self.lasting.options.until_end || self.lasting.options.count.is_some() { Last::Drained } else { Last::Finished };
+            self.cut_last(last);
+        }
+        if self.aim == Aim::Drain && self.epochs.is_empty() && self.unacknowledged == 0 {
+            let patient = self.patience.is_some();
+            if patient && self.opened.pace.is_active() {
+                // Its outcomes may park more.
+                self.cut_now(Last::No);
+            } else if !patient || self.nothing_parked() {
+                self.cut_last(Last::Drained);
+            }
+        }
+        if self.aim == Aim::Run && self.opened.pace.is_urgent() && self.has_room() {
+            self.cut_now(Last::No);
+        }
+        while self.ready() {
+            self.decide().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether all of the oldest epoch is known; asks the dead-letter sink, the last one, when all others are done.
+    fn ready(&mut self) -> bool {
+        let Some(open) = self.epochs.front_mut() else { return false };
+        if open.missing == 0 && !open.letters_asked {
+            open.letters_asked = true;
+            if let Some(letters) = &self.opened.ends.dead_letters {
+                // A task that has gone is noticed by its join.
+                let _ = letters.send(DeadLetterCommand::Barrier(open.barrier));
+            }
+        }
+        open.letters_done
+    }
+
+    fn has_room(&self) -> bool {
+        self.epochs.len() < self.lasting.plan.checkpoint.in_flight.max(1) as usize
+    }
+
+    fn all_ended(&self) -> bool {
+        self.sinks_ended == self.opened.ends.sinks.len()
+    }
+
+    fn nothing_parked(&self) -> bool {
+        self.lasting.metrics.read().values().all(|stage| stage.parked == 0)
+    }
+
+    fn arm(&mut self) {
+        if self.opened.pace.is_active() && self.due.is_none() {
+            self.due = Some(Instant::now() + self.lasting.plan.checkpoint.every.0);
+        }
+    }
+
+    fn pace_now(&mut self) {
+        self.due = None;
+        if self.opened.pace.is_active() {
+            self.cut_now(Last::No);
+        }
+    }
+
+    fn cut_now(&mut self, last: Last) {
+        self.due = None;
+        self.opened.pace.cut();
+        self.cut += 1;
+        let barrier = Barrier { epoch: self.cut, last };
+        let ends = &self.opened.ends;
+        let missing = ends.sources.len() + ends.stages + ends.sinks.len();
+        for (_, source) in &ends.sources {
+            // A task that has gone is noticed by its join.
+            let _ = source.send(SourceCommand::Barrier(barrier));
+        }
+        self.epochs.push_back(Open {
+            barrier,
+            cut_at: Instant::now(),
+            sources: BTreeMap::new(),
+            state: Vec::new(),
+            tokens: Vec::new(),
+            missing,
+            letters_asked: false,
+            letters_done: false,
+        });
+    }
+
+    fn cut_last(&mut self, last: Last) {
+        self.aim = Aim::Last(last);
+        self.cut_now(last);
+    }
+
+    fn heard(&mut self, report: Report) {
+        match report {
+            Report::Source { source, epoch, checkpoint } => {
+                let name = self.opened.ends.sources[source].0.clone();
+                self.of(epoch, |open| drop(open.sources.insert(name, checkpoint)));
+            }
+            Report::State { epoch, state } => self.of(epoch, |open| open.state.extend(state)),
+            Report::Sink { sink, epoch, token, state } => {
+                let name = self.opened.ends.sinks[sink].0.clone();
+                self.of(epoch, |open| {
+                    open.state.extend(state);
+                    open.tokens.extend(token.map(|token| (name, token)));
+                });
+            }
+            Report::DeadLetters { epoch, token } => {
+                if let Some(open) = self.epochs.iter_mut().find(|open| open.barrier.epoch == epoch) {
+                    open.tokens.extend(token.map(|token| (DEAD_LETTERS.to_owned(), token)));
+                    open.letters_done = true;
+                }
+            }
+            Report::Committed { sink, epoch } => {
+                let name = &self.opened.ends.sinks[sink].0;
+                forget_committed(self.tokens.get_mut(name), epoch);
+                self.unacknowledged = self.unacknowledged.saturating_sub(1);
+            }
+            Report::Acknowledged => self.unacknowledged = self.unacknowledged.saturating_sub(1),
+            Report::Ended => self.sinks_ended += 1,
+        }
+    }
+
+    fn of(&mut self, epoch: Epoch, note: impl FnOnce(&mut Open)) {
+        if let Some(open) = self.epochs.iter_mut().find(|open| open.barrier.epoch == epoch) {
+            open.missing = open.missing.saturating_sub(1);
+            note(open);
+        }
+    }
+
+    /// The deciding write of the oldest epoch.
+    async fn decide(&mut self) -> Result<(), Failure> {
+        let Some(open) = self.epochs.pop_front() else { return Ok(()) };
+        let epoch = open.barrier.epoch;
+        for (sink, token) in open.tokens {
+            self.tokens.entry(sink).or_default().push((epoch, token));
+        }
+        self.lasting.options.probe.reach(Step::BeforeRecord, epoch);
+        let fail = |error: Error| {
+            let then = if error.facts().retry { AfterFailure::Retry } else { AfterFailure::Stop };
+            Failure { stage: "state".to_owned(), error: error.context(format!("cannot commit epoch {epoch}")), then }
+        };
+        let store = &mut self.lasting.store;
+        let mut segments = Vec::new();
+        if !open.state.is_empty() {
+            let hash = store.write(Segment { epoch, stages: open.state }).await.map_err(fail)?;
+            segments.push((epoch, hash));
+        }
+        let checkpoint = Checkpoint {
+            version: CHECKPOINT_VERSION,
+            store_id: store.id(),
+            plan: self.lasting.plan.fingerprint(),
+            epoch,
+            sources: open.sources,
+            sinks: self.tokens.clone(),
+            segments,
+            finished: open.barrier.last == Last::Finished,
+            decided_at: Timestamp::now(),
+        };
+        store.decide(checkpoint, self.decided).await.map_err(fail)?;
+        self.decided = epoch;
+        self.lasting.metrics.decided(epoch);
+        self.lasting.metrics.epochs.add(1);
+        self.lasting.metrics.epoch_ns.add_time(open.cut_at.elapsed());
+        self.lasting.options.probe.reach(Step::AfterRecord, epoch);
+        self.tell(epoch);
+        Ok(())
+    }
+
+    fn tell(&mut self, epoch: Epoch) {
+        let ends = &self.opened.ends;
+        // Tasks that have gone are noticed by their joins.
+        for (_, sink) in &ends.sinks {
+            let _ = sink.send(SinkCommand::Decided(epoch));
+        }
+        for (_, source) in &ends.sources {
+            let _ = source.send(SourceCommand::Decided(epoch));
+        }
+        if let Some(letters) = &ends.dead_letters {
+            let _ = letters.send(DeadLetterCommand::Decided(epoch));
+        }
+        forget_committed(self.tokens.get_mut(DEAD_LETTERS), epoch);
+        self.unacknowledged += ends.sinks.len() + ends.sources.len() + 1;
+        for (_, waiting) in self.waiting.extract_if(.., |(of, _)| *of <= epoch) {
+            let _ = waiting.send(epoch);
+        }
+    }
+
+    fn obey(&mut self, control: Control) -> Option<Ended> {
+        match control {
+            Control::Drain(deadline) => {
+                if self.aim == Aim::Run {
+                    self.drain(deadline);
+                }
+                None
+            }
+            Control::Checkpoint(answer) => {
+                self.opened.pace.urge();
+                self.waiting.push((self.cut + 1, answer));
+                None
+            }
+            Control::Stop => Some(Ended::Stopped),
+        }
+    }
+
+    fn drain(&mut self, deadline: Duration) {
+        self.phase.send_replace(Phase::Draining);
+        for (_, source) in &self.opened.ends.sources {
+            let _ = source.send(SourceCommand::Stop);
+        }
+        self.patience = Some(Instant::now() + deadline);
+        self.abort_at = Some(Instant::now() + deadline + deadline.min(LAST_EPOCH_WAIT));
+        self.aim = Aim::Drain;
+    }
+
+    fn done(&self) -> Option<Ended> {
+        let Aim::Last(last) = self.aim else { return None };
+        let all = self.epochs.is_empty() && self.unacknowledged == 0 && self.decided == self.cut;
+        all.then_some(if last == Last::Finished { Ended::Finished } else { Ended::Drained })
+    }
+
+    fn joined(&mut self, joined: Result<Result<(), Halt>, tokio::task::JoinError>) -> Result<(), Failure> {
+        let stage = "pipeline".to_owned();
+        match joined {
+            Ok(Ok(())) | Ok(Err(Halt::Gone)) => Ok(()),
+            Ok(Err(Halt::Failed(failure))) => Err(failure),
+            Err(error) if error.is_panic() => {
+                let error = millstream_core::panicked(&*error.into_panic()).context("a stage died");
+                Err(Failure { stage, error, then: AfterFailure::Restart })
+            }
+            Err(_) => {
+                let error = Error::new(ErrorKind::Interrupted, "the drain took longer than its deadline");
+                Err(Failure { stage, error: error.hint("the next run goes on from the last checkpoint"), then: AfterFailure::Stop })
+            }
+        }
+    }
+
+    /// Lets the tasks go, sources first, and waits for them.
+    async fn close(mut self, ended: Ended) -> Result<Ended, Failure> {
+        for (_, source) in &self.opened.ends.sources {
+            let _ = source.send(SourceCommand::Close);
+        }
+        for (_, sink) in &self.opened.ends.sinks {
+            let _ = sink.send(SinkCommand::Close);
+        }
+        if let Some(letters) = &self.opened.ends.dead_letters {
+            let _ = letters.send(DeadLetterCommand::Close);
+        }
+        while let Some(joined) = self.opened.tasks.join_next().await {
+            self.joined(joined)?;
+        }
+        Ok(ended)
+    }
+}
+
+/// How long the last epoch of a drain may take, once what is parked has been given up.
+const LAST_EPOCH_WAIT: Duration = Duration::from_secs(5);
+
+/// Tokens up to `epoch` count; the newest is kept, because it holds the mark for the next recovery.
+fn forget_committed(tokens: Option<&mut Vec<(Epoch, Token)>>, epoch: Epoch) {
+    if let Some(tokens) = tokens {
+        let newest = tokens.iter().map(|(of, _)| *of).filter(|of| *of <= epoch).max().unwrap_or(0);
+        tokens.retain(|(of, _)| *of >= newest);
+    }
+}

@@ -1,0 +1,115 @@
+//! When to cut an epoch, and when to stop reading: signals from the tasks to the coordinator and back.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// Tells the coordinator that there is something to commit. An idle pipeline touches none of it.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    active: AtomicBool,
+    urgent: AtomicBool,
+    records: AtomicU64,
+    bytes: AtomicU64,
+    changed: Notify,
+    records_max: Option<u64>,
+    bytes_max: Option<u64>,
+}
+
+impl Pace {
+    /// Epochs are due at once when so many records or bytes have been read since the last.
+    pub(crate) fn new(records_max: Option<u64>, bytes_max: Option<u64>) -> Self {
+        Pace { records_max, bytes_max, ..Pace::default() }
+    }
+
+    /// Something was read.
+    pub(crate) fn read(&self, records: u64, bytes: u64) {
+        if self.records_max.is_some() || self.bytes_max.is_some() {
+            let records = self.records.fetch_add(records, Ordering::Relaxed) + records;
+            let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            if self.records_max.is_some_and(|most| records >= most) || self.bytes_max.is_some_and(|most| bytes >= most) {
+                self.urge();
+            }
+        }
+        self.touch();
+    }
+
+    /// Something has happened that an epoch must cover.
+    pub(crate) fn touch(&self) {
+        // A plain load first: the line stays shared while the flag is up.
+        if !self.active.load(Ordering::Relaxed) && !self.active.swap(true, Ordering::AcqRel) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// An epoch is wanted at once.
+    pub(crate) fn urge(&self) {
+        self.active.store(true, Ordering::Release);
+        if !self.urgent.swap(true, Ordering::AcqRel) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for a `touch` or `urge` after an idle time. Cancel-safe.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Whether something has happened since the last cut.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// Whether an epoch is wanted at once.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Acquire)
+    }
+
+    /// An epoch is cut now; what comes from here on belongs to the next.
+    pub(crate) fn cut(&self) {
+        self.active.store(false, Ordering::Release);
+        self.urgent.store(false, Ordering::Release);
+        self.records.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Bounds what waits inside of stages: above the bound, sources read no more.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    held: AtomicUsize,
+    bytes_max: usize,
+    opened: Notify,
+}
+
+impl Gate {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Gate { held: AtomicUsize::new(0), bytes_max, opened: Notify::new() }
+    }
+
+    pub(crate) fn hold(&self, bytes: usize) {
+        self.held.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    pub(crate) fn release(&self, bytes: usize) {
+        let before = self.held.fetch_sub(bytes, Ordering::AcqRel);
+        if before >= self.bytes_max && before - bytes < self.bytes_max {
+            self.opened.notify_waiters();
+        }
+    }
+
+    /// Waits until there is less than the bound. Cancel-safe.
+    pub(crate) async fn opened(&self) {
+        loop {
+            let opened = self.opened.notified();
+            if self.is_open() {
+                return;
+            }
+            opened.await;
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.held.load(Ordering::Acquire) < self.bytes_max
+    }
+}

@@ -1,0 +1,415 @@
+//! What the engine promises, on fakes that keep the contracts and a store in memory.
+
+use std::{sync::Arc, time::Duration};
+
+use millstream_core::{
+    Batch, Body, Class, Column, Delivery, Error, ErrorKind, Extent, Form, Forms, Output, Registry, Result, Step, StepPlan, Transform,
+};
+use millstream_runtime::{
+    Ended, Entry, ErrorRule, Match, PipelineSpec, Plan, PlanOptions, Probe, Retry, RunOptions, Running, Start, Step as EpochStep,
+    Then,
+};
+use millstream_state::{Memory, MemoryStore};
+use millstream_testkit::{FakeSink, FakeSource};
+
+/// A step made of a closure over single values.
+struct Map(Box<dyn Fn(&str) -> Result<Option<String>> + Send>);
+
+impl Transform for Map {
+    fn apply(&mut self, batch: Batch, out: &mut Output) {
+        let batch = batch.into_bytes();
+        let (mut parents, mut data, mut extents) = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..batch.len() {
+            let text = String::from_utf8_lossy(batch.get(row).value().unwrap_or_default()).into_owned();
+            match (self.0)(&text) {
+                Ok(Some(value)) => {
+                    let start = data.len() as u32;
+                    data.extend_from_slice(value.as_bytes());
+                    extents.push(Extent { start, end: data.len() as u32 });
+                    parents.push(row as u32);
+                }
+                Ok(None) => out.filtered(1),
+                Err(error) => out.fail(&batch, row, error),
+            }
+        }
+        let body = Body::Bytes(Column::new(data.into(), extents), Forms::Same(Form::Text));
+        out.emit(0, batch.derive(parents, body));
+    }
+}
+
+type MapFn = fn(&str) -> Result<Option<String>>;
+
+#[derive(Debug)]
+struct MapPlan(MapFn);
+
+impl StepPlan for MapPlan {
+    fn form(&self) -> Form {
+        Form::Text
+    }
+
+    fn create(&self) -> Result<Step> {
+        Ok(Step::Transform(Box::new(Map(Box::new(self.0)))))
+    }
+}
+
+fn spec(source: &FakeSource, steps: &[MapFn], sink: &FakeSink) -> PipelineSpec {
+    PipelineSpec {
+        name: "test".to_owned(),
+        sources: vec![Entry::ready(Arc::new(source.clone()))],
+        steps: steps.iter().map(|map| Entry::ready(Arc::new(MapPlan(*map)) as Arc<dyn StepPlan>)).collect(),
+        sinks: vec![named(sink, "sink")],
+        ..PipelineSpec::default()
+    }
+}
+
+fn named(sink: &FakeSink, name: &str) -> Entry<dyn millstream_core::SinkPlan> {
+    let mut entry = Entry::ready(Arc::new(sink.clone()) as Arc<dyn millstream_core::SinkPlan>);
+    entry.name = Some(name.to_owned());
+    entry
+}
+
+struct Bench {
+    memory: Memory,
+    dead: FakeSink,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Bench { memory: Memory::new(), dead: FakeSink::truncating() }
+    }
+
+    fn options(&self) -> RunOptions {
+        RunOptions::new(Box::new(MemoryStore::new(self.memory.clone())), Arc::new(self.dead.clone()))
+    }
+
+    fn start(&self, spec: &PipelineSpec) -> Running {
+        self.start_with(spec, |_| {})
+    }
+
+    fn start_with(&self, spec: &PipelineSpec, change: impl FnOnce(&mut RunOptions)) -> Running {
+        let plan = Plan::new(spec, &Registry::default(), PlanOptions::default()).unwrap();
+        let mut options = self.options();
+        change(&mut options);
+        Running::start(plan, options)
+    }
+}
+
+fn numbers(count: usize) -> Vec<String> {
+    (0..count).map(|i| i.to_string()).collect()
+}
+
+fn balanced(summary: &millstream_runtime::Summary) {
+    for (name, stage) in &summary.stages {
+        assert_eq!(stage.in_flight(), 0, "the books of `{name}` balance: {stage:?}");
+    }
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(tokio::time::Instant::now() < deadline, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn records_go_through_in_order_and_everything_is_committed() {
+    let (source, sink, bench) = (FakeSource::of(numbers(10_000)), FakeSink::truncating(), Bench::new());
+    let spec = spec(&source, &[|v| Ok(Some(format!("<{v}>"))), |v| Ok((!v.ends_with("7>")).then(|| v.to_owned()))], &sink);
+    let summary = bench.start(&spec).wait().await.unwrap();
+    let expected: Vec<_> = (0..10_000).filter(|i| i % 10 != 7).map(|i| format!("<{i}>")).collect();
+    assert_eq!(sink.values(), expected);
+    assert_eq!((summary.ended, sink.committed(), sink.finished()), (Ended::Finished, 9000, true));
+    assert_eq!(summary.stages["custom-3"].filtered, 1000);
+    assert!(source.committed().is_some());
+    balanced(&summary);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_works_on_a_multi_thread_runtime_too() {
+    let (source, sink, bench) = (FakeSource::of(numbers(50_000)).in_batches_of(100), FakeSink::plain(), Bench::new());
+    let summary = bench.start(&spec(&source, &[|v| Ok(Some(v.to_owned()))], &sink)).wait().await.unwrap();
+    assert_eq!(sink.values(), numbers(50_000));
+    balanced(&summary);
+}
+
+#[tokio::test]
+async fn a_failed_record_becomes_a_dead_letter_with_its_original_and_the_others_go_on() {
+    let (source, sink, bench) = (FakeSource::of(numbers(100)), FakeSink::plain(), Bench::new());
+    let fail: MapFn = |v| if v == "<5>" { Err(Error::new(ErrorKind::Data, "cannot stand five")) } else { Ok(Some(v.to_owned())) };
+    let mut spec = spec(&source, &[|v| Ok(Some(format!("<{v}>"))), fail], &sink);
+    let letters = FakeSink::truncating();
+    spec.dead_letter = Some(millstream_runtime::DeadLetterSpec { sink: Some(named(&letters, "letters")), stop_after: None });
+    let summary = bench.start(&spec).wait().await.unwrap();
+    assert_eq!(sink.values().len(), 99);
+    let letter = &letters.records()[0];
+    assert_eq!(letter.value.as_deref(), Some(&b"5"[..]), "the original value");
+    let header = |name: &str| {
+        let found = letter.headers.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.clone());
+        String::from_utf8(found.unwrap().to_vec()).unwrap()
+    };
+    assert_eq!(header("millstream-error-code"), "E_DATA");
+    assert_eq!(header("millstream-error-stage"), "custom-3");
+    assert_eq!(header("millstream-error-id"), "fake/0@5:custom-3");
+    assert_eq!((summary.dead(), letters.committed()), (1, 1));
+    assert_eq!(summary.causes[0].message, "cannot stand five");
+    balanced(&summary);
+}
+
+#[tokio::test]
+async fn a_drained_run_goes_on_where_it_was() {
+    let (source, sink, bench) = (FakeSource::live(), FakeSink::truncating(), Bench::new());
+    let spec = spec(&source, &[], &sink);
+    numbers(10).into_iter().for_each(|v| source.push(None, v));
+    let mut running = bench.start(&spec);
+    until("ten records", || sink.values().len() == 10).await;
+    let summary = running.drain(Duration::from_secs(5)).await.unwrap();
+    assert_eq!((summary.ended, sink.committed()), (Ended::Drained, 10));
+    source.push(None, "more");
+    let mut running = bench.start(&spec);
+    assert!(matches!(running.handle().started().await, Some(Start::Resuming(_))));
+    until("the eleventh record", || sink.values().len() == 11).await;
+    running.drain(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_finished_run_starts_anew_or_goes_on_when_asked() {
+    let (source, sink, bench) = (FakeSource::of(numbers(3)), FakeSink::plain(), Bench::new());
+    let spec = spec(&source, &[], &sink);
+    bench.start(&spec).wait().await.unwrap();
+    let mut again = bench.start(&spec);
+    assert_eq!(again.handle().started().await, Some(Start::Anew));
+    again.wait().await.unwrap();
+    assert_eq!(sink.values().len(), 6);
+    source.push(None, "new");
+    bench.start_with(&spec, |options| options.go_on = true).wait().await.unwrap();
+    assert_eq!(sink.values().last().map(String::as_str), Some("new"));
+    assert_eq!(sink.values().len(), 7);
+}
+
+#[tokio::test]
+async fn a_sink_that_cannot_be_reached_is_tried_again_and_nothing_is_lost_or_doubled() {
+    let (source, sink, bench) = (FakeSource::of(numbers(1000)).in_batches_of(10), FakeSink::truncating(), Bench::new());
+    let mut spec = spec(&source, &[], &sink);
+    spec.errors = vec![fast_retry(Class::Unavailable, None)];
+    let down = || Error::new(ErrorKind::Unavailable, "connection refused");
+    sink.fail_writes((0..20).map(|_| down()));
+    let summary = bench.start(&spec).wait().await.unwrap();
+    assert_eq!(sink.values(), numbers(1000));
+    balanced(&summary);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_flush_restarts_from_the_checkpoint_and_the_sink_is_cut() {
+    let (source, sink, bench) = (FakeSource::of(numbers(5000)).in_batches_of(10), FakeSink::truncating(), Bench::new());
+    let mut spec = spec(&source, &[|v| Ok(Some(v.to_owned()))], &sink);
+    spec.delivery = Delivery::ExactlyOnce;
+    spec.checkpoint.count = Some(500);
+    sink.fail_flushes((0..3).map(|_| Error::new(ErrorKind::Unavailable, "sync failed")));
+    let mut running = bench.start(&spec);
+    let summary = running.wait().await.unwrap();
+    assert_eq!(sink.values(), numbers(5000));
+    assert!(running.handle().status().restarts >= 3);
+    balanced(&summary);
+}
+
+fn fast_retry(class: Class, attempts: Option<u32>) -> ErrorRule {
+    let retry = Retry { attempts, delay: "1ms".parse().unwrap(), backoff: 1.0, jitter: 0.0, ..Retry::default() };
+    ErrorRule { matches: Match { class: Some(class), ..Match::default() }, retry: Some(retry), then: Some(Then::DeadLetter) }
+}
+
+#[tokio::test]
+async fn a_parked_record_holds_up_its_key_and_nobody_else() {
+    let (source, sink, bench) = (FakeSource::live(), FakeSink::plain(), Bench::new());
+    let mut spec = spec(&source, &[], &sink);
+    spec.checkpoint.every = "20ms".parse().unwrap();
+    let retry = Retry { attempts: Some(3), delay: "300ms".parse().unwrap(), jitter: 0.0, ..Retry::default() };
+    spec.errors = vec![ErrorRule { matches: Match::default(), retry: Some(retry), then: None }];
+    sink.reject("a1", 1, Error::new(ErrorKind::Rejected, "not now"));
+    source.push(Some("a"), "a1");
+    source.push(Some("b"), "b1");
+    let mut running = bench.start(&spec);
+    let handle = running.handle();
+    until("a1 to be parked", || handle.status().stages["sink"].parked == 1).await;
+    for (key, value) in [("a", "a2"), ("b", "b2"), ("a", "a3")] {
+        source.push(Some(key), value);
+    }
+    until("b to pass", || sink.values().contains(&"b2".to_owned())).await;
+    let epoch = handle.status().epoch;
+    until("an epoch to pass what is parked", || handle.status().epoch > epoch).await;
+    until("a to come", || sink.values().contains(&"a3".to_owned())).await;
+    let of_a: Vec<_> = sink.values().into_iter().filter(|value| value.starts_with('a')).collect();
+    assert_eq!(of_a, ["a1", "a2", "a3"]);
+    source.end();
+    balanced(&running.wait().await.unwrap());
+}
+
+#[tokio::test]
+async fn parked_records_survive_a_stop() {
+    let (source, sink, bench) = (FakeSource::live(), FakeSink::plain(), Bench::new());
+    let mut spec = spec(&source, &[], &sink);
+    let retry = Retry { attempts: Some(9), delay: "10s".parse().unwrap(), jitter: 0.0, ..Retry::default() };
+    spec.errors = vec![ErrorRule { matches: Match::default(), retry: Some(retry), then: None }];
+    sink.reject("x", 1, Error::new(ErrorKind::Rejected, "not now"));
+    source.push(None, "x");
+    let mut running = bench.start(&spec);
+    let handle = running.handle();
+    until("x to be parked", || handle.status().stages["sink"].parked == 1).await;
+    let summary = running.drain(Duration::from_millis(50)).await.unwrap();
+    assert_eq!((summary.parked(), sink.values().len()), (1, 0));
+    balanced(&summary);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    let mut running = bench.start(&spec);
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    source.end();
+    let summary = running.wait();
+    tokio::pin!(summary);
+    let summary = tokio::time::timeout(Duration::from_secs(30), summary).await.unwrap().unwrap();
+    assert_eq!(sink.values(), ["x"]);
+    balanced(&summary);
+}
+
+#[tokio::test]
+async fn what_nobody_remembers_is_given_again_after_a_restart_inside_the_process() {
+    let (source, sink, bench) = (FakeSource::of(numbers(1000)).in_batches_of(10).forgetful(), FakeSink::truncating(), Bench::new());
+    let spec = spec(&source, &[], &sink);
+    sink.fail_flushes([Error::new(ErrorKind::Unavailable, "sync failed")]);
+    let summary = bench.start(&spec).wait().await.unwrap();
+    assert_eq!(sink.values(), numbers(1000));
+    assert_eq!(source.opened(), 1, "it goes on with the same source");
+    balanced(&summary);
+}
+
+#[tokio::test]
+async fn at_most_once_commits_before_it_hands_on() {
+    let (source, sink, bench) = (FakeSource::of(numbers(1000)).in_batches_of(10), FakeSink::plain(), Bench::new());
+    let mut spec = spec(&source, &[], &sink);
+    spec.delivery = Delivery::AtMostOnce;
+    let handed = sink.clone();
+    let probe = Probe::new(move |step, epoch| {
+        if step == EpochStep::BeforeRecord && epoch <= 2 {
+            assert_eq!(handed.values().len(), 0, "nothing is handled before its position counts");
+        }
+    });
+    let summary = bench.start_with(&spec, |options| options.probe = probe).wait().await.unwrap();
+    assert_eq!(sink.values(), numbers(1000));
+    balanced(&summary);
+}
+
+#[tokio::test]
+async fn two_sinks_get_every_record_and_the_books_say_so() {
+    let (source, a, b, bench) = (FakeSource::of(numbers(100)), FakeSink::plain(), FakeSink::truncating(), Bench::new());
+    let mut spec = spec(&source, &[], &a);
+    spec.sinks.push(named(&b, "other"));
+    let summary = bench.start(&spec).wait().await.unwrap();
+    assert_eq!((a.values(), b.values()), (numbers(100), numbers(100)));
+    assert_eq!(summary.stages["custom"].created, 100);
+    balanced(&summary);
+}
+
+#[tokio::test]
+async fn two_sources_meet_in_one_sink() {
+    let (one, two, sink, bench) = (FakeSource::of(numbers(500)), FakeSource::of(numbers(500)), FakeSink::truncating(), Bench::new());
+    let mut spec = spec(&one, &[], &sink);
+    spec.delivery = Delivery::ExactlyOnce;
+    spec.checkpoint.count = Some(50);
+    spec.sources.push(Entry::ready(Arc::new(two)));
+    spec.sinks[0].from = vec!["custom".into(), "custom-2".into()];
+    let summary = bench.start(&spec).wait().await.unwrap();
+    let (mut values, mut expected) = (sink.values(), [numbers(500), numbers(500)].concat());
+    values.sort();
+    expected.sort();
+    assert_eq!(values, expected);
+    balanced(&summary);
+}
+
+#[tokio::test]
+async fn a_count_stops_and_the_next_run_goes_on_behind_it() {
+    let (source, sink, bench) = (FakeSource::of(numbers(100)), FakeSink::plain(), Bench::new());
+    let spec = spec(&source, &[], &sink);
+    let summary = bench.start_with(&spec, |options| options.count = Some(30)).wait().await.unwrap();
+    assert_eq!((summary.ended, sink.values()), (Ended::Drained, numbers(30)));
+    bench.start(&spec).wait().await.unwrap();
+    assert_eq!(sink.values(), numbers(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_pipeline_cuts_no_epoch() {
+    let (source, sink, bench) = (FakeSource::live(), FakeSink::plain(), Bench::new());
+    source.push(None, "one");
+    let running = bench.start(&spec(&source, &[], &sink));
+    let handle = running.handle();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let epochs = handle.status().epochs;
+    assert_eq!(sink.committed(), 1);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(handle.status().epochs, epochs);
+    handle.stop();
+}
+
+#[tokio::test]
+async fn a_stalled_sink_stops_the_source_and_a_drain_ends_at_its_deadline() {
+    let (source, sink, bench) = (FakeSource::of((0..100_000).map(|i| format!("{i:0100}"))), FakeSink::plain(), Bench::new());
+    let mut spec = spec(&source, &[], &sink);
+    spec.limits.memory = "1MiB".parse().unwrap();
+    sink.stall(true);
+    let mut running = bench.start(&spec);
+    let handle = running.handle();
+    let read = || handle.status().stages["custom"].records_in;
+    until("the source to wait", || handle.status().stages["custom"].blocked_ns > 0 || read() > 0).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(read() < 50_000, "read {}", read());
+    let error = running.drain(Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(error.facts().exit, 3);
+    sink.stall(false);
+    bench.start(&spec).wait().await.unwrap();
+    assert_eq!(sink.values().iter().collect::<std::collections::BTreeSet<_>>().len(), 100_000);
+}
+
+#[tokio::test]
+async fn a_checkpoint_on_request_covers_what_was_read() {
+    let (source, sink, bench) = (FakeSource::live(), FakeSink::plain(), Bench::new());
+    let mut spec = spec(&source, &[], &sink);
+    spec.checkpoint.every = "1h".parse().unwrap();
+    let running = bench.start(&spec);
+    let handle = running.handle();
+    source.push(None, "one");
+    until("the record", || sink.values().len() == 1).await;
+    handle.checkpoint().await.unwrap();
+    until("the commit", || sink.committed() == 1).await;
+    handle.stop();
+}
+
+#[tokio::test]
+async fn a_fenced_runner_ends_and_is_not_restarted() {
+    let (source, sink, bench) = (FakeSource::live(), FakeSink::plain(), Bench::new());
+    let mut first = bench.start(&spec(&source, &[], &sink));
+    first.handle().started().await.unwrap();
+    let second = bench.start(&spec(&source, &[], &FakeSink::plain()));
+    second.handle().started().await.unwrap();
+    source.push(None, "one");
+    let error = tokio::time::timeout(Duration::from_secs(20), first.wait()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    second.handle().stop();
+}
+
+#[test]
+fn a_plan_that_cannot_keep_the_mode_is_refused_with_reason_and_alternative() {
+    let mut spec = spec(&FakeSource::live().forgetful(), &[], &FakeSink::plain());
+    spec.delivery = Delivery::ExactlyOnce;
+    let errors = Plan::new(&spec, &Registry::default(), PlanOptions::default()).unwrap_err();
+    let text: Vec<_> = errors.iter().map(|error| error.to_string()).collect();
+    assert!(text.iter().any(|text| text.contains("sink `sink`")), "{text:?}");
+    assert!(text.iter().any(|text| text.contains("source `custom`")), "{text:?}");
+    assert!(errors.iter().all(|error| error.hint_text().is_some()));
+}
+
+#[test]
+fn names_are_looked_up_and_suggested() {
+    let mut spec = spec(&FakeSource::live(), &[], &FakeSink::plain());
+    spec.sinks[0].from = vec!["custum".into()];
+    let errors = Plan::new(&spec, &Registry::default(), PlanOptions::default()).unwrap_err();
+    assert_eq!(errors[0].hint_text(), Some("did you mean `custom`?"));
+}

@@ -1,0 +1,300 @@
+//! The embedded store as one thread sees it: every call blocks.
+
+use std::path::{Path, PathBuf};
+
+use millstream_core::{Change, Checkpoint, Epoch, Error, ErrorKind, Result, Segment};
+
+use super::{
+    keyed::Keyed,
+    ledger::{CHECKPOINT, CUT, Cut, DISCARD, Ledger, SEGMENT, Stored, encode_checkpoint, mismatch},
+};
+use crate::{
+    files,
+    id::Id,
+    lock::Lock,
+    log::{Log, Purpose, corrupt},
+    segment,
+};
+
+/// Name of the checkpoint log.
+pub(crate) const LOG: &str = "checkpoints.log";
+/// The log is rewritten when it is longer than this and there is no keyed state: one checkpoint is left of thousands.
+const PLAIN_BYTES_MAX: u64 = 1 << 20;
+/// The same where fjall must first persist what the log would lose; that costs several syncs.
+const KEYED_BYTES_MAX: u64 = 16 << 20;
+/// A shorter log is left as it is when the store is closed: reading it takes no time.
+const CLOSED_BYTES_MAX: u64 = 64 << 10;
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    dir: PathBuf,
+    /// Longest log before it is rewritten, with and without keyed state.
+    pub(crate) limits: (u64, u64),
+    // The order of the fields is the order in which they are dropped: the lock last.
+    open: Option<Open>,
+    lock: Option<Lock>,
+}
+
+#[derive(Debug)]
+struct Open {
+    log: Log,
+    ledger: Ledger,
+    keyed: Option<Keyed>,
+    loaded: bool,
+    /// The decision stood, but what had to follow failed.
+    failed: Option<Error>,
+}
+
+impl Engine {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Engine { dir, limits: (KEYED_BYTES_MAX, PLAIN_BYTES_MAX), open: None, lock: None }
+    }
+
+    /// Takes the lock, and nothing else.
+    pub(crate) fn lock(&mut self) -> Result<()> {
+        self.open = None;
+        files::create_dir(&self.dir)?;
+        if self.lock.is_none() {
+            self.lock = Some(Lock::take(&self.dir)?);
+        }
+        Ok(())
+    }
+
+    /// Takes the lock, and opens or creates the log.
+    pub(crate) fn fence(&mut self) -> Result<String> {
+        self.lock()?;
+        let path = self.dir.join(LOG);
+        let log = match Log::open(&path, Purpose::Checkpoints)? {
+            Some(log) => log,
+            None if Keyed::exists(&self.dir) => {
+                return Err(mismatch(&self.dir, &format!("there is keyed state but no {LOG}")));
+            }
+            None => Log::create(&path, Purpose::Checkpoints, Id::random(), [])?,
+        };
+        let id = log.id().to_string();
+        self.open = Some(Open { log, ledger: Ledger::default(), keyed: None, loaded: false, failed: None });
+        Ok(id)
+    }
+
+    /// Recovery: reads the log, cuts what a crash left, and brings keyed state to the newest checkpoint.
+    pub(crate) fn load(&mut self) -> Result<Option<Checkpoint>> {
+        let dir = self.dir.clone();
+        if self.open.as_ref().is_some_and(|open| open.loaded) {
+            // From the start, as after a crash.
+            self.fence()?;
+        }
+        let open = self.open.as_mut().ok_or_else(not_fenced)?;
+        let (id, path) = (open.log.id().to_string(), open.log.path().to_owned());
+        let mut ledger = Ledger::default();
+        open.log.recover(|entry| ledger.replay(entry, &id, &path))?;
+        if !ledger.pending.is_empty() {
+            // What follows must not take them for its own. The sync of the next decision covers this, too.
+            open.log.append(DISCARD, &[])?;
+            ledger.pending.clear();
+        }
+        open.ledger = ledger;
+        open.recover_keyed(&dir)?;
+        open.loaded = true;
+        Ok(open.ledger.newest.clone())
+    }
+
+    pub(crate) fn scan(&mut self, stage: &str) -> Result<Vec<Change>> {
+        match &self.loaded()?.keyed {
+            Some(keyed) => keyed.scan(stage),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The newest checkpoint.
+    pub(crate) fn newest(&mut self) -> Result<Option<Checkpoint>> {
+        Ok(self.loaded()?.ledger.newest.clone())
+    }
+
+    /// Keyed state, if there is any.
+    pub(crate) fn keyed(&mut self) -> Result<Option<&Keyed>> {
+        Ok(self.loaded()?.keyed.as_ref())
+    }
+
+    /// Appends a pending segment.
+    pub(crate) fn write(&mut self, pending: &Segment) -> Result<u64> {
+        let open = self.loaded()?;
+        if pending.epoch <= open.ledger.epoch() {
+            return Err(out_of_order(pending.epoch, open.ledger.epoch()));
+        }
+        let bytes = segment::encode(pending)?;
+        let hash = segment::hash(&bytes);
+        open.log.append(SEGMENT, &bytes)?;
+        open.ledger.write(pending.epoch, Stored { hash, bytes: bytes.into() });
+        Ok(hash)
+    }
+
+    /// Appends the checkpoint and syncs: the deciding write. [`Engine::settle`] must follow.
+    pub(crate) fn decide(&mut self, checkpoint: Checkpoint, expected: Epoch) -> Result<()> {
+        let open = self.loaded()?;
+        let newest = open.ledger.epoch();
+        if newest != expected {
+            let message =
+                format!("cannot decide epoch {} after {expected}: epoch {newest} is decided", checkpoint.epoch);
+            return Err(
+                Error::new(ErrorKind::Fenced, message).hint("another runner has gone on from there; stop one of them")
+            );
+        }
+        if checkpoint.epoch <= newest {
+            return Err(out_of_order(checkpoint.epoch, newest));
+        }
+        if checkpoint.store_id != open.log.id().to_string() {
+            return Err(mismatch(open.log.path(), "the checkpoint is for another store"));
+        }
+        open.ledger.holds(&checkpoint).map_err(|what| mismatch(open.log.path(), &what))?;
+        if !open.log.untouched() {
+            let message =
+                format!("cannot decide epoch {}: {} has been changed", checkpoint.epoch, open.log.path().display());
+            return Err(Error::new(ErrorKind::Fenced, message).hint("another process writes to it, or has replaced it"));
+        }
+        open.log.append(CHECKPOINT, &encode_checkpoint(&checkpoint)?)?;
+        open.log.sync()?;
+        open.ledger.decide(checkpoint);
+        Ok(())
+    }
+
+    /// What follows a decision: the mark, keyed state, and cutting the log. A failure here takes nothing back; it is told
+    /// by the next call.
+    pub(crate) fn settle(&mut self) {
+        let (dir, (keyed, plain)) = (self.dir.clone(), self.limits);
+        let Some(open) = &mut self.open else { return };
+        let settled = open.log.publish(open.log.length()).and_then(|()| open.fill(&dir)).and_then(|()| {
+            let limit = if open.keyed.is_some() { keyed } else { plain };
+            if open.log.length() > limit { open.cut() } else { Ok(()) }
+        });
+        if let Err(error) = settled {
+            tracing::warn!(path = %dir.display(), error = %error.chain(), "cannot settle a decided epoch");
+            open.failed = Some(error);
+        }
+    }
+
+    /// Begins anew, with a new identity. The new log decides; keyed state that is left over is removed then or later.
+    pub(crate) fn reset(&mut self) -> Result<String> {
+        if self.lock.is_none() {
+            return Err(not_fenced());
+        }
+        self.open = None;
+        let log = Log::create(&self.dir.join(LOG), Purpose::Checkpoints, Id::random(), [])?;
+        Keyed::remove(&self.dir)?;
+        let id = log.id().to_string();
+        self.open = Some(Open { log, ledger: Ledger::default(), keyed: None, loaded: true, failed: None });
+        Ok(id)
+    }
+
+    /// Gives all up. A store that was closed can be fenced again.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        let cut = match &mut self.open {
+            Some(open) if open.loaded && open.failed.is_none() && open.log.length() > CLOSED_BYTES_MAX => open.cut(),
+            _ => Ok(()),
+        };
+        self.open = None;
+        self.lock = None;
+        cut
+    }
+
+    fn loaded(&mut self) -> Result<&mut Open> {
+        match &mut self.open {
+            Some(open) if open.loaded => match &open.failed {
+                Some(error) => Err(error.clone()),
+                None => Ok(open),
+            },
+            _ => Err(not_fenced()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fence_id(&self) -> String {
+        self.open.as_ref().unwrap().log.id().to_string()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn log_file(&mut self) -> &mut Log {
+        &mut self.open.as_mut().unwrap().log
+    }
+}
+
+impl Open {
+    /// Brings keyed state to the newest checkpoint, or says why that cannot be.
+    fn recover_keyed(&mut self, dir: &Path) -> Result<()> {
+        self.keyed = None;
+        let newest = self.ledger.epoch();
+        if Keyed::exists(dir) {
+            let keyed = Keyed::open(dir)?;
+            let foreign = keyed.store_id() != self.log.id().to_string();
+            if foreign && newest == 0 {
+                // A reset was cut short between its two steps.
+                drop(keyed);
+                Keyed::remove(dir)?;
+            } else if foreign {
+                return Err(mismatch(keyed.path(), "its keyed state belongs to another store"));
+            } else if keyed.epoch() > newest || keyed.epoch() < self.ledger.cut.keyed {
+                let has = keyed.epoch();
+                let what = format!("its keyed state is of epoch {has}, which does not fit checkpoint {newest}");
+                return Err(mismatch(keyed.path(), &what));
+            } else {
+                self.keyed = Some(keyed);
+            }
+        } else if self.ledger.cut.keyed > 0 {
+            return Err(mismatch(dir, &format!("the keyed state of epoch {} is missing", self.ledger.cut.keyed)));
+        }
+        self.fill(dir)
+    }
+
+    /// Applies decided segments to keyed state, which is created with the first key.
+    fn fill(&mut self, dir: &Path) -> Result<()> {
+        while let Some((&epoch, stored)) = self.ledger.decided.first_key_value() {
+            if self.keyed.as_ref().is_none_or(|keyed| keyed.epoch() < epoch) {
+                let Some(segment) = segment::decode(stored.bytes.clone()) else {
+                    return Err(corrupt(
+                        self.log.path(),
+                        0,
+                        &format!("the segment of epoch {epoch}, somewhere after the start,"),
+                    ));
+                };
+                let changed = segment.stages.iter().any(|(_, changes)| !changes.is_empty());
+                if changed && self.keyed.is_none() {
+                    self.keyed = Some(Keyed::create(dir, &self.log.id().to_string())?);
+                }
+                if let Some(keyed) = self.keyed.as_mut().filter(|_| changed) {
+                    keyed.apply(&segment)?;
+                }
+            }
+            self.ledger.decided.pop_first();
+        }
+        self.ledger.settled = self.ledger.settled.max(self.ledger.epoch());
+        Ok(())
+    }
+
+    /// Rewrites the log without what fjall has persisted.
+    fn cut(&mut self) -> Result<()> {
+        if !self.ledger.decided.is_empty() {
+            // Only after a failure to fill: what is not in fjall must stay in the log.
+            return Ok(());
+        }
+        let keyed = match &mut self.keyed {
+            Some(keyed) => keyed.persist()?,
+            None => 0,
+        };
+        let cut = Cut { epoch: self.ledger.settled, keyed };
+        let checkpoint = self.ledger.newest.as_ref().map(encode_checkpoint).transpose()?;
+        let cut_bytes = cut.encode();
+        let entries = std::iter::once((CUT, &cut_bytes[..]))
+            .chain(checkpoint.as_deref().map(|bytes| (CHECKPOINT, bytes)))
+            .chain(self.ledger.pending.values().map(|stored| (SEGMENT, &stored.bytes[..])));
+        self.log = Log::create(self.log.path(), Purpose::Checkpoints, self.log.id(), entries)?;
+        self.ledger.cut = cut;
+        Ok(())
+    }
+}
+
+fn not_fenced() -> Error {
+    Error::new(ErrorKind::Bug, "cannot use a store before `fence` and `load`, or after `close`")
+}
+
+fn out_of_order(epoch: Epoch, newest: Epoch) -> Error {
+    Error::new(ErrorKind::Bug, format!("cannot write epoch {epoch}: epoch {newest} is decided already"))
+}

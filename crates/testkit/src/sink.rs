@@ -1,0 +1,178 @@
+//! A sink into memory, which can be told to fail, stall and reject.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use millstream_core::{
+    Batch, Epoch, Error, Last, Outcomes, Record, Result, Sink, SinkCapabilities, SinkPlan, Token, Way, WriteId,
+};
+use tokio::sync::watch;
+
+/// A sink that keeps what it was given, like a file that is cut to its mark at recovery.
+#[derive(Clone, Debug)]
+pub struct FakeSink {
+    shared: Arc<Mutex<State>>,
+    stalled: Arc<watch::Sender<bool>>,
+    way: Way,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: Vec<Record>,
+    committed: usize,
+    finished: bool,
+    write_failures: Vec<Error>,
+    flush_failures: Vec<Error>,
+    /// By value: how often it is still rejected, and with what.
+    rejections: BTreeMap<String, (usize, Error)>,
+    largest_write: usize,
+}
+
+impl FakeSink {
+    /// A sink that is cut to its mark at recovery, and so keeps `exactly_once`.
+    pub fn truncating() -> Self {
+        FakeSink { shared: Arc::default(), stalled: Arc::new(watch::Sender::new(false)), way: Way::Truncating }
+    }
+
+    /// A sink that cannot take anything back.
+    pub fn plain() -> Self {
+        FakeSink { way: Way::None, ..FakeSink::truncating() }
+    }
+
+    /// The next writes fail with these errors.
+    pub fn fail_writes(&self, failures: impl IntoIterator<Item = Error>) {
+        self.lock().write_failures.extend(failures);
+    }
+
+    /// The next flushes fail with these errors.
+    pub fn fail_flushes(&self, failures: impl IntoIterator<Item = Error>) {
+        self.lock().flush_failures.extend(failures);
+    }
+
+    /// Rejects records with this value so many times.
+    pub fn reject(&self, value: &str, times: usize, error: Error) {
+        self.lock().rejections.insert(value.to_owned(), (times, error));
+    }
+
+    /// Lets no write through until it is called again with `false`.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.send_replace(stalled);
+    }
+
+    /// The values that it holds, in order.
+    pub fn values(&self) -> Vec<String> {
+        let text = |record: &Record| record.value.as_ref().map(|value| String::from_utf8_lossy(value).into_owned());
+        self.lock().records.iter().map(|record| text(record).unwrap_or_default()).collect()
+    }
+
+    /// The records that it holds, in order.
+    pub fn records(&self) -> Vec<Record> {
+        self.lock().records.clone()
+    }
+
+    /// How many of them count.
+    pub fn committed(&self) -> usize {
+        self.lock().committed
+    }
+
+    /// Whether the epoch with the last record counts.
+    pub fn finished(&self) -> bool {
+        self.lock().finished
+    }
+
+    /// The most records that one write has brought.
+    pub fn largest_write(&self) -> usize {
+        self.lock().largest_write
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SinkPlan for FakeSink {
+    fn capabilities(&self) -> SinkCapabilities {
+        SinkCapabilities {
+            way: self.way,
+            per_record: true,
+            sequences: false,
+            keys: true,
+            headers: true,
+            tombstones: true,
+            times: true,
+            record_bytes_max: None,
+        }
+    }
+
+    fn describe(&self) -> String {
+        "fake".to_owned()
+    }
+
+    fn create(&self) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(Writer { fake: self.clone(), next: 0, rejected: Vec::new() }))
+    }
+}
+
+struct Writer {
+    fake: FakeSink,
+    next: WriteId,
+    rejected: Vec<(WriteId, u32, Error)>,
+}
+
+#[async_trait]
+impl Sink for Writer {
+    async fn open(&mut self, resume: &[(Epoch, Token)]) -> Result<()> {
+        if self.fake.way == Way::Truncating {
+            let (length, _): (usize, bool) = resume.last().map(|(_, token)| token.read()).transpose()?.unwrap_or_default();
+            self.fake.lock().records.truncate(length);
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: Batch) -> Result<WriteId> {
+        // The sender lives as long as the fake.
+        let _ = self.fake.stalled.subscribe().wait_for(|stalled| !stalled).await;
+        let mut state = self.fake.lock();
+        if !state.write_failures.is_empty() {
+            return Err(state.write_failures.remove(0));
+        }
+        let batch = batch.into_bytes();
+        state.largest_write = state.largest_write.max(batch.len());
+        self.next += 1;
+        for (row, record) in batch.iter().enumerate() {
+            let value = record.value().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+            match state.rejections.get_mut(&value) {
+                Some((times, error)) if *times > 0 => {
+                    *times -= 1;
+                    self.rejected.push((self.next, row as u32, error.clone()));
+                }
+                _ => state.records.push(record.to_record()),
+            }
+        }
+        Ok(self.next)
+    }
+
+    async fn flush(&mut self) -> Result<Outcomes> {
+        let mut state = self.fake.lock();
+        if !state.flush_failures.is_empty() {
+            return Err(state.flush_failures.remove(0));
+        }
+        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), sequences: Vec::new() })
+    }
+
+    async fn prepare(&mut self, _: Epoch, last: Last) -> Result<Option<Token>> {
+        let length = self.fake.lock().records.len();
+        Ok(Some(Token::new(&(length, last == Last::Finished))?))
+    }
+
+    async fn commit(&mut self, token: &Token) -> Result<()> {
+        let (length, finished): (usize, bool) = token.read()?;
+        let mut state = self.fake.lock();
+        state.committed = state.committed.max(length);
+        state.finished |= finished;
+        Ok(())
+    }
+}
