@@ -34,7 +34,7 @@ impl fmt::Display for Delivery {
 }
 
 /// What a component may want to know of the pipeline that it is planned into.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct PlanContext {
     /// The pipeline's promise.
     pub delivery: Delivery,
@@ -46,6 +46,16 @@ pub struct PlanContext {
     pub form: Form,
     /// The pipeline's variables.
     pub vars: BTreeMap<String, String>,
+}
+
+/// Shows no variables: they may hold secrets.
+impl fmt::Debug for PlanContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PlanContext { delivery, bounded, append, form, vars: _ } = self;
+        let mut shown = f.debug_struct("PlanContext");
+        shown.field("delivery", delivery).field("bounded", bounded).field("append", append).field("form", form);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// A source as planned: checked, nothing opened.

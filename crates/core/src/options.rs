@@ -87,6 +87,14 @@ impl de::Error for Mismatch {
         Mismatch(message.to_string())
     }
 
+    fn invalid_type(unexpected: de::Unexpected<'_>, wanted: &dyn de::Expected) -> Self {
+        Mismatch(format!("expected {}, found {}", expected(wanted), found(&unexpected)))
+    }
+
+    fn invalid_value(unexpected: de::Unexpected<'_>, wanted: &dyn de::Expected) -> Self {
+        Self::invalid_type(unexpected, wanted)
+    }
+
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         Self::unknown_variant(field, expected)
     }
@@ -109,15 +117,55 @@ macro_rules! from_text {
     ($($method:ident)*) => { $(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
             match self.0.as_str().map(str::trim).and_then(|text| serde_json::from_str::<Value>(text).ok()) {
-                Some(value @ (Value::Number(_) | Value::Bool(_))) => value.$method(visitor).map_err(shown),
-                _ => self.0.$method(visitor).map_err(shown),
+                Some(value @ (Value::Number(_) | Value::Bool(_))) => visit_scalar(&value, visitor),
+                _ => self.deserialize_any(visitor),
             }
         }
     )* };
 }
 
-fn shown(error: serde_json::Error) -> Mismatch {
-    Mismatch(error.to_string())
+fn visit_scalar<'de, V: Visitor<'de>>(value: &Value, visitor: V) -> Result<V::Value, Mismatch> {
+    match value {
+        Value::Bool(flag) => visitor.visit_bool(*flag),
+        Value::String(text) => visitor.visit_str(text),
+        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(number), _) => visitor.visit_u64(number),
+            (None, Some(number)) => visitor.visit_i64(number),
+            _ => visitor.visit_f64(number.as_f64().unwrap_or_default()),
+        },
+        _ => visitor.visit_unit(),
+    }
+}
+
+/// What was expected, in words for people: serde knows only Rust's names.
+fn expected(expected: &dyn de::Expected) -> String {
+    let text = expected.to_string();
+    let word = match text.as_str() {
+        "u8" | "u16" | "u32" | "u64" | "u128" | "usize" => "a whole number from 0",
+        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" | "str" => "a text",
+        "a sequence" => "a list",
+        "a map" => "options",
+        _ if text.starts_with("struct ") => "options",
+        _ => return text.replace("string", "text"),
+    };
+    word.to_owned()
+}
+
+fn found(unexpected: &de::Unexpected<'_>) -> String {
+    match unexpected {
+        de::Unexpected::Bool(flag) => flag.to_string(),
+        de::Unexpected::Unsigned(number) => number.to_string(),
+        de::Unexpected::Signed(number) => number.to_string(),
+        de::Unexpected::Float(number) => number.to_string(),
+        de::Unexpected::Str(text) => format!("the text \"{text}\""),
+        de::Unexpected::Seq => "a list".to_owned(),
+        de::Unexpected::Map => "several keys".to_owned(),
+        de::Unexpected::Unit => "nothing".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 impl<'de> de::Deserializer<'de> for Lenient<'de> {
@@ -130,7 +178,7 @@ impl<'de> de::Deserializer<'de> for Lenient<'de> {
         match self.0 {
             Value::Array(items) => visitor.visit_seq(de::value::SeqDeserializer::new(items.iter().map(Lenient))),
             Value::Object(map) => visitor.visit_map(Entries { entries: map.iter(), value: None }),
-            scalar => scalar.deserialize_any(visitor).map_err(shown),
+            scalar => visit_scalar(scalar, visitor),
         }
     }
 
@@ -262,6 +310,8 @@ mod tests {
         let error =
             parse_options::<Options>(&serde_json::json!({"path": "x", "rotate": {"every": "soon"}})).unwrap_err();
         assert_eq!(error.place().unwrap().path, ["rotate", "every"]);
+        let error = parse_options::<Options>(&serde_json::json!({"path": "x", "count": "many"})).unwrap_err();
+        assert_eq!(error.message(), "expected a whole number from 0, found the text \"many\"");
         let error = parse_options::<Options>(&serde_json::json!({"count": 3})).unwrap_err();
         assert_eq!(error.message(), "option `path` is missing");
     }

@@ -166,6 +166,9 @@ pub struct Checkpoint {
     pub segments: Vec<(Epoch, u64)>,
     /// All inputs had ended by themselves.
     pub finished: bool,
+    /// It was the last one of a run that the next one goes on from.
+    #[serde(default)]
+    pub drained: bool,
     /// When it was decided.
     pub decided_at: Timestamp,
 }

@@ -293,6 +293,7 @@ impl<'a> Coordinator<'a> {
             sinks: self.tokens.clone(),
             segments,
             finished: open.barrier.last == Last::Finished,
+            drained: open.barrier.last == Last::Drained,
             decided_at: Timestamp::now(),
         };
         store.decide(checkpoint, self.decided).await.map_err(fail)?;

@@ -25,7 +25,7 @@ use crate::{
     run::{RunFlags, Start},
     sink_task::SinkTask,
     source_task::{Lease, Slot, SourceTask},
-    stage_task::{StageTask, StepRun, Who, parked_state},
+    stage_task::{StageTask, StepRun, Who, ended_state, parked_state},
     task::{AfterFailure, Board, Context, Failure, Halt, Outputs, Report},
 };
 
@@ -76,7 +76,10 @@ impl Lasting {
             reports: mpsc::unbounded_channel(),
             letters: mpsc::channel(LETTERS_QUEUED_MAX),
         };
-        let mut build = Build { lasting: self, wiring, bounds, decided, ends: Ends::default(), tasks: JoinSet::new() };
+        // An end is final only for the run that reached it; after a crash in between it must not be told twice.
+        let stay_ended = !self.options.go_on && checkpoint.as_ref().is_some_and(|checkpoint| !checkpoint.drained);
+        let (ends, tasks) = (Ends::default(), JoinSet::new());
+        let mut build = Build { lasting: self, wiring, bounds, decided, stay_ended, ends, tasks };
         let mut edges = build.edges();
         let mut sinks = Vec::new();
         for (i, node) in plan.role(Role::Sink) {
@@ -199,6 +202,8 @@ struct Build<'a> {
     wiring: Wiring,
     bounds: Bounds,
     decided: Epoch,
+    /// Sources and stages that had ended by the checkpoint stay so.
+    stay_ended: bool,
     ends: Ends,
     tasks: JoinSet<Result<(), Halt>>,
 }
@@ -316,6 +321,7 @@ impl Build<'_> {
             steps.push(StepRun { who: Arc::new(who), step });
         }
         let (parked, _) = self.parked(&plan.nodes[last].name).await?;
+        let end_saved = !self.lasting.store.scan(&ended_state(&plan.nodes[last].name)).await.map_err(failure("state"))?.is_empty();
         let stateful = chain.iter().any(|&i| plan.nodes[i].stateful());
         let hold_back = stateful || plan.delivery == Delivery::ExactlyOnce;
         self.ends.stages += 1;
@@ -326,6 +332,8 @@ impl Build<'_> {
             outputs: edges.outputs(last, plan.nodes[last].ports()),
             parked,
             epoch: self.decided + 1,
+            ended: end_saved && self.stay_ended,
+            end_saved,
         })
     }
 
@@ -333,7 +341,7 @@ impl Build<'_> {
         let Planned::Source(plan) = &node.component else { return Err(failure(&node.name)(crate::task::bug("not a source"))) };
         let failed = failure(&node.name);
         let saved = checkpoint.and_then(|checkpoint| checkpoint.sources.get(&node.name));
-        let (until_end, go_on) = (self.lasting.options.until_end, self.lasting.options.go_on);
+        let until_end = self.lasting.options.until_end;
         let start = self.lasting.options.start.clone().unwrap_or_else(|| plan.start());
         let slot = self.lasting.slots.entry(i).or_default().clone();
         let retained = self.lasting.retained.entry(i).or_default().clone();
@@ -351,7 +359,7 @@ impl Build<'_> {
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sources.len();
         self.ends.sources.push((node.name.clone(), sender));
-        let ended = saved.is_some_and(|saved: &SourceCheckpoint| saved.ended) && !go_on && !kept;
+        let ended = saved.is_some_and(|saved: &SourceCheckpoint| saved.ended) && self.stay_ended && !kept;
         Ok(SourceTask {
             context: self.context(node),
             id,
@@ -365,7 +373,6 @@ impl Build<'_> {
             decided: self.decided,
             read_after: if checkpoint.is_some() { 0 } else { 1 },
             ended,
-            goes_on: until_end || self.lasting.options.count.is_some(),
         })
     }
 }

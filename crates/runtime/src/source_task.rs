@@ -77,8 +77,6 @@ pub(crate) struct SourceTask {
     pub(crate) read_after: Epoch,
     /// The source has ended; at the start, by the checkpoint.
     pub(crate) ended: bool,
-    /// The end is one of this run only: `until_end` or `count`.
-    pub(crate) goes_on: bool,
 }
 
 /// What changes while the task runs.
@@ -197,7 +195,7 @@ impl SourceTask {
         at.positions.push_back((barrier.epoch, position.clone()));
         at.epoch = barrier.epoch + 1;
         self.context.metrics.mark(barrier.epoch);
-        let checkpoint = SourceCheckpoint { position, ended: self.ended && !self.goes_on };
+        let checkpoint = SourceCheckpoint { position, ended: self.ended };
         self.context.report(Report::Source { source: self.id, epoch: barrier.epoch, checkpoint })?;
         if barrier.last != Last::No {
             at.reading = false;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::rules::ErrorRule;
 
 /// A whole pipeline as written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct PipelineSpec {
     /// Its identity: state is found by it.
     pub name: String,
@@ -39,6 +39,16 @@ pub struct PipelineSpec {
     pub limits: LimitsSpec,
     /// Values of the variables.
     pub vars: BTreeMap<String, String>,
+}
+
+/// Shows the graph only: variables may hold secrets.
+impl std::fmt::Debug for PipelineSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let PipelineSpec { name, sources, steps, sinks, delivery, .. } = self;
+        let mut shown = f.debug_struct("PipelineSpec");
+        shown.field("name", name).field("sources", sources).field("steps", steps).field("sinks", sinks);
+        shown.field("delivery", delivery).finish_non_exhaustive()
+    }
 }
 
 /// One source, step or sink as written. `P` is the trait of its plan.

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use millstream_core::{Batch, Epoch, Error, Failed, Last, Output, Result, Step as CoreStep, Timestamp};
+use bytes::Bytes;
+use millstream_core::{Batch, Change, Epoch, Error, Failed, Last, Output, Result, Step as CoreStep, Timestamp, group};
 
 use crate::{
     align::{Input, Inputs},
@@ -35,6 +36,10 @@ pub(crate) struct StageTask {
     pub(crate) outputs: Outputs,
     pub(crate) parked: Parked,
     pub(crate) epoch: Epoch,
+    /// The steps have been told that the input has ended, and whether the checkpoint knows it: what they emit at the end
+    /// must come once.
+    pub(crate) ended: bool,
+    pub(crate) end_saved: bool,
 }
 
 /// A batch on its way through the chain: before step `step`, on input `port` of it; or behind the last one.
@@ -49,6 +54,11 @@ struct Work {
 /// The name under which a stage's parked records are saved.
 pub(crate) fn parked_state(stage: &str) -> String {
     format!("{stage}#parked")
+}
+
+/// The name under which it is saved that a stage has told its steps of the end.
+pub(crate) fn ended_state(stage: &str) -> String {
+    format!("{stage}#ended")
 }
 
 impl StageTask {
@@ -76,7 +86,9 @@ impl StageTask {
                     Ok(Input::Batch(port, batch)) => self.take(port, batch).await?,
                     Ok(Input::Barrier(barrier)) => self.barrier(barrier).await?,
                     Ok(Input::End) => {
-                        self.end_steps().await?;
+                        if !std::mem::replace(&mut self.ended, true) {
+                            self.end_steps().await?;
+                        }
                         ending = true;
                     }
                     // The coordinator ends a run by letting the sources go, and so everybody behind them.
@@ -233,6 +245,11 @@ impl StageTask {
         }
         let parked = self.parked.changes().map_err(|error| self.context.fatal(error))?;
         state.push((parked_state(&self.context.name), parked));
+        if self.ended != self.end_saved {
+            let value = self.ended.then(Bytes::new);
+            state.push((ended_state(&self.context.name), vec![Change { group: group(b""), key: Bytes::new(), value }]));
+            self.end_saved = self.ended;
+        }
         state.retain(|(_, changes)| !changes.is_empty());
         self.epoch = barrier.epoch + 1;
         self.context.report(Report::State { epoch: barrier.epoch, state })?;

@@ -71,6 +71,7 @@ pub fn checkpoint(store_id: String, epoch: Epoch, segments: Vec<(Epoch, u64)>) -
         sinks: BTreeMap::new(),
         segments,
         finished: false,
+        drained: false,
         decided_at: Timestamp::now(),
     }
 }

@@ -1,4 +1,5 @@
 //! `kill -9` at any moment: the store holds exactly some decided epoch, and never one before the last that was answered.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     collections::BTreeMap,
@@ -84,10 +85,14 @@ fn a_kill_loses_nothing_that_was_decided() {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (tell, hear) = std::sync::mpsc::channel();
         let told = std::thread::spawn(move || {
-            lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("decided ")?.parse::<Epoch>().ok()).last()
+            let epochs = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("decided ")?.parse().ok());
+            epochs.inspect(|epoch: &Epoch| drop(tell.send(*epoch))).last()
         });
-        std::thread::sleep(Duration::from_micros(60_000 + round * 13_331 % 90_000));
+        // Some epochs on, and then at any moment of one.
+        hear.iter().nth((round * 7 % 60) as usize);
+        std::thread::sleep(Duration::from_micros(round * 397 % 2_500));
         child.kill().unwrap();
         child.wait().unwrap();
         let told = told.join().unwrap().unwrap_or(before);

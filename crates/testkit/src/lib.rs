@@ -2,8 +2,10 @@
 //!
 //! Fakes are real components: they keep the contracts of `millstream-core`, and can be made to fail, stall and reject.
 
+mod count;
 mod sink;
 mod source;
 
+pub use count::CountValues;
 pub use sink::FakeSink;
 pub use source::FakeSource;

@@ -76,6 +76,8 @@ impl EmbeddedStore {
 #[async_trait]
 impl Store for EmbeddedStore {
     async fn fence(&mut self) -> Result<()> {
+        // A panic of an earlier call left the engine half done; `fence` begins from what is on disk.
+        self.engine.clear_poison();
         self.id = self.run(Engine::fence).await?;
         Ok(())
     }
@@ -127,5 +129,5 @@ impl Store for EmbeddedStore {
 /// The blocking thread panicked, in this call or an earlier one, or the runtime is going down.
 fn gone() -> Error {
     Error::new(ErrorKind::Bug, "cannot use the store: its thread was stopped in the middle of its work")
-        .hint("restart the pipeline; it goes on from its last checkpoint")
+        .hint("restart the pipeline: `fence` and `load` go on from the last checkpoint")
 }

@@ -1,116 +1,14 @@
-//! What the engine promises, on fakes that keep the contracts and a store in memory.
+//! One behaviour each.
 
 use std::{sync::Arc, time::Duration};
 
-use millstream_core::{
-    Batch, Body, Class, Column, Delivery, Error, ErrorKind, Extent, Form, Forms, Output, Registry, Result, Step, StepPlan, Transform,
-};
+use millstream_core::{Class, Delivery, Error, ErrorKind, Registry};
 use millstream_runtime::{
-    Ended, Entry, ErrorRule, Match, PipelineSpec, Plan, PlanOptions, Probe, Retry, RunOptions, Running, Start, Step as EpochStep,
-    Then,
+    Ended, Entry, ErrorRule, Match, Plan, PlanOptions, Probe, Retry, Start, Step as EpochStep, Then,
 };
-use millstream_state::{Memory, MemoryStore};
 use millstream_testkit::{FakeSink, FakeSource};
 
-/// A step made of a closure over single values.
-struct Map(Box<dyn Fn(&str) -> Result<Option<String>> + Send>);
-
-impl Transform for Map {
-    fn apply(&mut self, batch: Batch, out: &mut Output) {
-        let batch = batch.into_bytes();
-        let (mut parents, mut data, mut extents) = (Vec::new(), Vec::new(), Vec::new());
-        for row in 0..batch.len() {
-            let text = String::from_utf8_lossy(batch.get(row).value().unwrap_or_default()).into_owned();
-            match (self.0)(&text) {
-                Ok(Some(value)) => {
-                    let start = data.len() as u32;
-                    data.extend_from_slice(value.as_bytes());
-                    extents.push(Extent { start, end: data.len() as u32 });
-                    parents.push(row as u32);
-                }
-                Ok(None) => out.filtered(1),
-                Err(error) => out.fail(&batch, row, error),
-            }
-        }
-        let body = Body::Bytes(Column::new(data.into(), extents), Forms::Same(Form::Text));
-        out.emit(0, batch.derive(parents, body));
-    }
-}
-
-type MapFn = fn(&str) -> Result<Option<String>>;
-
-#[derive(Debug)]
-struct MapPlan(MapFn);
-
-impl StepPlan for MapPlan {
-    fn form(&self) -> Form {
-        Form::Text
-    }
-
-    fn create(&self) -> Result<Step> {
-        Ok(Step::Transform(Box::new(Map(Box::new(self.0)))))
-    }
-}
-
-fn spec(source: &FakeSource, steps: &[MapFn], sink: &FakeSink) -> PipelineSpec {
-    PipelineSpec {
-        name: "test".to_owned(),
-        sources: vec![Entry::ready(Arc::new(source.clone()))],
-        steps: steps.iter().map(|map| Entry::ready(Arc::new(MapPlan(*map)) as Arc<dyn StepPlan>)).collect(),
-        sinks: vec![named(sink, "sink")],
-        ..PipelineSpec::default()
-    }
-}
-
-fn named(sink: &FakeSink, name: &str) -> Entry<dyn millstream_core::SinkPlan> {
-    let mut entry = Entry::ready(Arc::new(sink.clone()) as Arc<dyn millstream_core::SinkPlan>);
-    entry.name = Some(name.to_owned());
-    entry
-}
-
-struct Bench {
-    memory: Memory,
-    dead: FakeSink,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Bench { memory: Memory::new(), dead: FakeSink::truncating() }
-    }
-
-    fn options(&self) -> RunOptions {
-        RunOptions::new(Box::new(MemoryStore::new(self.memory.clone())), Arc::new(self.dead.clone()))
-    }
-
-    fn start(&self, spec: &PipelineSpec) -> Running {
-        self.start_with(spec, |_| {})
-    }
-
-    fn start_with(&self, spec: &PipelineSpec, change: impl FnOnce(&mut RunOptions)) -> Running {
-        let plan = Plan::new(spec, &Registry::default(), PlanOptions::default()).unwrap();
-        let mut options = self.options();
-        change(&mut options);
-        Running::start(plan, options)
-    }
-}
-
-fn numbers(count: usize) -> Vec<String> {
-    (0..count).map(|i| i.to_string()).collect()
-}
-
-fn balanced(summary: &millstream_runtime::Summary) {
-    for (name, stage) in &summary.stages {
-        assert_eq!(stage.in_flight(), 0, "the books of `{name}` balance: {stage:?}");
-    }
-}
-
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(tokio::time::Instant::now() < deadline, "waited for {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
+use crate::{Bench, MapFn, balanced, named, numbers, spec, until};
 
 #[tokio::test]
 async fn records_go_through_in_order_and_everything_is_committed() {
