@@ -208,6 +208,13 @@ pub struct Registry {
     components: BTreeMap<(Role, &'static str), Component>,
 }
 
+/// Shows the names.
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.components.keys()).finish()
+    }
+}
+
 impl Registry {
     /// Adds a component; one of the same role and name is replaced.
     pub fn add(&mut self, component: Component) {

@@ -20,6 +20,8 @@ pub struct Url {
     pub password: Option<Secret<String>>,
     /// The nodes, as written: `host`, `host:port` or `[v6]:port`.
     pub nodes: Vec<String>,
+    /// The path begins with a slash, or follows a node.
+    pub rooted: bool,
     /// Path segments, decoded. A leading slash is none of them; an empty last one is kept out.
     pub path: Vec<String>,
     /// Path segments as written, for those that split them further.
@@ -69,6 +71,7 @@ impl Url {
             user,
             password,
             nodes: nodes.split(',').filter(|node| !node.is_empty()).map(str::to_owned).collect(),
+            rooted: path.starts_with('/'),
             path: raw_path.iter().map(|part| decode(part)).collect::<Result<_>>()?,
             raw_path,
             query: pairs,
@@ -79,6 +82,19 @@ impl Url {
     pub fn streams(&self, segment: usize) -> Result<Vec<String>> {
         let raw = self.raw_path.get(segment).map_or("", String::as_str);
         raw.split(',').filter(|name| !name.is_empty()).map(decode).collect()
+    }
+
+    /// The first `segments` parts of the path as a path of the file system: `file:///a/b` is `/a/b`; `file:a/b`, and
+    /// `file://a/b` with its first part where others have a host, are relative.
+    pub fn local_path(&self, segments: usize) -> String {
+        let mut path = self.nodes.first().filter(|node| *node != "localhost").cloned().unwrap_or_default();
+        for part in self.path.iter().take(segments) {
+            if self.rooted || !path.is_empty() {
+                path.push('/');
+            }
+            path.push_str(part);
+        }
+        path
     }
 
     /// The first value of an option.
@@ -135,7 +151,7 @@ fn redact(text: &str) -> String {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.scheme)?;
-        if !self.nodes.is_empty() || self.user.is_some() || !self.raw_path.is_empty() {
+        if !self.nodes.is_empty() || self.user.is_some() || self.rooted {
             f.write_str("//")?;
         }
         match (&self.user, &self.password) {
@@ -145,7 +161,7 @@ impl fmt::Display for Url {
         }
         f.write_str(&self.nodes.join(","))?;
         if !self.raw_path.is_empty() {
-            write!(f, "/{}", self.raw_path.join("/"))?;
+            write!(f, "{}{}", if self.rooted { "/" } else { "" }, self.raw_path.join("/"))?;
         }
         let hidden = |name: &str| ["password", "secret", "token"].iter().any(|part| name.contains(part));
         for (i, (name, value)) in self.query.iter().enumerate() {
@@ -184,7 +200,10 @@ mod tests {
         assert_eq!(Url::parse("stdio:").unwrap().path, Vec::<String>::new());
         assert_eq!(Url::parse("stdio:///a,b").unwrap().streams(0).unwrap(), ["a", "b"]);
         assert_eq!(Url::parse("file:///data/my%20file,1.ss/key").unwrap().path, ["data", "my file,1.ss", "key"]);
-        assert_eq!(Url::parse("file:rel/x.txt").unwrap().path, ["rel", "x.txt"]);
+        for (text, path) in [("file:rel/x.txt", "rel/x.txt"), ("file:/a/b", "/a/b"), ("file:///a/b", "/a/b"), ("file://./a", "./a")] {
+            assert_eq!(Url::parse(text).unwrap().local_path(9), path);
+        }
+        assert_eq!(Url::parse("file:../a/b?x=1").unwrap().to_string(), "file:../a/b?x=1");
     }
 
     #[test]

@@ -92,7 +92,7 @@ where
         let mut value = Vec::new();
         for (sequence, (key, state)) in self.table.iter().enumerate() {
             value.clear();
-            emit(key, state, &mut value);
+            emit(&key, state, &mut value);
             let key = Some(key.to_vec().into());
             builder.push(&Record { sequence: sequence as u128, key, ..Record::new("fold", value.clone()) });
             if builder.is_full() {

@@ -1,25 +1,27 @@
 //! The state directory: where pipelines keep checkpoints, keyed state and dead letters.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use millstream_core::{Result, Sink, SinkCapabilities, SinkPlan, Store};
 use millstream_runtime::{Plan, RunOptions, StateSpec};
-use millstream_state::{DeadLetterLog, EmbeddedStore, Memory, MemoryStore, dead_letter_capabilities};
+use millstream_state::{DeadLetterLog, EmbeddedStore, Memory, MemoryStore, DEAD_LETTER_CAPABILITIES};
 
 /// A state directory. Each pipeline has a folder of its own in it, found by the pipeline's name.
 #[derive(Clone, Debug)]
 pub struct Home {
     directory: PathBuf,
-    memory: Memory,
+    /// State of pipelines that keep it in memory, by their names.
+    memory: Arc<Mutex<HashMap<String, Memory>>>,
 }
 
 impl Home {
     /// The state directory at this path; nothing is made until a pipeline runs.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Home { directory: directory.into(), memory: Memory::new() }
+        Home { directory: directory.into(), memory: Arc::default() }
     }
 
     /// `$MILLSTREAM_STATE_DIR`, else `.millstream` in the working directory.
@@ -42,9 +44,13 @@ impl Home {
         let folder = self.pipeline(&plan.name);
         let store: Box<dyn Store> = match plan.state {
             StateSpec::Embedded => Box::new(EmbeddedStore::new(folder.clone())),
-            StateSpec::Memory => Box::new(MemoryStore::new(self.memory.clone())),
+            StateSpec::Memory => Box::new(MemoryStore::new(self.memory_of(&plan.name))),
         };
         RunOptions::new(store, Arc::new(DeadLetters { folder }))
+    }
+
+    fn memory_of(&self, name: &str) -> Memory {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
     }
 }
 
@@ -56,7 +62,7 @@ struct DeadLetters {
 
 impl SinkPlan for DeadLetters {
     fn capabilities(&self) -> SinkCapabilities {
-        dead_letter_capabilities()
+        DEAD_LETTER_CAPABILITIES
     }
 
     fn describe(&self) -> String {

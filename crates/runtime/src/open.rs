@@ -39,7 +39,6 @@ pub(crate) struct Lasting {
     pub(crate) causes: Causes,
     pub(crate) slots: HashMap<usize, Slot>,
     pub(crate) retained: HashMap<usize, Arc<Mutex<Retained>>>,
-    pub(crate) fenced: bool,
     /// Where the run began.
     pub(crate) start: Option<Start>,
 }
@@ -106,10 +105,8 @@ impl Lasting {
     /// Fences, reads the checkpoint, and decides where to begin.
     async fn recover(&mut self) -> Result<(Option<Checkpoint>, Start), Failure> {
         let store_failure = failure("state");
-        if !self.fenced {
-            self.store.fence().await.map_err(&store_failure)?;
-            self.fenced = true;
-        }
+        // Also after a failure in this process: a deciding write whose outcome is unknown is settled by fence and load.
+        self.store.fence().await.map_err(&store_failure)?;
         let found = self.store.load().await.map_err(&store_failure)?;
         let Some(checkpoint) = found else { return Ok((None, Start::Fresh)) };
         self.check_fingerprint(&checkpoint).map_err(&store_failure)?;

@@ -213,7 +213,6 @@ impl Running {
             causes: Causes::default(),
             slots: Default::default(),
             retained: Default::default(),
-            fenced: false,
             start: None,
         };
         let (control, commands) = mpsc::unbounded_channel();

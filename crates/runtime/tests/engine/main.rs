@@ -1,6 +1,7 @@
 //! What the engine promises, on fakes that keep the contracts and a store in memory.
 
 mod behaviour;
+mod limits;
 mod model;
 
 use std::{sync::Arc, time::Duration};

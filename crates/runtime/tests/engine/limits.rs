@@ -1,0 +1,143 @@
+//! Memory and processor time of a pipeline whose sink stalls, measured in a process of its own.
+
+use std::{process::Command, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use millstream_core::{
+    BATCH_RECORDS_MAX, BatchBuilder, Event, Form, Position, Result, Resume, ShardKey, Source, SourceCapabilities, SourcePlan,
+};
+use millstream_runtime::Entry;
+use millstream_testkit::{FakeSink, FakeSource};
+
+use crate::{Bench, spec, until};
+
+/// Full batches of 100-byte records, for ever.
+#[derive(Debug)]
+struct Endless;
+
+impl SourcePlan for Endless {
+    fn capabilities(&self) -> SourceCapabilities {
+        SourceCapabilities { seek: false, seek_time: false, ..SourceCapabilities::LOG }
+    }
+
+    fn form(&self) -> Form {
+        Form::Bytes
+    }
+
+    fn describe(&self) -> String {
+        "endless".to_owned()
+    }
+
+    fn create(&self) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Reading(0)))
+    }
+}
+
+struct Reading(u64);
+
+#[async_trait]
+impl Source for Reading {
+    async fn open(&mut self, _: &Resume) -> Result<()> {
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Event> {
+        let (shard, mut builder) = (ShardKey::new("endless", 0), BatchBuilder::new());
+        for _ in 0..BATCH_RECORDS_MAX {
+            builder.push_value(&shard, self.0.into(), None, Form::Bytes, None, Some(&[b'x'; 100]));
+            self.0 += 1;
+        }
+        Ok(Event::Batch(builder.finish().into()))
+    }
+
+    fn position(&self) -> Result<Position> {
+        let mut position = Position::default();
+        position.set(ShardKey::new("endless", 0), &self.0)?;
+        Ok(position)
+    }
+}
+
+/// A figure of `/proc/self/status` in KiB.
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Processor time of this process so far, in clock ticks of 10 ms.
+fn ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let behind_name = stat.rsplit_once(')').unwrap().1;
+    behind_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+/// Runs the test of that name alone in a process of its own.
+fn alone(test: &str) {
+    let child = Command::new(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]).env(CHILD, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success() && text.contains("1 passed"), "{text}");
+}
+
+const CHILD: &str = "MILLSTREAM_TEST_CHILD";
+
+#[test]
+fn with_a_stalled_sink_memory_stays_flat_the_source_waits_and_nothing_spins() {
+    if std::env::var_os(CHILD).is_none() {
+        return alone("limits::with_a_stalled_sink_memory_stays_flat_the_source_waits_and_nothing_spins");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (sink, bench) = (FakeSink::plain(), Bench::new());
+        let mut spec = spec(&FakeSource::live(), &[], &sink);
+        spec.sources = vec![Entry::ready(Arc::new(Endless))];
+        spec.limits.memory = "16MiB".parse().unwrap();
+        spec.checkpoint.every = "50ms".parse().unwrap();
+        sink.stall(true);
+        let running = bench.start(&spec);
+        let handle = running.handle();
+        let read = || handle.status().stages["custom"].records_in;
+        let (mut before, mut same) = (0, 0);
+        until("the source to wait", || {
+            let now = read();
+            same = if std::mem::replace(&mut before, now) == now && now > 0 { same + 1 } else { 0 };
+            same > 200
+        })
+        .await;
+        let (read_before, memory_before, ticks_before) = (read(), resident_kib(), ticks());
+        // The time over which is measured.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (memory, ticks) = (resident_kib().saturating_sub(memory_before), ticks() - ticks_before);
+        assert!(read() - read_before <= 2 * BATCH_RECORDS_MAX as u64, "the source reads on: {} records", read() - read_before);
+        assert!(memory < 4 << 10, "memory grew by {memory} KiB");
+        assert!(ticks <= 6, "{ticks} ticks of processor time in 3 s are above 2 %");
+        handle.stop();
+    });
+}
+
+#[test]
+fn a_thousand_idle_pipelines_use_little_memory_and_no_processor_time() {
+    if std::env::var_os(CHILD).is_none() {
+        return alone("limits::a_thousand_idle_pipelines_use_little_memory_and_no_processor_time");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let memory_before = resident_kib();
+        let mut all = Vec::new();
+        for i in 0..1000 {
+            let mut spec = spec(&FakeSource::live(), &[], &FakeSink::plain());
+            spec.name = format!("idle-{i}");
+            let bench = Bench::new();
+            all.push((bench.start(&spec), bench));
+        }
+        for (running, _) in &all {
+            let handle = running.handle();
+            until("all to run", || handle.status().epochs > 0).await;
+        }
+        let ticks_before = ticks();
+        // The time over which is measured.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (memory, ticks) = (resident_kib() - memory_before, ticks() - ticks_before);
+        assert!(memory < 60 << 10, "{memory} KiB");
+        assert!(ticks <= 9, "{ticks} ticks of processor time in 3 s are above 3 %");
+    });
+}
