@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn stars_and_question_marks_match() {
-        for (pattern, name) in [("*", "a"), ("*.log", "a.log"), ("a*b*c", "axxbyybzc"), ("?.t", "ä.t"), ("*a", "aaa")] {
+        for (pattern, name) in [("*", "a"), ("*.log", "a.log"), ("a*b*c", "axxbyybzc"), ("?.t", "ä.t"), ("*a", "aaa")]
+        {
             assert!(fits(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in [("*.log", "a.logs"), ("?", ""), ("?", "ab"), ("a*b", "ac")] {
@@ -194,7 +195,8 @@ mod tests {
         }
         let find = |pattern: &str| {
             let found = Pattern::new(&format!("{}/{pattern}", dir.path().display())).find().unwrap();
-            let names = found.files.iter().map(|path| path.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned());
+            let names =
+                found.files.iter().map(|path| path.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned());
             names.collect::<Vec<_>>()
         };
         assert_eq!(find("*"), ["a.log", "b.log"]);

@@ -46,11 +46,19 @@ impl Fingerprint {
 
     /// Whether the file begins with the same bytes. One that is shorter does not.
     pub(crate) fn matches(&self, file: &File) -> io::Result<bool> {
+        if self.empty() {
+            return Ok(true);
+        }
         match Fingerprint::of(file, self.bytes.into()) {
             Ok(other) => Ok(other == *self),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether it covers nothing, and so every file.
+    pub(crate) fn empty(&self) -> bool {
+        self.bytes == 0
     }
 
     /// Whether more bytes would make it better, of a file of which `read` bytes have been read.

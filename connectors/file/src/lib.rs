@@ -18,6 +18,7 @@ mod options;
 mod published;
 mod sink;
 mod source;
+pub mod ss;
 mod url;
 mod watch;
 
@@ -31,19 +32,19 @@ pub fn components() -> Vec<Component> {
         Component {
             name: "file",
             summary: "Reads files, once or as they grow and rotate.",
-            schema: || schemars::schema_for!(FileSourceOptions),
-            planner: Planner::Source(source::plan),
+            schema: ss::source_schema,
+            planner: Planner::Source(ss::plan_source),
             schemes: &["file"],
-            from_url: Some(url::options),
+            from_url: Some(ss::source_from_url),
             example: "file: { path: app.log, follow: true }",
         },
         Component {
             name: "file",
             summary: "Writes a file: appends to it, replaces it, or rotates.",
-            schema: || schemars::schema_for!(FileSinkOptions),
-            planner: Planner::Sink(sink::plan),
+            schema: ss::sink_schema,
+            planner: Planner::Sink(ss::plan_sink),
             schemes: &["file"],
-            from_url: Some(url::options),
+            from_url: Some(ss::sink_from_url),
             example: "file: { path: out.ndjson }",
         },
     ]

@@ -52,9 +52,11 @@ impl FileSourceOptions {
     pub fn validate(&self) -> Result<()> {
         check_path(&self.path)?;
         match &self.start {
-            Some(SeekTo::Time(_)) => Err(Error::new(ErrorKind::Option, "the records of a file have no times to start at")
-                .hint("use `beginning`, `end` or a record number")
-                .within("start")),
+            Some(SeekTo::Time(_)) => {
+                Err(Error::new(ErrorKind::Option, "the records of a file have no times to start at")
+                    .hint("use `beginning`, `end` or a record number")
+                    .within("start"))
+            }
             Some(SeekTo::Committed) => Err(Error::new(ErrorKind::Option, "a file does not know what was committed")
                 .hint("leave `start` out: a saved position comes first anyway")
                 .within("start")),
@@ -116,7 +118,9 @@ impl FileSinkOptions {
     pub fn validate(&self) -> Result<()> {
         check_path(&self.path)?;
         if self.path.ends_with('/') {
-            return Err(Error::new(ErrorKind::Option, format!("`{}` is a folder, not a file", self.path)).within("path"));
+            return Err(
+                Error::new(ErrorKind::Option, format!("`{}` is a folder, not a file", self.path)).within("path")
+            );
         }
         let Some(rotate) = &self.rotate else { return Ok(()) };
         rotate.validate().map_err(|error| error.within("rotate"))
@@ -141,7 +145,11 @@ impl Rotate {
             return wrong("keep", "keeping no file would delete all that is written", "leave `keep` out to keep all");
         }
         if !self.name.contains("{n}") {
-            return wrong("name", "without `{n}` two files could get the same name", "add `{n}`, as in `{stem}-{start}-{n}{ext}`");
+            return wrong(
+                "name",
+                "without `{n}` two files could get the same name",
+                "add `{n}`, as in `{stem}-{start}-{n}{ext}`",
+            );
         }
         if self.name.contains('/') {
             return wrong("name", "rotated files stay in the folder of `path`", "put the folder into `path`");

@@ -154,8 +154,7 @@ mod kernel {
         });
         let hub = hub.as_ref()?;
         let name = "millstream-file-watch".to_owned();
-        let running =
-            THREAD.get_or_init(|| std::thread::Builder::new().name(name).spawn(move || listen(hub)).is_ok());
+        let running = THREAD.get_or_init(|| std::thread::Builder::new().name(name).spawn(move || listen(hub)).is_ok());
         running.then_some(hub)
     }
 

@@ -31,7 +31,9 @@ async fn big_files_come_in_slices_with_runs_of_sequences() {
     let (mut next, mut batches) = (1u128, 0);
     while let Event::Batch(read) = source.next().await.unwrap() {
         let (envelope, _) = read.batch.envelope();
-        assert!(matches!(&envelope.shards, Shards::Same(shard) if *shard.stream == *dir.text("a.txt") && shard.shard == 0));
+        assert!(
+            matches!(&envelope.shards, Shards::Same(shard) if *shard.stream == *dir.text("a.txt") && shard.shard == 0)
+        );
         assert!(matches!(envelope.sequences, Sequences::Run(base) if base == next));
         for record in read.batch.iter() {
             assert_eq!(record.value().unwrap(), format!("line {}", next - 1).as_bytes());
@@ -177,7 +179,10 @@ async fn errors_name_the_path_and_say_what_to_do() {
     assert_eq!(plan(json!({ "path": "x", "start": "2026-01-01T00:00:00Z" })).place().unwrap().path, ["start"]);
     assert_eq!(plan(json!({ "path": "" })).place().unwrap().path, ["path"]);
     assert_eq!(plan(json!({ "path": "x", "folow": true })).hint_text(), Some("did you mean `follow`?"));
-    assert_eq!(plan(json!({ "path": "x", "multiline": { "start": "(" } })).place().unwrap().path, ["multiline", "start"]);
+    assert_eq!(
+        plan(json!({ "path": "x", "multiline": { "start": "(" } })).place().unwrap().path,
+        ["multiline", "start"]
+    );
     assert_eq!(plan(json!({ "path": "x", "codec": "bytes", "follow": true })).kind(), ErrorKind::Option);
     let follow = source(json!({ "path": dir.text("nowhere/x"), "follow": true })).open(&fresh()).await;
     assert_eq!(follow.unwrap_err().kind(), ErrorKind::NotFound);

@@ -6,7 +6,7 @@
 //! | [`CodecOptions::message`] | the same for systems whose records are single values: Redis, Kafka |
 //! | [`Compression`], [`Decompressor`], [`Compressor`] | gzip and zstd, pushed block by block |
 //! | [`log`] | the stdio line protocol: `[time | stream | sequence | shard] payload` |
-//! | [`print`] | records for people and pipes: `--format log`, `ndjson`, `raw` |
+//! | [`mod@print`] | records for people and pipes: `--format log`, `ndjson`, `raw` |
 //! | [`ss`] | SeaStreamer's file format |
 //!
 //! # Calling a decoder

@@ -1,6 +1,5 @@
 //! Packing and unpacking in any blocks.
-
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::result_large_err)]
 
 use std::io::Read;
 

@@ -1,4 +1,5 @@
 //! `csv` and `tsv`.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::result_large_err)]
 
 mod support;
 

@@ -1,11 +1,10 @@
 //! The stdio line protocol: what `/docs` promises of reading and printing lines, sentence by sentence.
-
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::result_large_err)]
 
 use bytes::Bytes;
 use millstream_codec::{
     CodecOptions, LinesOptions, Newline,
-    log::{Headers, LogDecoder, LogOptions, stream_key},
+    log::{Header, Headers, LogDecoder, LogOptions, stream_key},
     print::{Format, Printer, read_record},
 };
 use millstream_core::{BatchBuilder, Error, ErrorKind, Form, Record, ShardKey, Size, Timestamp};
@@ -314,6 +313,29 @@ proptest! {
         let got: Vec<Record> = read(&lenient(), &out, &sizes).into_iter().map(Result::unwrap).collect();
         let expected: Vec<Record> = batch.iter().map(|record| record.to_record()).collect();
         prop_assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_line_changes_nothing_in_the_next(
+        lines in prop::collection::vec(
+            "\\[(2022-01-01T00:00:0[01](\\.[05])? ?\\| )?[ab]{1,2} ?\\|? ?[0-9]{0,21} ?(\\| ?[0-9x]{0,3})? ?\\|?\\]?.?x", 0..20,
+        ),
+    ) {
+        let alone: Vec<_> = lines.iter().flat_map(|line| read(&lenient(), line.as_bytes(), &[1000])).collect();
+        let together = read(&lenient(), lines.join("\n").as_bytes(), &[1000]);
+        let seen = |lines: &[Line]| -> Vec<_> {
+            lines.iter().map(|line| {
+                let record = line.as_ref().unwrap();
+                // A number that the line does not give depends on those before it.
+                (record.origin.clone(), record.time, record.value.clone())
+            }).collect()
+        };
+        prop_assert_eq!(seen(&together), seen(&alone));
+        for (line, record) in lines.iter().zip(&together) {
+            if let Some((Header { sequence: Some(sequence), .. }, _)) = Header::parse(line.as_bytes()) {
+                prop_assert_eq!(record.as_ref().unwrap().sequence, sequence);
+            }
+        }
     }
 
     #[test]

@@ -200,7 +200,9 @@ mod tests {
         assert_eq!(Url::parse("stdio:").unwrap().path, Vec::<String>::new());
         assert_eq!(Url::parse("stdio:///a,b").unwrap().streams(0).unwrap(), ["a", "b"]);
         assert_eq!(Url::parse("file:///data/my%20file,1.ss/key").unwrap().path, ["data", "my file,1.ss", "key"]);
-        for (text, path) in [("file:rel/x.txt", "rel/x.txt"), ("file:/a/b", "/a/b"), ("file:///a/b", "/a/b"), ("file://./a", "./a")] {
+        for (text, path) in
+            [("file:rel/x.txt", "rel/x.txt"), ("file:/a/b", "/a/b"), ("file:///a/b", "/a/b"), ("file://./a", "./a")]
+        {
             assert_eq!(Url::parse(text).unwrap().local_path(9), path);
         }
         assert_eq!(Url::parse("file:../a/b?x=1").unwrap().to_string(), "file:../a/b?x=1");

@@ -14,15 +14,22 @@ async fn main() -> Result<()> {
         .source(&format!("file:{path}"))
         .flat_map(|line, words| {
             let text = line.value().unwrap_or_default();
-            text.split(|byte| !byte.is_ascii_alphabetic()).filter(|word| !word.is_empty()).for_each(|word| words.value(word));
+            text.split(|byte| !byte.is_ascii_alphabetic())
+                .filter(|word| !word.is_empty())
+                .for_each(|word| words.value(word));
         })
         .map(|word, lower| {
             lower.extend(word.value().unwrap_or_default().iter().map(u8::to_ascii_lowercase));
             Ok(())
         })
-        .fold("count", |word| word.value(), |count: &mut u64, _| *count += 1, |word, count, line| {
-            line.extend_from_slice(format!("{:>7} {}", count, String::from_utf8_lossy(word)).as_bytes());
-        })
+        .fold(
+            "count",
+            |word| word.value(),
+            |count: &mut u64, _| *count += 1,
+            |word, count, line| {
+                line.extend_from_slice(format!("{:>7} {}", count, String::from_utf8_lossy(word)).as_bytes());
+            },
+        )
         .sink("stdio:?format=raw")
         .run()
         .await?;

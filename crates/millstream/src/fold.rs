@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use millstream_core::{Batch, BatchBuilder, Change, Form, Operator, Output, Record, RecordRef, Result, Step, StepPlan, try_each_row};
+use millstream_core::{
+    Batch, BatchBuilder, Change, Form, Operator, Output, Record, RecordRef, Result, Step, StepPlan, try_each_row,
+};
 use millstream_state::KeyedTable;
 use serde::{Serialize, de::DeserializeOwned};
 

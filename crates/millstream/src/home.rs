@@ -8,7 +8,7 @@ use std::{
 
 use millstream_core::{Result, Sink, SinkCapabilities, SinkPlan, Store};
 use millstream_runtime::{Plan, RunOptions, StateSpec};
-use millstream_state::{DeadLetterLog, EmbeddedStore, Memory, MemoryStore, DEAD_LETTER_CAPABILITIES};
+use millstream_state::{DEAD_LETTER_CAPABILITIES, DeadLetterLog, EmbeddedStore, Memory, MemoryStore};
 
 /// A state directory. Each pipeline has a folder of its own in it, found by the pipeline's name.
 #[derive(Clone, Debug)]

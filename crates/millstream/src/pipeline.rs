@@ -5,7 +5,9 @@ use std::sync::Arc;
 use millstream_core::{
     Component, Delivery, Error, ErrorKind, RecordRef, Registry, Result, Role, SinkPlan, SourcePlan, StepPlan, Url,
 };
-use millstream_runtime::{CheckpointSpec, Entry, ErrorRule, PipelineSpec, Plan, PlanOptions, Running, StateSpec, Summary};
+use millstream_runtime::{
+    CheckpointSpec, Entry, ErrorRule, PipelineSpec, Plan, PlanOptions, Running, StateSpec, Summary,
+};
 use serde_json::Value;
 
 use crate::{
@@ -134,10 +136,18 @@ impl Pipeline {
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         match self.newest {
-            Some(Role::Source) => self.spec.sources.last_mut().into_iter().for_each(|entry| entry.name = Some(name.to_owned())),
-            Some(Role::Step) => self.spec.steps.last_mut().into_iter().for_each(|entry| entry.name = Some(name.to_owned())),
-            Some(Role::Sink) => self.spec.sinks.last_mut().into_iter().for_each(|entry| entry.name = Some(name.to_owned())),
-            None => self.errors.push(Error::new(ErrorKind::Plan, "`name` names the entry before it, and there is none")),
+            Some(Role::Source) => {
+                self.spec.sources.last_mut().into_iter().for_each(|entry| entry.name = Some(name.to_owned()))
+            }
+            Some(Role::Step) => {
+                self.spec.steps.last_mut().into_iter().for_each(|entry| entry.name = Some(name.to_owned()))
+            }
+            Some(Role::Sink) => {
+                self.spec.sinks.last_mut().into_iter().for_each(|entry| entry.name = Some(name.to_owned()))
+            }
+            None => {
+                self.errors.push(Error::new(ErrorKind::Plan, "`name` names the entry before it, and there is none"))
+            }
         }
         self
     }
@@ -149,7 +159,9 @@ impl Pipeline {
         match self.newest {
             Some(Role::Step) => self.spec.steps.last_mut().into_iter().for_each(|entry| entry.from.clone_from(&stages)),
             Some(Role::Sink) => self.spec.sinks.last_mut().into_iter().for_each(|entry| entry.from.clone_from(&stages)),
-            _ => self.errors.push(Error::new(ErrorKind::Plan, "`from` belongs to a step or sink before it, and there is none")),
+            _ => self
+                .errors
+                .push(Error::new(ErrorKind::Plan, "`from` belongs to a step or sink before it, and there is none")),
         }
         self
     }
@@ -194,8 +206,9 @@ impl Pipeline {
         if let Some(error) = self.errors.first() {
             return Err(error.clone());
         }
-        Plan::new(&self.spec, &self.registry, PlanOptions::default())
-            .map_err(|errors| errors.into_iter().next().unwrap_or_else(|| Error::new(ErrorKind::Bug, "a plan failed without a reason")))
+        Plan::new(&self.spec, &self.registry, PlanOptions::default()).map_err(|errors| {
+            errors.into_iter().next().unwrap_or_else(|| Error::new(ErrorKind::Bug, "a plan failed without a reason"))
+        })
     }
 
     /// Starts it on the current tokio runtime.
@@ -216,7 +229,8 @@ impl Pipeline {
     }
 
     fn by_url(mut self, role: Role, url: &str, enter: impl FnOnce(&mut Self, &Component, Value)) -> Self {
-        let found = Url::parse(url).and_then(|url| self.registry.by_url(role, &url).map(|(component, options)| (*component, options)));
+        let found = Url::parse(url)
+            .and_then(|url| self.registry.by_url(role, &url).map(|(component, options)| (*component, options)));
         match found {
             Ok((component, options)) => enter(&mut self, &component, options),
             Err(error) => self.errors.push(error),

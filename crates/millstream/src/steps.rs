@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_core::{
-    Batch, Body, Column, ColumnBuilder, Extent, Form, Forms, Output, RecordRef, Result, Step, StepPlan, Transform, try_each_row,
+    Batch, Body, Column, ColumnBuilder, Extent, Form, Forms, Output, RecordRef, Result, Step, StepPlan, Transform,
+    try_each_row,
 };
 
 macro_rules! closure_step {

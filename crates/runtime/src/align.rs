@@ -36,7 +36,8 @@ struct One {
 
 impl Inputs {
     pub(crate) fn new(receivers: Vec<Receiver>, hold_back: bool) -> Self {
-        let inputs = receivers.into_iter().map(|receiver| One { receiver, ahead: Default::default(), ended: false }).collect();
+        let inputs =
+            receivers.into_iter().map(|receiver| One { receiver, ahead: Default::default(), ended: false }).collect();
         Inputs { inputs, hold_back, turn: 0, end_told: false }
     }
 
@@ -91,7 +92,10 @@ mod tests {
     use millstream_core::{Batch, BatchBuilder, Form, Last, ShardKey};
 
     use super::*;
-    use crate::{channel::{Sender, edge}, metrics::Figure};
+    use crate::{
+        channel::{Sender, edge},
+        metrics::Figure,
+    };
 
     fn batch(value: &str) -> Batch {
         let mut builder = BatchBuilder::new();

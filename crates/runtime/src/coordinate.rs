@@ -142,7 +142,11 @@ impl<'a> Coordinator<'a> {
     /// Does everything that can be done without waiting for anybody.
     async fn advance(&mut self) -> Result<(), Failure> {
         if self.aim == Aim::Run && self.all_ended() {
-            let last = if self.lasting.options.until_end || self.lasting.options.count.is_some() { Last::Drained } else { Last::Finished };
+            let last = if self.lasting.options.until_end || self.lasting.options.count.is_some() {
+                Last::Drained
+            } else {
+                Last::Finished
+            };
             self.cut_last(last);
         }
         if self.aim == Aim::Drain && self.epochs.is_empty() && self.unacknowledged == 0 {
@@ -369,7 +373,11 @@ impl<'a> Coordinator<'a> {
             }
             Err(_) => {
                 let error = Error::new(ErrorKind::Interrupted, "the drain took longer than its deadline");
-                Err(Failure { stage, error: error.hint("the next run goes on from the last checkpoint"), then: AfterFailure::Stop })
+                Err(Failure {
+                    stage,
+                    error: error.hint("the next run goes on from the last checkpoint"),
+                    then: AfterFailure::Stop,
+                })
             }
         }
     }

@@ -107,7 +107,11 @@ impl DeadLetterTask {
         }
     }
 
-    async fn take(&mut self, (epoch, letter): (Epoch, DeadLetter), later: &mut VecDeque<(Epoch, DeadLetter)>) -> Result<(), Halt> {
+    async fn take(
+        &mut self,
+        (epoch, letter): (Epoch, DeadLetter),
+        later: &mut VecDeque<(Epoch, DeadLetter)>,
+    ) -> Result<(), Halt> {
         if epoch > self.epoch {
             later.push_back((epoch, letter));
             return Ok(());
@@ -131,10 +135,16 @@ impl DeadLetterTask {
         let record = match self.style {
             Style::Record => letter.into_record(),
             Style::Whole => {
-                let bytes = rmp_serde::to_vec_named(&letter)
-                    .map_err(|cause| self.context.fatal(Error::new(ErrorKind::Bug, "cannot save a dead letter").caused_by(cause)))?;
+                let bytes = rmp_serde::to_vec_named(&letter).map_err(|cause| {
+                    self.context.fatal(Error::new(ErrorKind::Bug, "cannot save a dead letter").caused_by(cause))
+                })?;
                 let origin = letter.record.origin.clone();
-                Record { origin, sequence: letter.record.sequence, form: Form::Bytes, ..Record::new("", Bytes::from(bytes)) }
+                Record {
+                    origin,
+                    sequence: letter.record.sequence,
+                    form: Form::Bytes,
+                    ..Record::new("", Bytes::from(bytes))
+                }
             }
         };
         let mut attempts = 0;
@@ -143,7 +153,11 @@ impl DeadLetterTask {
                 Ok(_) => match self.sink.flush().await {
                     Ok(outcomes) => match outcomes.rejected.into_iter().next() {
                         None => return Ok(()),
-                        Some((_, _, error)) => return Err(self.context.fail(error.context("the dead-letter sink refuses a record"), AfterFailure::Stop)),
+                        Some((_, _, error)) => {
+                            return Err(self
+                                .context
+                                .fail(error.context("the dead-letter sink refuses a record"), AfterFailure::Stop));
+                        }
                     },
                     Err(error) => return Err(self.context.fatal(error)),
                 },

@@ -74,7 +74,8 @@ figures! {
 impl StageFigures {
     /// Records that came in and have not come to an end yet. The books balance when nothing is under way and this is 0.
     pub fn in_flight(&self) -> i64 {
-        let ended = self.records_out + self.absorbed + self.filtered + self.dropped + self.dead + self.returned + self.parked;
+        let ended =
+            self.records_out + self.absorbed + self.filtered + self.dropped + self.dead + self.returned + self.parked;
         (self.records_in + self.created) as i64 - ended as i64
     }
 }

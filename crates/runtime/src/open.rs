@@ -7,8 +7,8 @@ use std::{
 };
 
 use millstream_core::{
-    Checkpoint, DeadLetter, Delivery, Epoch, Error, ErrorKind, Operator, Result, Resume, Role, Sink, SourceCheckpoint, Step as CoreStep,
-    Store, Token,
+    Checkpoint, DeadLetter, Delivery, Epoch, Error, ErrorKind, Operator, Result, Resume, Role, Sink, SourceCheckpoint,
+    Step as CoreStep, Store, Token,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -137,13 +137,17 @@ impl Lasting {
         let now = self.plan.fingerprint();
         let kept = |part: &&str| now.split(',').any(|other| other == *part);
         let stage = checkpoint.plan.split(',').filter(|part| !part.is_empty()).find(|part| !kept(part));
-        let sink = checkpoint.sinks.keys().find(|name| *name != DEAD_LETTERS && !self.plan.nodes.iter().any(|node| node.name == **name));
+        let sink = checkpoint
+            .sinks
+            .keys()
+            .find(|name| *name != DEAD_LETTERS && !self.plan.nodes.iter().any(|node| node.name == **name));
         let gone = stage.map(|part| format!("the stage `{}`", part.split(':').next().unwrap_or_default()));
         match gone.or(sink.map(|name| format!("the sink `{name}`"))) {
-            Some(what) if !self.options.allow_dropped_state && !self.options.fresh => {
-                Err(Error::new(ErrorKind::StateMismatch, format!("the saved state belongs to {what}, which the pipeline no longer has"))
-                    .hint("give it its name back, or drop that state with --allow-dropped-state, or begin anew with --fresh"))
-            }
+            Some(what) if !self.options.allow_dropped_state && !self.options.fresh => Err(Error::new(
+                ErrorKind::StateMismatch,
+                format!("the saved state belongs to {what}, which the pipeline no longer has"),
+            )
+            .hint("give it its name back, or drop that state with --allow-dropped-state, or begin anew with --fresh")),
             _ => Ok(()),
         }
     }
@@ -251,8 +255,16 @@ impl Build<'_> {
         Ok((parked, metrics))
     }
 
-    async fn sink(&mut self, i: usize, node: &Node, checkpoint: Option<&Checkpoint>, edges: &mut Edges) -> Result<SinkTask, Failure> {
-        let Planned::Sink(plan) = &node.component else { return Err(failure(&node.name)(crate::task::bug("not a sink"))) };
+    async fn sink(
+        &mut self,
+        i: usize,
+        node: &Node,
+        checkpoint: Option<&Checkpoint>,
+        edges: &mut Edges,
+    ) -> Result<SinkTask, Failure> {
+        let Planned::Sink(plan) = &node.component else {
+            return Err(failure(&node.name)(crate::task::bug("not a sink")));
+        };
         let failed = failure(&node.name);
         let mut sink = plan.create().map_err(&failed)?;
         let tokens = tokens(checkpoint, &node.name);
@@ -318,7 +330,8 @@ impl Build<'_> {
             steps.push(StepRun { who: Arc::new(who), step });
         }
         let (parked, _) = self.parked(&plan.nodes[last].name).await?;
-        let end_saved = !self.lasting.store.scan(&ended_state(&plan.nodes[last].name)).await.map_err(failure("state"))?.is_empty();
+        let end_saved =
+            !self.lasting.store.scan(&ended_state(&plan.nodes[last].name)).await.map_err(failure("state"))?.is_empty();
         let stateful = chain.iter().any(|&i| plan.nodes[i].stateful());
         let hold_back = stateful || plan.delivery == Delivery::ExactlyOnce;
         self.ends.stages += 1;
@@ -334,8 +347,16 @@ impl Build<'_> {
         })
     }
 
-    async fn source(&mut self, i: usize, node: &Node, checkpoint: Option<&Checkpoint>, edges: &mut Edges) -> Result<SourceTask, Failure> {
-        let Planned::Source(plan) = &node.component else { return Err(failure(&node.name)(crate::task::bug("not a source"))) };
+    async fn source(
+        &mut self,
+        i: usize,
+        node: &Node,
+        checkpoint: Option<&Checkpoint>,
+        edges: &mut Edges,
+    ) -> Result<SourceTask, Failure> {
+        let Planned::Source(plan) = &node.component else {
+            return Err(failure(&node.name)(crate::task::bug("not a source")));
+        };
         let failed = failure(&node.name);
         let saved = checkpoint.and_then(|checkpoint| checkpoint.sources.get(&node.name));
         let until_end = self.lasting.options.until_end;
@@ -347,7 +368,8 @@ impl Build<'_> {
             Some(lease) => lease,
             None => {
                 let mut source = plan.create().map_err(&failed)?;
-                let position = saved.filter(|saved| !kept || !saved.position.0.is_empty()).map(|saved| saved.position.clone());
+                let position =
+                    saved.filter(|saved| !kept || !saved.position.0.is_empty()).map(|saved| saved.position.clone());
                 source.open(&Resume { position, start, until_end }).await.map_err(&failed)?;
                 slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(source);
                 Lease::take(&slot).ok_or_else(|| failed(crate::task::bug("a source is gone")))?

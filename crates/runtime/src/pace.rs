@@ -27,7 +27,8 @@ impl Pace {
         if self.records_max.is_some() || self.bytes_max.is_some() {
             let records = self.records.fetch_add(records, Ordering::Relaxed) + records;
             let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            if self.records_max.is_some_and(|most| records >= most) || self.bytes_max.is_some_and(|most| bytes >= most) {
+            if self.records_max.is_some_and(|most| records >= most) || self.bytes_max.is_some_and(|most| bytes >= most)
+            {
                 self.urge();
             }
         }

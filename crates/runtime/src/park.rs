@@ -160,7 +160,11 @@ impl Parked {
         let mut next = true;
         if let Some(key) = &record.key {
             let queue = self.keys.entry(key.clone()).or_default();
-            if front { queue.push_front(id) } else { queue.push_back(id) }
+            if front {
+                queue.push_front(id)
+            } else {
+                queue.push_back(id)
+            }
             next = queue.front() == Some(&id) && front || queue.len() == 1;
         }
         if next {
@@ -183,9 +187,11 @@ impl Parked {
     fn change(&self, id: u64) -> Result<Change> {
         let key = Bytes::copy_from_slice(&id.to_be_bytes());
         let value = match self.records.get(&id) {
-            Some(waiting) => Some(rmp_serde::to_vec_named(waiting).map(Bytes::from).map_err(|cause| {
-                Error::new(ErrorKind::Bug, "cannot save a parked record").caused_by(cause)
-            })?),
+            Some(waiting) => Some(
+                rmp_serde::to_vec_named(waiting)
+                    .map(Bytes::from)
+                    .map_err(|cause| Error::new(ErrorKind::Bug, "cannot save a parked record").caused_by(cause))?,
+            ),
             None => None,
         };
         Ok(Change { group: group(&key), key, value })

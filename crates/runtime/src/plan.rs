@@ -7,8 +7,8 @@ use std::{
 };
 
 use millstream_core::{
-    Delivery, Error, ErrorKind, Form, Owner, PlanContext, Planner, Registry, Result, Role, SinkPlan, SourcePlan, StepPlan,
-    Way, suggest,
+    Delivery, Error, ErrorKind, Form, Owner, PlanContext, Planner, Registry, Result, Role, SinkPlan, SourcePlan,
+    StepPlan, Way, suggest,
 };
 
 use crate::{
@@ -98,7 +98,9 @@ impl Plan {
         let mut ports = vec![Vec::new(); self.nodes[node].ports()];
         for (reader, other) in self.nodes.iter().enumerate() {
             for (input, &(from, port)) in other.inputs.iter().enumerate() {
-                if from == node && let Some(readers) = ports.get_mut(port) {
+                if from == node
+                    && let Some(readers) = ports.get_mut(port)
+                {
                     readers.push((reader, input));
                 }
             }
@@ -265,7 +267,9 @@ impl<'a> Planning<'a> {
             return;
         }
         if step.stateful() && entry.name.is_none() {
-            self.warnings.push(format!("step `{name}` keeps state and has no name: name it, because its state is found by that"));
+            self.warnings.push(format!(
+                "step `{name}` keeps state and has no name: name it, because its state is found by that"
+            ));
         }
         let form = step.form();
         let mut named = entry.clone();
@@ -281,7 +285,9 @@ impl<'a> Planning<'a> {
                 .iter()
                 .filter(|from| {
                     let stage = from.split('.').next().unwrap_or_default();
-                    !self.names.contains_key(*from) && !names.iter().any(|name| name == *from || name == stage) && !self.names.contains_key(stage)
+                    !self.names.contains_key(*from)
+                        && !names.iter().any(|name| name == *from || name == stage)
+                        && !self.names.contains_key(stage)
                 })
                 .collect();
             let error = match unknown.first() {
@@ -303,7 +309,8 @@ impl<'a> Planning<'a> {
             let context = PlanContext { form: self.joined_form(&inputs), ..self.context.clone() };
             let planned = plan_sink(self.registry, entry, &context);
             let Some(sink) = self.keep(planned, entry) else { continue };
-            self.warnings.extend(sink.warnings().into_iter().map(|warning| format!("sink `{}`: {warning}", entry.kind())));
+            self.warnings
+                .extend(sink.warnings().into_iter().map(|warning| format!("sink `{}`: {warning}", entry.kind())));
             self.node(entry, Planned::Sink(sink), inputs, Form::Bytes);
         }
     }
@@ -314,7 +321,8 @@ impl<'a> Planning<'a> {
         let planned = plan_sink(self.registry, entry, &context);
         let sink = self.keep(planned, entry)?;
         if self.spec.delivery == Delivery::ExactlyOnce && sink.capabilities().way == Way::None {
-            let error = plan_error("the dead-letter sink cannot keep `exactly_once`", "use a file, or leave `dead_letter` out");
+            let error =
+                plan_error("the dead-letter sink cannot keep `exactly_once`", "use a file, or leave `dead_letter` out");
             self.errors.push(at(error, &entry.place));
         }
         Some(sink)
@@ -351,7 +359,13 @@ impl<'a> Planning<'a> {
         }
         match above {
             Some(above) => vec![above.to_owned()],
-            None => self.nodes.iter().filter(|node| node.role() == Role::Source).map(|node| node.name.clone()).take(2).collect(),
+            None => self
+                .nodes
+                .iter()
+                .filter(|node| node.role() == Role::Source)
+                .map(|node| node.name.clone())
+                .take(2)
+                .collect(),
         }
     }
 
@@ -359,7 +373,10 @@ impl<'a> Planning<'a> {
         let mut place = entry.place.clone();
         place.pop();
         if from.len() > 1 && entry.from.is_empty() {
-            let error = plan_error(format!("`{}` does not say which source it reads", entry.kind()), "there are several: add `from`");
+            let error = plan_error(
+                format!("`{}` does not say which source it reads", entry.kind()),
+                "there are several: add `from`",
+            );
             self.errors.push(at(error, &place));
             return None;
         }
@@ -391,7 +408,10 @@ impl<'a> Planning<'a> {
             None if outputs.is_empty() => Ok((node, 0)),
             None => {
                 let written: Vec<_> = outputs.iter().map(|output| format!("{name}.{output}")).collect();
-                let error = plan_error(format!("`{name}` has several outputs"), format!("name one of them: {}", written.join(", ")));
+                let error = plan_error(
+                    format!("`{name}` has several outputs"),
+                    format!("name one of them: {}", written.join(", ")),
+                );
                 Err(error)
             }
             Some(port) => outputs.iter().position(|output| output == port).map(|port| (node, port)).ok_or_else(|| {
@@ -437,7 +457,11 @@ impl<'a> Planning<'a> {
                     continue;
                 }
                 let shown = name.map_or(node.name.clone(), |name| format!("{}.{name}", node.name));
-                let hint = if name.is_some_and(|name| name == "rest") { "add a sink `from` it, or say `rest: drop`" } else { "add a step or sink with `from`" };
+                let hint = if name.is_some_and(|name| name == "rest") {
+                    "add a sink `from` it, or say `rest: drop`"
+                } else {
+                    "add a step or sink with `from`"
+                };
                 self.errors.push(plan_error(format!("nobody reads `{shown}`"), hint));
             }
         }
@@ -461,13 +485,20 @@ impl<'a> Planning<'a> {
                         "write to a file, or use `delivery: at_least_once`",
                     )),
                     Way::Idempotent if !all_deterministic => errors.push(plan_error(
-                        format!("sink `{}` is idempotent, but a step before it may give other results when repeated", node.name),
+                        format!(
+                            "sink `{}` is idempotent, but a step before it may give other results when repeated",
+                            node.name
+                        ),
                         "use `delivery: at_least_once`",
                     )),
                     _ => {}
                 },
                 Planned::Source(source) if source.capabilities().owner == Owner::Nobody => errors.push(plan_error(
-                    format!("source `{}` ({}) cannot keep `exactly_once`: it is lost with the process", node.name, source.describe()),
+                    format!(
+                        "source `{}` ({}) cannot keep `exactly_once`: it is lost with the process",
+                        node.name,
+                        source.describe()
+                    ),
                     "write it to a file first, or use `delivery: at_least_once`",
                 )),
                 _ => {}

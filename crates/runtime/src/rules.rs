@@ -115,7 +115,10 @@ impl Rules {
                     return wrong("message", error);
                 }
             };
-            if rule.retry.as_ref().is_some_and(|retry| !(1.0..=1e9).contains(&retry.backoff) || !(0.0..=1.0).contains(&retry.jitter))
+            if rule
+                .retry
+                .as_ref()
+                .is_some_and(|retry| !(1.0..=1e9).contains(&retry.backoff) || !(0.0..=1.0).contains(&retry.jitter))
             {
                 let error = Error::new(ErrorKind::Option, "`backoff` must be at least 1, `jitter` between 0 and 1");
                 return Err(error.within("retry").within(i.to_string()));

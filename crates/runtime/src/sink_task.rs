@@ -105,7 +105,10 @@ impl SinkTask {
         let (large, fits): (Vec<usize>, Vec<usize>) = (0..batch.len()).partition(|row| large(*row));
         for row in large {
             let bytes = batch.get(row).value().map_or(0, <[u8]>::len);
-            let error = Error::new(ErrorKind::TooLarge, format!("the record has {bytes} bytes, and `{}` takes {most}", self.context.name));
+            let error = Error::new(
+                ErrorKind::TooLarge,
+                format!("the record has {bytes} bytes, and `{}` takes {most}", self.context.name),
+            );
             self.failed(batch.get(row).to_record(), &error, 1).await?;
         }
         Ok(batch.select(fits.into_iter().map(|row| row as u32).collect()))

@@ -333,7 +333,9 @@ impl SourceTask {
             let (metrics, rules) = (&*context.metrics, &context.rules);
             // Decoding again would give the same.
             let attempts = Rules::NO_RETRY;
-            context.record(FailedRecord { stage: &context.name, metrics, rules, record: &record, error, attempts }, epoch).await?;
+            context
+                .record(FailedRecord { stage: &context.name, metrics, rules, record: &record, error, attempts }, epoch)
+                .await?;
         }
         let mut bad = failed.iter().map(|(row, _)| *row).peekable();
         let good = (0..batch.len() as u32).filter(|row| bad.next_if_eq(row).is_none()).collect();

@@ -31,7 +31,9 @@ pub(crate) async fn supervise(
         phase.send_replace(Phase::Opening);
         let failure = match attempt(&mut lasting, &mut control, &phase, &started).await {
             Ok(ended) => break Ok(ended),
-            Err(failure) if failure.error.kind() == ErrorKind::Closed && is_sink(&lasting, &failure) => break Ok(Ended::ReaderGone),
+            Err(failure) if failure.error.kind() == ErrorKind::Closed && is_sink(&lasting, &failure) => {
+                break Ok(Ended::ReaderGone);
+            }
             Err(failure) => failure,
         };
         // A run that has held for a while starts counting anew.
@@ -124,5 +126,11 @@ fn summary(lasting: &Lasting, ended: Ended) -> Summary {
     let mut causes: Vec<_> = causes.values().cloned().collect();
     causes.sort_by_key(|cause| std::cmp::Reverse(cause.count));
     let stages: std::collections::BTreeMap<String, StageFigures> = lasting.metrics.read();
-    Summary { ended, start: lasting.start.unwrap_or(Start::Fresh), stages, epoch: lasting.metrics.checkpoint.get(), causes }
+    Summary {
+        ended,
+        start: lasting.start.unwrap_or(Start::Fresh),
+        stages,
+        epoch: lasting.metrics.checkpoint.get(),
+        causes,
+    }
 }

@@ -88,6 +88,7 @@ fn checkpoint(store: &EmbeddedStore, epoch: Epoch, segments: Vec<(Epoch, u64)>) 
         sinks: BTreeMap::new(),
         segments,
         finished: false,
+        drained: false,
         decided_at: Timestamp::now(),
     }
 }

@@ -64,6 +64,7 @@ fn child() {
                 sinks: BTreeMap::new(),
                 segments: vec![(epoch, hash)],
                 finished: false,
+                drained: false,
                 decided_at: Timestamp::now(),
             };
             store.decide(checkpoint, epoch - 1).await.unwrap();
@@ -88,7 +89,12 @@ fn a_kill_loses_nothing_that_was_decided() {
         let (tell, hear) = std::sync::mpsc::channel();
         let told = std::thread::spawn(move || {
             let epochs = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("decided ")?.parse().ok());
-            epochs.inspect(|epoch: &Epoch| drop(tell.send(*epoch))).last()
+            epochs
+                .inspect(|epoch: &Epoch| {
+                    // Nobody listens any more once the time has come.
+                    let _ = tell.send(*epoch);
+                })
+                .last()
         });
         // Some epochs on, and then at any moment of one.
         hear.iter().nth((round * 7 % 60) as usize);

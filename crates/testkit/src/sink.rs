@@ -126,7 +126,8 @@ struct Writer {
 impl Sink for Writer {
     async fn open(&mut self, resume: &[(Epoch, Token)]) -> Result<()> {
         if self.fake.way == Way::Truncating {
-            let (length, _): (usize, bool) = resume.last().map(|(_, token)| token.read()).transpose()?.unwrap_or_default();
+            let (length, _): (usize, bool) =
+                resume.last().map(|(_, token)| token.read()).transpose()?.unwrap_or_default();
             self.fake.lock().records.truncate(length);
         }
         Ok(())

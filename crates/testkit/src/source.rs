@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use millstream_core::{
-    BATCH_RECORDS_MAX, BatchBuilder, Error, Event, Form, Owner, Position, Record, Result, Resume, SeekTo, ShardKey, Source,
-    SourceCapabilities, SourcePlan,
+    BATCH_RECORDS_MAX, BatchBuilder, Error, Event, Form, Owner, Position, Record, Result, Resume, SeekTo, ShardKey,
+    Source, SourceCapabilities, SourcePlan,
 };
 use tokio::sync::Notify;
 

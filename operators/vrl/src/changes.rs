@@ -9,7 +9,7 @@ use vrl::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Changes {
     how: How,
-    /// Fields with changes, in the order in which they were first assigned.
+    /// Fields with changes, in the order in which they were first assigned; also those that were deleted.
     children: Vec<(KeyString, Changes)>,
 }
 
@@ -44,8 +44,8 @@ impl Changes {
         self.children.iter().map(|(name, changes)| (name, changes))
     }
 
-    pub(crate) fn child(&self, name: &str) -> Option<&Changes> {
-        self.children.iter().find(|(known, _)| known.as_str() == name).map(|(_, changes)| changes)
+    pub(crate) fn child(&self, name: &[u8]) -> Option<&Changes> {
+        self.children.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, changes)| changes)
     }
 
     /// Notes that the value at `path` was assigned.
@@ -57,14 +57,14 @@ impl Changes {
 
     /// Notes that the value at `path` was deleted; with `compact` also what became empty by it.
     pub(crate) fn delete(&mut self, path: &OwnedValuePath, compact: bool) {
-        // A field that is gone needs no note but in what encloses it; an item that is gone moves the others.
-        let (above, replaced) = match path.segments.split_last() {
+        let (place, replaced) = match path.segments.split_last() {
             None => (&[][..], true),
             Some(_) if compact => (&path.segments[..1], true),
+            // An item that is gone moves the others.
             Some((OwnedSegment::Index(_), above)) => (above, true),
-            Some((OwnedSegment::Field(_), above)) => (above, false),
+            Some((OwnedSegment::Field(_), _)) => (&path.segments[..], false),
         };
-        if let Some(place) = self.place(above)
+        if let Some(place) = self.place(place)
             && replaced
             && place.how == How::Inside
         {
@@ -77,7 +77,7 @@ impl Changes {
         let mut changes = self;
         for segment in &path.segments {
             match (changes.how, segment) {
-                (How::Inside, OwnedSegment::Field(name)) => match changes.child(name) {
+                (How::Inside, OwnedSegment::Field(name)) => match changes.child(name.as_bytes()) {
                     Some(child) => changes = child,
                     None => return true,
                 },

@@ -71,7 +71,8 @@ impl Transform for Filter {
         each_row(
             batch.len(),
             |at| {
-                let test = values.value(rows.get(at)).and_then(|value| self.machine.test(value, &batch.get(at)));
+                let value = values.value(rows.get(at), self.machine.needs());
+                let test = value.and_then(|value| self.machine.test(value, &batch.get(at)));
                 match test {
                     Ok(true) => picks.push(at as u32),
                     Ok(false) => {}

@@ -123,7 +123,7 @@ mod tests {
 
     fn bytes_of(json: &str) -> Vec<u8> {
         let mut out = Vec::new();
-        encode(&json::parse(&Bytes::copy_from_slice(json.as_bytes())).unwrap(), &mut out);
+        encode(&json::parse(&Bytes::copy_from_slice(json.as_bytes()), &crate::needs::Needs::All).unwrap(), &mut out);
         out
     }
 

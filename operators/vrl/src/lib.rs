@@ -39,6 +39,7 @@ mod machine;
 mod map;
 mod metadata;
 mod named;
+mod needs;
 mod program;
 mod route;
 mod split;

@@ -12,6 +12,7 @@ use vrl::{
 use crate::{
     fault,
     lenient::ERROR,
+    needs::Needs,
     program::{Program, Shape},
     target::Reading,
 };
@@ -32,6 +33,11 @@ impl Machine {
             error: Ident::new(ERROR),
             program,
         }
+    }
+
+    /// The part of the value that it looks at.
+    pub(crate) fn needs(&self) -> &Needs {
+        &self.program.needs
     }
 
     /// Runs it on a record; calls `then` with what it gave.

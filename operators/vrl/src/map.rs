@@ -16,9 +16,10 @@ use vrl::{
 use crate::{
     fault,
     metadata::Edits,
+    needs::Needs,
     program::Program,
     target::Writing,
-    value::{Row, Values, take},
+    value::{Row, Seen, Values, take},
 };
 
 /// The component.
@@ -77,6 +78,8 @@ struct Map {
     program: Arc<Program>,
     state: RuntimeState,
     target: Writing,
+    /// What is there of the value that is being worked on.
+    needs: Needs,
     sets_metadata: bool,
 }
 
@@ -85,13 +88,14 @@ impl Map {
         let mut target = Writing::new(&program.facts.assigned);
         target.metadata = program.metadata.clone();
         let sets_metadata = program.writes.any();
-        Map { program, state: RuntimeState::default(), target, sets_metadata }
+        Map { program, state: RuntimeState::default(), target, needs: Needs::All, sets_metadata }
     }
 
     /// Runs the program on a row. If it fails, the row is as it was before.
     fn run(&mut self, batch: &Batch, at: usize, row: &mut Row, edits: &mut Edits) -> Result<()> {
         let keep = !row.pristine();
-        let value = row.take_value()?;
+        let Seen { value, needs } = row.take_value(&self.program.needs)?;
+        self.needs = needs;
         self.target.begin(value, keep);
         let record = batch.get(at);
         self.program.reads.fill(&mut self.target.metadata, &record);
@@ -103,7 +107,7 @@ impl Map {
             Ok(_) | Err(ExpressionError::Return { .. }) => {}
             Err(error) => {
                 self.restore(row);
-                let before = row.value()?;
+                let before = row.value(&self.program.needs)?;
                 return Err(fault::explain(&self.program.facts, before, &error.to_string()));
             }
         }
@@ -123,12 +127,12 @@ impl Map {
                 return Err(error);
             }
         }
-        let value = self.target.finish();
+        let seen = Seen { value: self.target.finish(), needs: std::mem::take(&mut self.needs) };
         if self.target.changed() {
             let changes = self.target.changes(row.changes());
-            row.change(value, changes);
+            row.change(seen, changes);
         } else {
-            row.put_back(value);
+            row.put_back(seen);
         }
         Ok(())
     }
@@ -136,7 +140,7 @@ impl Map {
     /// Gives the row back what it had before the program ran: the bytes still lie there, or a copy was kept.
     fn restore(&mut self, row: &mut Row) {
         if let Some(value) = self.target.undo() {
-            row.put_back(value);
+            row.put_back(Seen { value, needs: std::mem::take(&mut self.needs) });
         }
     }
 }

@@ -22,12 +22,15 @@ use crate::{
     inspect::{Facts, external},
     lenient::Lenient,
     metadata::{self, Uses},
+    needs::Needs,
 };
 
 /// Most rewritings of one expression: one for each operator in it that can fail.
 const REWRITINGS_MAX: usize = 32;
 /// Functions that talk to the network: a step never blocks.
 const BLOCKING: [&str; 3] = ["dns_lookup", "reverse_dns", "http_request"];
+/// A function that reads the whole value, whatever its argument is.
+const READS_ALL: &str = "unnest";
 /// Functions that give something else each time.
 const CHANGING: [&str; 8] =
     ["now", "random_bool", "random_bytes", "random_float", "random_int", "uuid_v4", "uuid_v7", "get_hostname"];
@@ -48,6 +51,8 @@ pub(crate) struct Program {
     pub(crate) result: Kind,
     /// What the record's value is afterwards.
     pub(crate) value: Kind,
+    /// The part of the value that it looks at or assigns to.
+    pub(crate) needs: Needs,
     pub(crate) reads: Uses,
     pub(crate) writes: Uses,
     /// The metadata of no record.
@@ -152,12 +157,16 @@ impl Program {
         for path in deletes.filter(|path| path.prefix == PathPrefix::Metadata) {
             writes.add(&path.path);
         }
+        let of_value = facts.touches.iter().filter(|touch| touch.path.prefix == PathPrefix::Event);
+        let whole = facts.calls.iter().any(|call| call.name == READS_ALL);
+        let needs = if whole { Needs::All } else { Needs::of(of_value.map(|touch| &touch.path.path)) };
         let ends = compiled.final_type_info();
         Program {
             shape,
             slot,
             result: ends.result.kind().clone(),
             value: ends.state.external.target_kind().clone(),
+            needs,
             reads,
             writes,
             metadata: metadata::of_vars(&context.vars),

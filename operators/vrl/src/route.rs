@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::{
     machine::Machine,
     named::{Expression, Named},
+    needs::Needs,
     program::Program,
     value::open,
 };
@@ -110,13 +111,16 @@ impl StepPlan for Plan {
     }
 
     fn create(&self) -> Result<Step> {
-        let machines = self.conditions.iter().map(|(_, program)| Machine::new(program.clone())).collect();
-        Ok(Step::Transform(Box::new(Route { machines, all: self.all })))
+        let programs = || self.conditions.iter().map(|(_, program)| program);
+        let needs = programs().fold(Needs::of([]), |needs, program| needs.and(&program.needs));
+        let machines = programs().map(|program| Machine::new(program.clone())).collect();
+        Ok(Step::Transform(Box::new(Route { machines, needs, all: self.all })))
     }
 }
 
 struct Route {
     machines: Vec<Machine>,
+    needs: Needs,
     all: bool,
 }
 
@@ -134,7 +138,7 @@ impl Transform for Route {
             |at| {
                 let record = batch.get(at);
                 fits.clear();
-                let found = values.value(rows.get(at)).and_then(|value| {
+                let found = values.value(rows.get(at), &self.needs).and_then(|value| {
                     for (port, machine) in self.machines.iter_mut().enumerate() {
                         if machine.test(value, &record)? {
                             fits.push(port);

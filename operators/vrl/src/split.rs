@@ -15,6 +15,7 @@ use crate::{
     fault, json,
     metadata::text_of,
     named::Expression,
+    needs::Needs,
     program::{Program, Shape},
     value::{Row, Values, take},
 };
@@ -61,7 +62,7 @@ fn plan(options: &serde_json::Value, context: &PlanContext) -> Result<Box<dyn St
         return Err(error.hint("give a `separator`, or add `codec: json` to the source"));
     }
     let form = if options.separator.is_some() { Form::Text } else { Form::Json };
-    let split = Split { path, separator: options.separator.map(Arc::from) };
+    let split = Split { needs: Needs::of([&path]), path, separator: options.separator.map(Arc::from) };
     Ok(Box::new(Plan { split, form }))
 }
 
@@ -95,6 +96,7 @@ impl StepPlan for Plan {
 #[derive(Clone, Debug)]
 struct Split {
     path: OwnedValuePath,
+    needs: Needs,
     separator: Option<Arc<str>>,
 }
 
@@ -103,7 +105,7 @@ impl Split {
     fn pieces(&self, row: &mut Row, pieces: &mut Vec<Row>) -> Result<()> {
         match &self.separator {
             Some(separator) => {
-                let value = row.value()?.get(&self.path).unwrap_or(&Value::Null);
+                let value = row.value(&self.needs)?.get(&self.path).unwrap_or(&Value::Null);
                 let (Value::Bytes(_) | Value::String(_)) = value else { return Err(self.wrong(value, "a text")) };
                 let text = text_of(value).unwrap_or_default();
                 cut(&text, separator.as_bytes(), pieces);
@@ -114,7 +116,7 @@ impl Split {
     }
 
     fn items(&self, row: &mut Row, pieces: &mut Vec<Row>) -> Result<()> {
-        let value = row.value()?.get(&self.path).unwrap_or(&Value::Null);
+        let value = row.value(&self.needs)?.get(&self.path).unwrap_or(&Value::Null);
         let Value::Array(items) = value else { return Err(self.wrong(value, "an array")) };
         // As long as nothing was changed there, the items keep the text that they have in the array.
         if row.changes().is_none_or(|changes| changes.spared(&self.path))
@@ -129,7 +131,7 @@ impl Split {
         }
         if !self.path.segments.is_empty() {
             pieces.extend(items.iter().cloned().map(Row::own));
-        } else if let Value::Array(items) = row.take_value()? {
+        } else if let Value::Array(items) = row.take_value(&self.needs)?.value {
             pieces.extend(items.into_iter().map(Row::own));
         }
         Ok(())

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use vrl::{
     compiler::{SecretTarget, Target},
-    path::{OwnedTargetPath, OwnedValuePath, PathPrefix},
-    value::Value,
+    path::{OwnedSegment, OwnedTargetPath, OwnedValuePath, PathPrefix},
+    value::{KeyString, Value},
 };
 
 use crate::{changes::Changes, json};
@@ -43,9 +43,9 @@ impl Target for Reading<'_> {
 pub(crate) struct Writing {
     value: Value,
     pub(crate) metadata: Value,
-    /// Value before the first assignment, where it cannot be had again otherwise.
-    before: Option<Value>,
-    /// Whether `before` must be kept.
+    /// How to take back what was done, in its order.
+    undo: Vec<Undo>,
+    /// Whether that is wanted: not where the value can be read again.
     keep: bool,
     /// Whether metadata was assigned.
     pub(crate) metadata_set: bool,
@@ -59,6 +59,15 @@ pub(crate) struct Writing {
     deeds: Vec<Deed>,
     /// The newest result of [`Writing::changes`], because records of one stream are mostly treated alike.
     newest: Option<Newest>,
+}
+
+/// One step back.
+#[derive(Debug)]
+enum Undo {
+    /// The value was this.
+    Whole(Value),
+    /// The value was an object, and this field was that, or was not there.
+    Field(KeyString, Option<Value>),
 }
 
 /// Changes that were worked out for a log and the changes before it.
@@ -81,7 +90,7 @@ impl Writing {
         Writing {
             value: Value::Null,
             metadata: Value::Null,
-            before: None,
+            undo: Vec::new(),
             keep: false,
             metadata_set: false,
             running: false,
@@ -97,19 +106,28 @@ impl Writing {
         self.running = true;
         self.value = value;
         self.keep = keep;
-        self.before = None;
+        self.undo.clear();
         self.metadata_set = false;
         self.fault = None;
         self.log.clear();
     }
 
-    /// The value as it was before the program ran, if it was kept and if one was begun.
+    /// The value as it was before the program ran, if that was wanted or nothing was done, and if one was begun.
     pub(crate) fn undo(&mut self) -> Option<Value> {
-        let value = std::mem::replace(&mut self.value, Value::Null);
-        if !std::mem::take(&mut self.running) {
+        let mut value = std::mem::replace(&mut self.value, Value::Null);
+        if !std::mem::take(&mut self.running) || (self.changed() && !self.keep) {
             return None;
         }
-        self.before.take().or_else(|| (!self.changed()).then_some(value))
+        while let Some(undo) = self.undo.pop() {
+            match (undo, &mut value) {
+                (Undo::Whole(before), value) => *value = before,
+                (Undo::Field(name, Some(before)), Value::Object(map)) => drop(map.insert(name, before)),
+                (Undo::Field(name, None), Value::Object(map)) => drop(map.remove(&name)),
+                // A field is noted only of an object, and what made it something else has been taken back.
+                (Undo::Field(..), _) => {}
+            }
+        }
+        Some(value)
     }
 
     /// The value as the program left it.
@@ -148,10 +166,19 @@ impl Writing {
         changes
     }
 
-    fn note(&mut self, same: impl Fn(&Deed) -> bool, deed: impl FnOnce() -> Deed) {
-        if self.keep && self.log.is_empty() && self.before.is_none() {
-            self.before = Some(self.value.clone());
+    /// Notes how to take back what is about to be done at a path.
+    fn remember(&mut self, path: &OwnedValuePath) {
+        if !self.keep {
+            return;
         }
+        let undo = match (path.segments.first(), &self.value) {
+            (Some(OwnedSegment::Field(name)), Value::Object(map)) => Undo::Field(name.clone(), map.get(name).cloned()),
+            _ => Undo::Whole(self.value.clone()),
+        };
+        self.undo.push(undo);
+    }
+
+    fn note(&mut self, same: impl Fn(&Deed) -> bool, deed: impl FnOnce() -> Deed) {
         let known = self.deeds.iter().position(same).unwrap_or_else(|| {
             self.deeds.push(deed());
             self.deeds.len() - 1
@@ -177,6 +204,7 @@ impl Target for Writing {
         if !whole && let Err(what) = json::check(&value) {
             self.fault.get_or_insert_with(|| format!("`{path}` cannot be written as JSON: {what}"));
         }
+        self.remember(&path.path);
         self.note(
             |deed| matches!(deed, Deed::Assign(known, _) if *known == path.path),
             || Deed::Assign(path.path.clone(), Changes::replaced()),
@@ -202,6 +230,7 @@ impl Target for Writing {
             self.metadata_set = true;
             return Ok(self.metadata.get_mut(&path.path));
         }
+        self.remember(&path.path);
         self.note(
             |deed| matches!(deed, Deed::Assign(known, _) if *known == path.path),
             || Deed::Assign(path.path.clone(), Changes::replaced()),
@@ -215,6 +244,7 @@ impl Target for Writing {
             return Ok(self.metadata.remove(&path.path, compact));
         }
         let deed = Deed::Delete(path.path.clone(), compact);
+        self.remember(&path.path);
         self.note(|known| *known == deed, || deed.clone());
         Ok(self.value.remove(&path.path, compact))
     }

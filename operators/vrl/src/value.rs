@@ -16,6 +16,7 @@ use vrl::value::Value;
 use crate::{
     changes::{Changes, How},
     json,
+    needs::Needs,
 };
 
 /// One value.
@@ -26,9 +27,19 @@ pub(crate) struct Row {
     /// What these bytes are.
     form: Form,
     /// The value, once somebody has looked.
-    value: OnceLock<Value>,
+    seen: OnceLock<Seen>,
+    /// The value in full, where somebody looked at more of it than the first one, and could not change `seen`.
+    full: OnceLock<Box<Value>>,
     /// How the value differs from the bytes; without bytes, the order of its fields.
     changes: Option<Arc<Changes>>,
+}
+
+/// A value, of which perhaps not everything has been parsed.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) value: Value,
+    /// What of it is there.
+    pub(crate) needs: Needs,
 }
 
 static NULL: Value = Value::Null;
@@ -44,42 +55,74 @@ impl Row {
         if value.is_null() {
             return Row::source(Some(Bytes::from_static(b"null")), Form::Json);
         }
-        Row { value: OnceLock::from(value), ..Row::default() }
+        Row { seen: OnceLock::from(Seen { value, needs: Needs::All }), ..Row::default() }
     }
 
-    /// The value; parses it the first time. Null for a tombstone.
-    pub(crate) fn value(&self) -> Result<&Value> {
-        if let Some(value) = self.value.get() {
-            return Ok(value);
-        }
-        let Some(raw) = &self.raw else { return Ok(&NULL) };
-        let value = match self.form {
-            Form::Json => json::parse(raw)?,
-            Form::Text | Form::Bytes => Value::Bytes(raw.clone()),
+    /// The value, with at least what is needed of it; parses it the first time. Null for a tombstone.
+    pub(crate) fn value(&self, needs: &Needs) -> Result<&Value> {
+        let seen = match self.seen.get() {
+            Some(seen) => seen,
+            None => {
+                let Some(raw) = &self.raw else { return Ok(&NULL) };
+                let seen = match self.form {
+                    Form::Json => Seen { value: json::parse(raw, needs)?, needs: needs.clone() },
+                    Form::Text | Form::Bytes => Seen { value: Value::Bytes(raw.clone()), needs: Needs::All },
+                };
+                return Ok(&self.seen.get_or_init(|| seen).value);
+            }
         };
-        Ok(self.value.get_or_init(|| value))
+        if seen.needs.covers(needs) {
+            return Ok(&seen.value);
+        }
+        if let Some(full) = self.full.get() {
+            return Ok(full);
+        }
+        let mut full = seen.clone();
+        self.complete(&mut full)?;
+        Ok(self.full.get_or_init(|| Box::new(full.value)))
     }
 
     /// The value, to be worked on; what is left is as it was before somebody looked, or a tombstone.
-    pub(crate) fn take_value(&mut self) -> Result<Value> {
-        self.value()?;
-        Ok(self.value.take().unwrap_or(Value::Null))
+    pub(crate) fn take_value(&mut self, needs: &Needs) -> Result<Seen> {
+        let full = self.full.take();
+        match self.seen.take() {
+            Some(seen) if seen.needs.covers(needs) => Ok(seen),
+            Some(_) if let Some(full) = full => Ok(Seen { value: *full, needs: Needs::All }),
+            Some(mut seen) if !self.pristine() => self.complete(&mut seen).map(|()| seen),
+            // Reading only what is needed, again, is less work than reading all.
+            _ => {
+                self.value(needs)?;
+                Ok(self.seen.take().unwrap_or(Seen { value: Value::Null, needs: Needs::All }))
+            }
+        }
+    }
+
+    /// Parses what of a value has not been parsed.
+    fn complete(&self, seen: &mut Seen) -> Result<()> {
+        if let (Value::Object(map), Some(raw), Form::Json) = (&mut seen.value, &self.raw, self.form)
+            && let Value::Object(all) = json::parse(raw, &Needs::All)?
+        {
+            // What is there may have been assigned or deleted since.
+            map.extend(all.into_iter().filter(|(name, _)| !seen.needs.wants(name.as_bytes())));
+        }
+        seen.needs = Needs::All;
+        Ok(())
     }
 
     /// Puts back a value that was not changed.
-    pub(crate) fn put_back(&mut self, value: Value) {
-        if self.raw.is_some() || self.changes.is_some() || !value.is_null() {
-            self.value = OnceLock::from(value);
+    pub(crate) fn put_back(&mut self, seen: Seen) {
+        if self.raw.is_some() || self.changes.is_some() || !seen.value.is_null() {
+            self.seen = OnceLock::from(seen);
         }
     }
 
     /// Puts in a value that differs from the one before by `changes`.
-    pub(crate) fn change(&mut self, value: Value, changes: Arc<Changes>) {
-        let comparable = matches!(value, Value::Object(_) | Value::Array(_)) && self.form == Form::Json;
+    pub(crate) fn change(&mut self, seen: Seen, changes: Arc<Changes>) {
+        let comparable = matches!(seen.value, Value::Object(_) | Value::Array(_)) && self.form == Form::Json;
         if !comparable || changes.how() == How::Written {
             self.raw = None;
         }
-        self.value = OnceLock::from(value);
+        self.seen = OnceLock::from(seen);
         self.changes = Some(changes);
     }
 
@@ -100,7 +143,7 @@ impl Row {
 
     /// Appends the bytes to `out`; answers what they are, `None` for a tombstone.
     fn encode(&self, out: &mut Vec<u8>) -> Option<Form> {
-        match (&self.raw, self.value.get(), self.changes.as_deref()) {
+        match (&self.raw, self.seen.get().map(|seen| &seen.value), self.changes.as_deref()) {
             (Some(raw), _, None) | (Some(raw), None, _) => {
                 out.extend_from_slice(raw);
                 Some(self.form)
@@ -156,9 +199,9 @@ impl Values {
         self.0.rows.get(row)
     }
 
-    /// The value of a row, by its physical position.
-    pub(crate) fn value(&self, row: usize) -> Result<&Value> {
-        self.row(row).map_or(Ok(&NULL), Row::value)
+    /// The value of a row, by its physical position, with at least what is needed of it.
+    pub(crate) fn value(&self, row: usize, needs: &Needs) -> Result<&Value> {
+        self.row(row).map_or(Ok(&NULL), |row| row.value(needs))
     }
 
     /// As the body of a batch.
@@ -189,7 +232,7 @@ impl Parsed for Values {
         for row in rows.iter() {
             // A tombstone has no bytes; its form is what its neighbour has, so that one form does for all.
             let form = match self.row(row) {
-                Some(row) if row.raw.is_some() || row.value.get().is_some() => column.push_with(|out| row.encode(out)),
+                Some(row) if row.raw.is_some() || row.seen.get().is_some() => column.push_with(|out| row.encode(out)),
                 _ => {
                     column.push(None);
                     None

@@ -20,14 +20,14 @@ const TRY_EVERY: Duration = Duration::from_millis(10);
 
 /// Held as long as it lives.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     path: PathBuf,
     _file: File,
 }
 
 impl Lock {
     /// Locks the right to write `path`.
-    pub(super) fn take(path: &Path) -> Result<Self> {
+    pub(crate) fn take(path: &Path) -> Result<Self> {
         let lock = beside(path, "lock");
         let problem = |error| failed("lock", &lock, error);
         for attempt in 0..TRIES {
@@ -51,7 +51,7 @@ impl Lock {
     }
 
     /// Frees it and takes its file away.
-    pub(super) fn release(self) {
+    pub(crate) fn release(self) {
         // A lock file that stays behind does no harm.
         let _ = fs::remove_file(&self.path);
     }

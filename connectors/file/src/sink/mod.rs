@@ -7,9 +7,9 @@
 //!   commit                  renamed, old ones deleted, length published
 //! ```
 
-mod lock;
+pub(crate) mod lock;
 mod name;
-mod part;
+pub(crate) mod part;
 mod plan;
 mod recover;
 mod token;

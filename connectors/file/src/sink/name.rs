@@ -35,7 +35,8 @@ impl Template {
     pub(super) fn new(name: &str, path: &Path) -> Self {
         let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         // `a.log.gz` has the extension `.log.gz`, so that the compression stays visible at the end.
-        let packed = [".gz", ".zst"].iter().find(|end| file.len() > end.len() && file.ends_with(**end)).map_or("", |end| end);
+        let packed =
+            [".gz", ".zst"].iter().find(|end| file.len() > end.len() && file.ends_with(**end)).map_or("", |end| end);
         let plain = &file[..file.len() - packed.len()];
         let (stem, extension) = plain.rfind('.').filter(|at| *at > 0).map_or((plain, ""), |at| plain.split_at(at));
         let extension = format!("{extension}{packed}");

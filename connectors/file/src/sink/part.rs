@@ -90,8 +90,11 @@ impl Part {
     pub(super) fn resume(folder: &Path, mark: &FileMark, format: &Format) -> Result<Self> {
         let path = folder.join(&mark.name);
         let mismatch = |what: &str| {
-            Error::new(ErrorKind::StateMismatch, format!("the checkpoint counts {} bytes of `{}`, {what}", mark.length, path.display()))
-                .hint("bring the file back, or begin anew with `millstream state reset PIPELINE`")
+            Error::new(
+                ErrorKind::StateMismatch,
+                format!("the checkpoint counts {} bytes of `{}`, {what}", mark.length, path.display()),
+            )
+            .hint("bring the file back, or begin anew with `millstream state reset PIPELINE`")
         };
         let metadata = match fs::metadata(&path) {
             Err(error) if error.kind() == Io::NotFound => return Err(mismatch("but there is no such file")),
@@ -219,7 +222,7 @@ impl Part {
 }
 
 /// Makes the names in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     let sync = || -> io::Result<()> { File::open(folder)?.sync_all() };
     match sync() {
         // Some file systems cannot.

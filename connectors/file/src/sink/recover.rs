@@ -29,8 +29,16 @@ use crate::{
 };
 
 impl Writer {
-    /// Brings the files to where the checkpoint stands.
+    /// Brings the files to where the checkpoint stands. If it cannot, others may.
     pub(super) fn open(&mut self, resume: &[(Epoch, Token)]) -> Result<()> {
+        let recovered = self.recover(resume);
+        if recovered.is_err() {
+            self.close(None);
+        }
+        recovered
+    }
+
+    fn recover(&mut self, resume: &[(Epoch, Token)]) -> Result<()> {
         (self.part, self.broken) = (None, None);
         self.done.clear();
         self.queue.clear();
@@ -54,7 +62,9 @@ impl Writer {
         if self.target.rotation.is_some() {
             self.clear_leftovers(&newest, tokens.is_empty())?;
         } else {
-            self.begin_part()?;
+            if self.part.is_none() {
+                self.begin_single(tokens.is_empty())?;
+            }
             let length = self.part.as_ref().map_or(0, |part| part.length);
             self.publish(length)?;
         }
@@ -102,11 +112,12 @@ impl Writer {
         self.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// Begins the one file of a sink that does not rotate.
-    pub(super) fn begin_single(&mut self) -> Result<()> {
+    /// Begins the one file of a sink that does not rotate. `fresh`: the checkpoint knows nothing of it.
+    pub(super) fn begin_single(&mut self, fresh: bool) -> Result<()> {
         let path = self.path().to_owned();
         let started_at = Timestamp::now();
-        let naming = |name: String, rename: Option<String>| Naming { folder: self.folder.clone(), name, rename, started_at };
+        let naming =
+            |name: String, rename: Option<String>| Naming { folder: self.folder.clone(), name, rename, started_at };
         let part = match self.target.existing {
             Existing::Replace => {
                 if path.is_dir() {
@@ -116,7 +127,7 @@ impl Writer {
                 Part::open(naming(temporary(&path), Some(self.own_name())), &self.target.format, Some(0))?
             }
             existing => {
-                let counts = self.counts(&path);
+                let counts = if fresh { self.counts(&path) } else { None };
                 if existing == Existing::Fail && counts.is_none() && path.exists() {
                     return Err(Error::new(ErrorKind::Exists, format!("`{}` exists", path.display()))
                         .hint("choose another path, or `existing: append` or `replace`"));

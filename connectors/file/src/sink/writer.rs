@@ -111,7 +111,9 @@ impl Writer {
     fn append(&mut self) -> Result<()> {
         let limit = self.target.rotation.as_ref().and_then(|rotation| rotation.size);
         // How large compressed bytes become is known only behind them.
-        if self.target.format.packed() && self.part.as_ref().zip(limit).is_some_and(|(part, limit)| part.size() >= limit) {
+        if self.target.format.packed()
+            && self.part.as_ref().zip(limit).is_some_and(|(part, limit)| part.size() >= limit)
+        {
             self.rotate()?;
         }
         self.begin_part()?;
@@ -127,16 +129,12 @@ impl Writer {
         if self.part.is_some() {
             return Ok(());
         }
-        let Some(rotation) = &self.target.rotation else { return self.begin_single() };
+        let Some(rotation) = &self.target.rotation else { return self.begin_single(false) };
         let now = Timestamp::now();
         let started_at = rotation.every.map_or(now, |every| window(now, every));
         let name = rotation.template.next(&self.folder, started_at)?;
-        let naming = Naming {
-            folder: self.folder.clone(),
-            name: format!("{name}{OPEN}"),
-            rename: Some(name),
-            started_at,
-        };
+        let naming =
+            Naming { folder: self.folder.clone(), name: format!("{name}{OPEN}"), rename: Some(name), started_at };
         self.part = Some(Part::open(naming, &self.target.format, None)?);
         self.names_dirty = true;
         Ok(())
@@ -195,7 +193,8 @@ impl Writer {
         }
         match token.files.last() {
             Some(mark) if mark.rename.is_none() => self.publish(mark.length),
-            _ => Published::remove(&self.target.path).map_err(|error| failed("publish the length of", &self.target.path, error)),
+            _ => Published::remove(&self.target.path)
+                .map_err(|error| failed("publish the length of", &self.target.path, error)),
         }
     }
 
@@ -215,7 +214,12 @@ impl Writer {
         match fs::metadata(&from) {
             Ok(metadata) if metadata.len() < mark.length => Err(Error::new(
                 ErrorKind::StateMismatch,
-                format!("the checkpoint counts {} bytes of `{}`, but it has only {}", mark.length, from.display(), metadata.len()),
+                format!(
+                    "the checkpoint counts {} bytes of `{}`, but it has only {}",
+                    mark.length,
+                    from.display(),
+                    metadata.len()
+                ),
             )
             .hint("bring the file back, or begin anew with `millstream state reset PIPELINE`")),
             Ok(_) => {
@@ -238,7 +242,8 @@ impl Writer {
     fn retain(&mut self) -> Result<()> {
         let Some(Rotation { template, keep: Some(keep), .. }) = &self.target.rotation else { return Ok(()) };
         let files = template.list(&self.folder)?;
-        let finished: Vec<String> = files.into_iter().map(|(_, name)| name).filter(|name| !name.ends_with(OPEN)).collect();
+        let finished: Vec<String> =
+            files.into_iter().map(|(_, name)| name).filter(|name| !name.ends_with(OPEN)).collect();
         for name in &finished[..finished.len().saturating_sub(*keep)] {
             let path = self.folder.join(name);
             match fs::remove_file(&path) {

@@ -6,7 +6,9 @@
 use std::{collections::BTreeMap, mem::take};
 
 use bytes::Bytes;
-use millstream_core::{Batch, BatchBuilder, Body, Envelope, Error, Form, Frames, Read, Sequences, ShardKey, Shards, Times};
+use millstream_core::{
+    Batch, BatchBuilder, Body, Envelope, Error, Form, Frames, Read, Sequences, ShardKey, Shards, Times,
+};
 
 use super::mark::TailMark;
 

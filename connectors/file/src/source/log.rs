@@ -13,6 +13,7 @@ use millstream_core::{Error, ErrorKind, Frames, Result};
 use super::{
     mark::LogMark,
     reader::{Filled, Reader},
+    rotated::name_of,
 };
 use crate::{
     error::failed,
@@ -23,6 +24,9 @@ use crate::{
 
 /// A file that has been quiet for this long is closed; it is opened again when it grows.
 pub(super) const CLOSE_AFTER: Duration = Duration::from_secs(60);
+
+/// How often a file may be renamed while it is being opened.
+const RENAMES_MAX: usize = 5;
 
 /// A file that is read.
 pub(super) struct Log {
@@ -77,7 +81,9 @@ impl Log {
             return Ok(Looked::Nothing);
         }
         let Some(reader) = &mut self.reader else { return Ok(Looked::Nothing) };
-        if self.quiet_since.is_some() && !self.mark.fingerprint.matches(&reader.file).map_err(|e| failed("read", &self.path, e))? {
+        if self.quiet_since.is_some()
+            && !self.mark.fingerprint.matches(&reader.file).map_err(|e| failed("read", &self.path, e))?
+        {
             return Ok(Looked::Truncated);
         }
         loop {
@@ -100,7 +106,8 @@ impl Log {
             }
             if !reader.whole() {
                 let text = format!("`{}` ends in the middle of its compressed data", self.path.display());
-                return Err(Error::new(ErrorKind::Corrupt, text).hint("the file is not complete; was it copied while it was written?"));
+                return Err(Error::new(ErrorKind::Corrupt, text)
+                    .hint("the file is not complete; was it copied while it was written?"));
             }
         }
         self.quiet_since.get_or_insert_with(Instant::now);
@@ -129,27 +136,47 @@ impl Log {
         {
             return Ok(false);
         }
-        let reader = match Reader::open(&self.path, format, self.mark.offset) {
-            // Between two looks it may lose its name; the next scan finds it.
-            Err(error) if error.kind() == ErrorKind::NotFound && self.raw.is_some() => return Ok(false),
-            reader => reader?,
-        };
-        let metadata = reader.file.metadata().map_err(|error| failed("open", &self.path, error))?;
-        if FileId::from(&metadata) != self.mark.id {
+        let Some((reader, metadata)) = self.find(format)? else {
+            if self.raw.is_none() {
+                tracing::warn!(path = %self.path.display(), "a file vanished before it was read");
+                self.end();
+            }
             return Ok(false);
-        }
+        };
         self.size = metadata.len();
-        if self.mark.fingerprint == Fingerprint::default() && reader.raw > 0 {
+        if self.mark.fingerprint.empty() && reader.raw > 0 {
             self.mark.fingerprint = Fingerprint::of(&reader.file, reader.raw.min(metadata.len())).unwrap_or_default();
         }
         self.reader = Some(reader);
         Ok(true)
     }
 
+    /// Opens the file under its name, or under the one that it has got meanwhile.
+    fn find(&mut self, format: &Format) -> Result<Option<(Reader, Metadata)>> {
+        for _ in 0..RENAMES_MAX {
+            match Reader::open(&self.path, format, self.mark.offset) {
+                Ok(reader) => {
+                    let metadata = reader.file.metadata().map_err(|error| failed("open", &self.path, error))?;
+                    if FileId::from(&metadata) == self.mark.id {
+                        return Ok(Some((reader, metadata)));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            match name_of(&self.path, self.mark.id) {
+                Some(path) => self.path = path,
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
     /// Begins anew at the front.
     pub(super) fn restart(&mut self) {
         let id = self.mark.id;
-        self.mark = LogMark { id, fingerprint: Fingerprint::default(), offset: 0, modified: self.mark.modified, ended: false };
+        self.mark =
+            LogMark { id, fingerprint: Fingerprint::default(), offset: 0, modified: self.mark.modified, ended: false };
         (self.reader, self.raw, self.quiet_since) = (None, None, None);
     }
 

@@ -97,8 +97,10 @@ impl Joining {
         frames.slice(start, start + text.len());
         let bytes = std::mem::take(&mut self.too_large) + (end - start) as u64;
         if bytes > self.codec.bytes_max {
-            let text = format!("a record of {bytes} bytes is larger than `multiline.bytes_max` ({})", self.codec.bytes_max);
-            frames.fail(Error::new(ErrorKind::TooLarge, text).hint("does `multiline.start` match where records begin?"));
+            let text =
+                format!("a record of {bytes} bytes is larger than `multiline.bytes_max` ({})", self.codec.bytes_max);
+            frames
+                .fail(Error::new(ErrorKind::TooLarge, text).hint("does `multiline.start` match where records begin?"));
         } else if std::str::from_utf8(text).is_err() {
             frames.fail(Error::new(ErrorKind::Decode, "the lines are no UTF-8 text"));
         }
@@ -126,7 +128,11 @@ mod tests {
     use super::*;
 
     fn decode(text: &str, step: usize) -> Vec<String> {
-        let options = Multiline { start: "^[0-9]".into(), wait: crate::options::multiline_wait(), bytes_max: millstream_core::Size(64) };
+        let options = Multiline {
+            start: "^[0-9]".into(),
+            wait: crate::options::multiline_wait(),
+            bytes_max: millstream_core::Size(64),
+        };
         let mut decoder = Joined::new(&options).unwrap().decoder();
         let (mut done, mut all) = (0, Vec::new());
         for to in (0..=text.len()).step_by(step).chain([text.len()]) {

@@ -18,6 +18,8 @@ use crate::{
 
 /// Bytes read at once: some thousand log lines, and it fits a second-level cache.
 const BLOCK_BYTES: usize = 256 << 10;
+/// Packed bytes that are unpacked in one step: the decompressor refuses more than 128 KiB in front of a member.
+const PACKED_STEP_BYTES: usize = 64 << 10;
 /// Longest run of bytes that a decoder may leave undone; offsets within a block have 32 bits.
 const UNDONE_BYTES_MAX: usize = 1 << 30;
 /// How much of a file is looked at for what stands before its first record, such as the header line of a CSV file.
@@ -191,7 +193,8 @@ impl Reader {
         next.extend_from_slice(&self.block);
         while next.len() < undone + room {
             let (before, wanted) = (next.len(), undone + room - next.len());
-            let fed = unpacking.decompressor.feed(&unpacking.packed, &mut next, wanted);
+            let front = &unpacking.packed[..unpacking.packed.len().min(PACKED_STEP_BYTES)];
+            let fed = unpacking.decompressor.feed(front, &mut next, wanted);
             let fed = fed.map_err(|error| error.context(format!("cannot read `{}`", self.path.display())))?;
             let _ = unpacking.packed.split_to(fed.taken);
             if fed.taken == 0 && next.len() == before {

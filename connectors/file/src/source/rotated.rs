@@ -128,10 +128,13 @@ mod tests {
     #[test]
     fn rotated_names_are_known() {
         let path = Path::new("/x/app.log");
-        for name in ["app.log.1", "app.log-20260102", "app-2026-01-02.log", "app.log.2026-01-02T03:04:05Z", "app_7.log"] {
+        for name in ["app.log.1", "app.log-20260102", "app-2026-01-02.log", "app.log.2026-01-02T03:04:05Z", "app_7.log"]
+        {
             assert!(rotated_name(path, &path.with_file_name(name)), "{name}");
         }
-        for name in ["app.log", "app.log.gz", "app.log.1.gz", "app.log.bak", "app.log~", "apple.log", "b.log.1", "app.log."] {
+        for name in
+            ["app.log", "app.log.gz", "app.log.1.gz", "app.log.bak", "app.log~", "apple.log", "b.log.1", "app.log."]
+        {
             assert!(!rotated_name(path, &path.with_file_name(name)), "{name}");
         }
     }

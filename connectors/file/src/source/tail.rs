@@ -134,7 +134,8 @@ impl Tail {
     pub(super) fn wake(&self, reading: &Reading) -> Option<Duration> {
         let newest = self.logs.len().saturating_sub(1);
         let waits = self.logs.iter().enumerate().filter(|(_, log)| log.undone() > 0).filter_map(|(at, log)| {
-            let after = if at < newest { Some(ROTATED_QUIET) } else { reading.complete_after.filter(|_| log.at_line_end()) };
+            let after =
+                if at < newest { Some(ROTATED_QUIET) } else { reading.complete_after.filter(|_| log.at_line_end()) };
             after.map(|after| after.saturating_sub(log.quiet()))
         });
         waits.min()

@@ -79,8 +79,11 @@ impl Tailer {
     /// Finds the files and where to begin in each.
     pub(super) fn open(pattern: &Pattern, reading: Arc<Reading>, bell: Arc<Bell>, begin: &Begin<'_>) -> Result<Self> {
         if let SeekTo::Time(_) = begin.start {
-            return Err(Error::new(ErrorKind::Unsupported, "a file cannot be read from a time on: its records have none")
-                .hint("start at `beginning`, `end` or a record number, and filter by a time in the record"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a file cannot be read from a time on: its records have none",
+            )
+            .hint("start at `beginning`, `end` or a record number, and filter by a time in the record"));
         }
         let mut tailer = Tailer {
             pattern: pattern.clone(),
@@ -192,7 +195,8 @@ impl Tailer {
     }
 
     fn find(&mut self) -> Result<Vec<(PathBuf, Metadata)>> {
-        let found = self.pattern.find().map_err(|error| failed("list the files of", Path::new(self.pattern.text()), error))?;
+        let found =
+            self.pattern.find().map_err(|error| failed("list the files of", Path::new(self.pattern.text()), error))?;
         (self.folders, self.scanned_at) = (found.folders, Instant::now());
         let files = found.files.into_iter().filter_map(|path| {
             let metadata = fs::metadata(&path).ok()?;
@@ -211,7 +215,9 @@ impl Tailer {
                     super::reader::Reader::open(path, &self.reading.format, 0)?;
                 }
                 Err(error)
-                    if self.reading.follow && error.kind() == std::io::ErrorKind::NotFound && folder_of(path).is_dir() =>
+                    if self.reading.follow
+                        && error.kind() == std::io::ErrorKind::NotFound
+                        && folder_of(path).is_dir() =>
                 {
                     tracing::warn!(path = text, "there is no such file yet; waiting for it");
                 }

@@ -26,18 +26,20 @@ mod source;
 mod url;
 mod view;
 
-use millstream_core::{PlanContext, Result, SinkPlan, SourcePlan};
+use millstream_core::{PlanContext, Result, SinkPlan, SourcePlan, Url};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::Value;
+
+use crate::{FileSinkOptions, FileSourceOptions};
 
 pub use self::{
     inspect::{Info, StreamInfo, info, repair, verify},
     options::{Fsync, SsCodec, SsSinkOptions, SsSourceOptions, ValueForm},
     saved::{SavedPosition, saved_position},
 };
-pub(crate) use self::url::{sink_from_url, source_from_url};
 
 /// Whether options of the component `file` mean a `.ss` file: by `codec: ss`, or without a codec by the path's ending.
-pub(crate) fn is_meant(options: &Value) -> bool {
+fn is_meant(options: &Value) -> bool {
     match options.get("codec") {
         None | Some(Value::Null) => options.get("path").and_then(Value::as_str).is_some_and(is_name),
         Some(Value::String(codec)) => codec == "ss",
@@ -50,12 +52,42 @@ fn is_name(name: &str) -> bool {
     name.len() > ".ss".len() && name.ends_with(".ss") && !name.ends_with("/.ss")
 }
 
-/// Plans a source of a `.ss` file.
+/// Plans a source of whatever kind of file the options mean.
 pub(crate) fn plan_source(options: &Value, context: &PlanContext) -> Result<Box<dyn SourcePlan>> {
-    source::plan(options, context)
+    if is_meant(options) { source::plan(options, context) } else { crate::source::plan(options, context) }
 }
 
-/// Plans a sink to a `.ss` file.
+/// Plans a sink to whatever kind of file the options mean.
 pub(crate) fn plan_sink(options: &Value, context: &PlanContext) -> Result<Box<dyn SinkPlan>> {
-    sink::plan(options, context)
+    if is_meant(options) { sink::plan(options, context) } else { crate::sink::plan(options, context) }
+}
+
+/// The options that a URL means as a source.
+pub(crate) fn source_from_url(url: &Url) -> Result<Value> {
+    url::source(url).unwrap_or_else(|| crate::url::options(url))
+}
+
+/// The options that a URL means as a sink.
+pub(crate) fn sink_from_url(url: &Url) -> Result<Value> {
+    url::sink(url).unwrap_or_else(|| crate::url::options(url))
+}
+
+/// The options of a source: those of a text file, or those of a `.ss` file.
+pub(crate) fn source_schema() -> Schema {
+    either::<FileSourceOptions, SsSourceOptions>()
+}
+
+/// The options of a sink: those of a text file, or those of a `.ss` file.
+pub(crate) fn sink_schema() -> Schema {
+    either::<FileSinkOptions, SsSinkOptions>()
+}
+
+fn either<A: JsonSchema, B: JsonSchema>() -> Schema {
+    let mut generator = SchemaGenerator::default();
+    let (a, b) = (generator.subschema_for::<A>(), generator.subschema_for::<B>());
+    let mut schema = schemars::json_schema!({ "anyOf": [a, b] });
+    if let Some(schema) = schema.as_object_mut() {
+        schema.insert("$defs".to_owned(), Value::Object(generator.take_definitions(true)));
+    }
+    schema
 }

@@ -78,11 +78,9 @@ impl SsSourceOptions {
         }
         let long = self.streams.iter().flatten().find(|name| name.len() > STREAM_KEY_BYTES_MAX);
         match long {
-            Some(name) => {
-                Err(Error::new(ErrorKind::Option, format!("no stream of a .ss file can be called `{name}`"))
-                    .hint(format!("the longest name has {STREAM_KEY_BYTES_MAX} bytes"))
-                    .within("streams"))
-            }
+            Some(name) => Err(Error::new(ErrorKind::Option, format!("no stream of a .ss file can be called `{name}`"))
+                .hint(format!("the longest name has {STREAM_KEY_BYTES_MAX} bytes"))
+                .within("streams")),
             None => Ok(()),
         }
     }
@@ -132,13 +130,16 @@ impl SsSinkOptions {
     pub fn validate(&self) -> Result<()> {
         check_path(&self.path)?;
         if self.path.ends_with('/') {
-            return Err(Error::new(ErrorKind::Option, format!("`{}` is a folder, not a file", self.path)).within("path"));
+            return Err(
+                Error::new(ErrorKind::Option, format!("`{}` is a folder, not a file", self.path)).within("path")
+            );
         }
         if let Some(stream) = &self.stream
             && let Some(what) = refused(stream)
         {
-            return Err(Error::new(ErrorKind::Option, format!("no stream can be called `{stream}`: {what}"))
-                .within("stream"));
+            return Err(
+                Error::new(ErrorKind::Option, format!("no stream can be called `{stream}`: {what}")).within("stream")
+            );
         }
         self.interval().map(drop)
     }
@@ -191,6 +192,8 @@ fn names<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Opti
     }
     Ok(Option::<Names>::deserialize(deserializer)?.map(|names| match names {
         Names::List(names) => names,
-        Names::Text(text) => text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect(),
+        Names::Text(text) => {
+            text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+        }
     }))
 }

@@ -7,7 +7,7 @@ use millstream_core::{Error, ErrorKind, Result, Url};
 use serde_json::{Map, Value};
 
 /// The options that a URL means as a source; `None` if it means no stream file.
-pub(crate) fn source_from_url(url: &Url) -> Option<Result<Value>> {
+pub(super) fn source(url: &Url) -> Option<Result<Value>> {
     take_apart(url).map(|parts| {
         let (mut options, streams) = parts?;
         if !streams.is_empty() {
@@ -18,7 +18,7 @@ pub(crate) fn source_from_url(url: &Url) -> Option<Result<Value>> {
 }
 
 /// The options that a URL means as a sink; `None` if it means no stream file.
-pub(crate) fn sink_from_url(url: &Url) -> Option<Result<Value>> {
+pub(super) fn sink(url: &Url) -> Option<Result<Value>> {
     take_apart(url).map(|parts| {
         let (mut options, mut streams) = parts?;
         if streams.len() > 1 {
@@ -37,32 +37,87 @@ type Parts = (Map<String, Value>, Vec<String>);
 /// Options with the path, and the streams.
 fn take_apart(url: &Url) -> Option<Result<Parts>> {
     let explicit = url.option("path").map(str::to_owned);
-    let end = url.path.iter().position(|part| super::is_name(part));
-    let codec = url.option("codec");
-    let meant = match (codec, &explicit) {
+    // A relative path has its first part where others have a host: `file://x.ss/key`, `file://./x.ss`.
+    let node = url.nodes.first().filter(|node| *node != "localhost");
+    let found = url.path.iter().position(|part| super::is_name(part)).map(|at| at + 1);
+    let end = if node.is_some_and(|node| super::is_name(node)) { Some(0) } else { found };
+    let meant = match (url.option("codec"), &explicit) {
         (Some(codec), _) => codec == "ss",
         (None, Some(path)) => super::is_name(path),
         (None, None) => end.is_some(),
     };
     meant.then(|| {
-        // With an explicit path all parts of the URL's own path are streams; without a `.ss` in it none is.
-        let parts = explicit.as_ref().map_or(end.map_or(url.path.len(), |end| end + 1), |_| 0);
-        let path = match explicit {
-            Some(path) => path,
-            None => crate::location::path_of(url, parts)?,
+        if url.user.is_some() || url.nodes.len() > 1 {
+            return Err(Error::new(ErrorKind::Syntax, "a file URL has no user and no host")
+                .hint("write `file:///absolute/path/x.ss/stream` or `file://./relative/x.ss/stream`"));
+        }
+        let (path, parts) = match explicit {
+            // All parts of the URL's own path are streams then.
+            Some(path) => (path, 0),
+            None => {
+                // Without a part that ends in `.ss` all of it is the path.
+                let parts = end.unwrap_or(url.path.len());
+                let path = url.local_path(parts);
+                (path, parts)
+            }
         };
-        let mut streams = Vec::new();
-        for part in parts..url.path.len() {
-            streams.extend(url.streams(part)?);
-        }
-        let listed = ["stream", "streams"].into_iter().filter_map(|name| url.option(name)).collect::<Vec<_>>();
-        if !listed.is_empty() && !streams.is_empty() || listed.len() > 1 {
-            return Err(Error::new(ErrorKind::Option, format!("`{url}` names streams twice"))
-                .hint("write them behind the path or as `?stream=`"));
-        }
-        streams.extend(listed.into_iter().flat_map(|names| names.split(',')).filter(|n| !n.is_empty()).map(str::to_owned));
-        let mut options = url.options(&["path", "stream", "streams"])?;
-        options.insert("path".into(), path.into());
-        Ok((options, streams))
+        Ok((options(url, path)?, streams(url, parts)?))
     })
+}
+
+fn options(url: &Url, path: String) -> Result<Map<String, Value>> {
+    let mut options = url.options(&["path", "stream", "streams"])?;
+    options.insert("path".into(), path.into());
+    Ok(options)
+}
+
+/// The streams that the parts of the path from `part` on name, or an option.
+fn streams(url: &Url, part: usize) -> Result<Vec<String>> {
+    let mut streams = Vec::new();
+    for part in part..url.path.len() {
+        streams.extend(url.streams(part)?);
+    }
+    let listed: Vec<_> = ["stream", "streams"].into_iter().filter_map(|name| url.option(name)).collect();
+    if listed.len() + usize::from(!streams.is_empty()) > 1 {
+        return Err(Error::new(ErrorKind::Option, format!("`{url}` names streams twice"))
+            .hint("write them behind the path, or as `?stream=`"));
+    }
+    streams
+        .extend(listed.iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty()).map(|n| n.to_owned()));
+    Ok(streams)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn source(url: &str) -> Value {
+        super::url::source(&Url::parse(url).unwrap()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_path_ends_at_the_first_part_that_ends_in_ss() {
+        assert_eq!(source("file:///data/x.ss"), json!({"path": "/data/x.ss"}));
+        assert_eq!(
+            source("file:///d/x.ss/a,b%2Cc?follow"),
+            json!({"path": "/d/x.ss", "streams": ["a", "b,c"], "follow": "true"})
+        );
+        assert_eq!(source("file:///my%20d%C3%A4ta,1.ss/a.ss"), json!({"path": "/my däta,1.ss", "streams": ["a.ss"]}));
+        assert_eq!(source("file://x.ss/a"), json!({"path": "x.ss", "streams": ["a"]}));
+        assert_eq!(source("file://./d/x.ss/a"), json!({"path": "./d/x.ss", "streams": ["a"]}));
+        assert_eq!(source("file:?path=/x.ss&stream=a,b"), json!({"path": "/x.ss", "streams": ["a", "b"]}));
+        assert_eq!(source("file:///d/x.bin?codec=ss"), json!({"path": "/d/x.bin", "codec": "ss"}));
+        for other in ["file:///data/x.log", "file:///x.ss?codec=lines", "file:///.ss"] {
+            assert!(super::url::source(&Url::parse(other).unwrap()).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_sink_has_one_stream() {
+        let sink = |url: &str| super::url::sink(&Url::parse(url).unwrap()).unwrap();
+        assert_eq!(sink("file:///x.ss/a?shard=3").unwrap(), json!({"path": "/x.ss", "stream": "a", "shard": "3"}));
+        assert_eq!(sink("file:///x.ss/a,b").unwrap_err().kind(), ErrorKind::Option);
+        assert_eq!(sink("file:///x.ss/a?stream=b").unwrap_err().kind(), ErrorKind::Option);
+    }
 }

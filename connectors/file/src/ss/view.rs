@@ -64,7 +64,7 @@ pub(super) struct View<'a> {
 impl ReadAt for View<'_> {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let rest = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
-        self.file.read_at(&mut buf[..rest], offset)
+        FileExt::read_at(self.file, &mut buf[..rest], offset)
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -78,7 +78,8 @@ pub(super) const PROOF_BYTES: u64 = 64;
 /// Hash of the bytes before `offset`; `None` if the file is shorter.
 pub(super) fn proof(file: &File, offset: u64) -> io::Result<Option<u64>> {
     let mut bytes = [0; PROOF_BYTES as usize];
-    let bytes = &mut bytes[..usize::try_from(offset).map_or(PROOF_BYTES as usize, |offset| offset.min(PROOF_BYTES as usize))];
+    let bytes =
+        &mut bytes[..usize::try_from(offset).map_or(PROOF_BYTES as usize, |offset| offset.min(PROOF_BYTES as usize))];
     match file.read_exact_at(bytes, offset.saturating_sub(bytes.len() as u64)) {
         Ok(()) => Ok(Some(xxh3_64(bytes))),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),

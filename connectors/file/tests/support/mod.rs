@@ -15,7 +15,7 @@ use millstream_core::{
 use serde_json::Value;
 
 /// Long enough for a loaded machine, short enough to notice.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct Dir(pub tempfile::TempDir);
 

@@ -20,7 +20,7 @@ const NOT_READY: Duration = Duration::from_millis(10);
 /// What cuts blocks into records.
 pub(super) enum Cutter {
     /// Lines, perhaps with headers.
-    Lines(LogDecoder),
+    Lines(Box<LogDecoder>),
     /// Any other codec.
     Codec { decoder: Box<dyn Decoder>, form: Form, shard: ShardKey, read: u128 },
 }

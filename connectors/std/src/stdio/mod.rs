@@ -5,6 +5,7 @@
 
 mod hub;
 mod input;
+mod numbered;
 mod options;
 mod output;
 mod sink;
@@ -77,6 +78,8 @@ struct Handle {
     input: Mutex<Option<Input>>,
     writer: Mutex<Option<Out>>,
     output: OnceLock<Arc<Output>>,
+    /// It is the process's own input and output.
+    own: bool,
 }
 
 impl Drop for Handle {
@@ -94,7 +97,7 @@ impl fmt::Debug for Stdio {
 impl Stdio {
     /// The process's standard input and output. Does no I/O yet; an error says what in `reading` does not fit together.
     pub fn new(reading: Reading) -> Result<Self> {
-        Stdio::with(reading, io::stdin(), io::stdout())
+        Stdio::make(reading, Box::new(io::stdin()), Box::new(io::stdout()), true)
     }
 
     /// Any input and output, such as the two ends of pipes.
@@ -103,15 +106,20 @@ impl Stdio {
         input: impl io::Read + Send + 'static,
         output: impl io::Write + Send + 'static,
     ) -> Result<Self> {
+        Stdio::make(reading, Box::new(input), Box::new(output), false)
+    }
+
+    fn make(reading: Reading, input: Input, output: Out, own: bool) -> Result<Self> {
         cutter(&reading)?;
         let form = reading.codec.plan()?.form();
         Ok(Stdio(Arc::new(Handle {
             hub: Arc::new(Hub::new(reading.loopback)),
             reading,
             form,
-            input: Mutex::new(Some(Box::new(input))),
-            writer: Mutex::new(Some(Box::new(output))),
+            input: Mutex::new(Some(input)),
+            writer: Mutex::new(Some(output)),
             output: OnceLock::new(),
+            own,
         })))
     }
 
@@ -147,6 +155,15 @@ impl Stdio {
         ShardKey::new(self.0.reading.stream.as_str(), 0)
     }
 
+    /// Best effort: pipes work at any size.
+    fn widen_pipes(&self) {
+        #[cfg(target_os = "linux")]
+        if self.0.own {
+            let _ = rustix::pipe::fcntl_setpipe_size(io::stdin(), PIPE_BYTES);
+            let _ = rustix::pipe::fcntl_setpipe_size(io::stdout(), PIPE_BYTES);
+        }
+    }
+
     /// Starts the reading thread, the first time.
     fn start_reading(&self) -> Result<()> {
         if !self.hub().opened() {
@@ -154,7 +171,7 @@ impl Stdio {
         }
         let Some(mut input) = self.0.input.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
         let (hub, mut cutter) = (self.0.hub.clone(), cutter(&self.0.reading)?);
-        widen_pipes();
+        self.widen_pipes();
         let read = move || {
             let mut version = None;
             let ask = |cutter: &mut Cutter| {
@@ -178,7 +195,7 @@ impl Stdio {
         }
         let writer =
             writer.take().ok_or_else(|| Error::new(ErrorKind::Closed, "the output could not be started before"))?;
-        widen_pipes();
+        self.widen_pipes();
         let output = Arc::new(Output::start(writer)?);
         Ok(self.0.output.get_or_init(|| output).clone())
     }
@@ -198,14 +215,5 @@ fn cutter(reading: &Reading) -> Result<Cutter> {
         stream: reading.stream.clone(),
         codec: reading.codec.clone(),
     };
-    LogDecoder::new(&options).map(Cutter::Lines)
-}
-
-/// Best effort: the pipes work at any size.
-fn widen_pipes() {
-    #[cfg(target_os = "linux")]
-    {
-        let _ = rustix::pipe::fcntl_setpipe_size(io::stdin(), PIPE_BYTES);
-        let _ = rustix::pipe::fcntl_setpipe_size(io::stdout(), PIPE_BYTES);
-    }
+    LogDecoder::new(&options).map(Box::new).map(Cutter::Lines)
 }

@@ -1,21 +1,24 @@
 //! A producer as a sink; `stdout` is one too.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use async_trait::async_trait;
 use millstream_codec::{
-    log::{BROADCAST, stream_key, write_header},
+    log::stream_key,
     print::{Format, Printer},
 };
 use millstream_core::{
-    Batch, BatchBuilder, Encoder, Epoch, Error, ErrorKind, Outcomes, Record, RecordRef, Result, ShardKey, Sink,
-    SinkCapabilities, SinkPlan, Timestamp, Token, Way, WriteId,
+    Batch, Encoder, Epoch, Error, ErrorKind, Outcomes, Result, Sink, SinkCapabilities, SinkPlan, Token, Way, WriteId,
 };
 
-use super::{PrintedSequences, Stdio, StdioSinkOptions, output::Output};
-
-/// Shards whose sequences are counted. When there are more, all are counted from 1 again: memory is bounded.
-const SHARDS_MAX: usize = 65_536;
+use super::{
+    Stdio, StdioSinkOptions,
+    numbered::{Numbered, Written},
+    output::Output,
+};
 
 pub(super) const CAPABILITIES: SinkCapabilities = SinkCapabilities {
     way: Way::None,
@@ -55,15 +58,15 @@ impl SinkPlan for ProducerPlan {
     }
 
     fn create(&self) -> Result<Box<dyn Sink>> {
-        let numbered = Numbered { options: self.options.clone(), next: HashMap::new() };
+        let numbered = Numbered::new(&self.options);
         Ok(Box::new(StdioSink::new(self.stdio.clone(), Writing::Numbered(numbered))))
     }
 }
 
 /// How a batch becomes bytes.
 pub(super) enum Writing {
-    /// Values, by a codec; whether its preamble was written.
-    Codec(Box<dyn Encoder>, bool),
+    /// Values, by a codec; whether its preamble was written, by this sink or the one before a restart.
+    Codec(Box<dyn Encoder>, Arc<AtomicBool>),
     /// Whole records, as they were read.
     Printed(Printer),
     /// Whole records, under the sequences of this sink.
@@ -79,16 +82,6 @@ pub(super) struct StdioSink {
     outcomes: Outcomes,
     ends: Vec<usize>,
     produces: bool,
-}
-
-/// What a batch became.
-#[derive(Default)]
-struct Written {
-    bytes: Vec<u8>,
-    rejected: Vec<(u32, Error)>,
-    sequences: Vec<u128>,
-    /// For consumers of the same process.
-    looped: Option<Batch>,
 }
 
 impl StdioSink {
@@ -111,7 +104,7 @@ impl StdioSink {
         let mut written = Written { bytes: Vec::with_capacity(room), ..Written::default() };
         match &mut self.writing {
             Writing::Codec(encoder, begun) => {
-                if !std::mem::replace(begun, true) {
+                if !begun.swap(true, Ordering::Relaxed) {
                     encoder.preamble(batch, &mut written.bytes);
                 }
                 self.ends.clear();
@@ -179,106 +172,4 @@ impl Sink for StdioSink {
             None => Ok(()),
         }
     }
-}
-
-/// Prints records under sequences of its own, and knows what it printed.
-pub(super) struct Numbered {
-    options: StdioSinkOptions,
-    next: HashMap<ShardKey, u128>,
-}
-
-impl Numbered {
-    fn encode(&mut self, batch: &Batch, loopback: bool, written: &mut Written) {
-        let now = Timestamp::now();
-        let fixed = self.options.stream.as_deref().map(Arc::<str>::from);
-        let mut looped = loopback.then(BatchBuilder::new);
-        let mut last: Option<(&ShardKey, ShardKey)> = None;
-        for (i, record) in batch.iter().enumerate() {
-            // Runs of one shard are the rule: its printed name is made once.
-            let (_, shard) = match last.take() {
-                Some(known) if *known.0 == *record.origin() => last.insert(known),
-                _ => last.insert((record.origin(), printed(record.origin(), fixed.as_ref()))),
-            };
-            let sequence = self.sequence(shard, &record);
-            let time = record.time().unwrap_or(now);
-            let start = written.bytes.len();
-            match self.print(&record, shard, sequence, time, &mut written.bytes) {
-                Ok(()) => {
-                    written.sequences.push(sequence);
-                    self.count(shard, sequence);
-                    if let Some(looped) = &mut looped {
-                        looped.push(&Record { origin: shard.clone(), sequence, time: Some(time), ..plain(&record) });
-                    }
-                }
-                Err(error) => {
-                    written.bytes.truncate(start);
-                    written.rejected.push((i as u32, error));
-                    written.sequences.push(sequence); // One for each record; that of a rejected one says nothing.
-                }
-            }
-        }
-        written.looped = looped.map(|mut looped| looped.finish()).filter(|batch| !batch.is_empty());
-    }
-
-    fn sequence(&self, shard: &ShardKey, record: &RecordRef<'_>) -> u128 {
-        match self.options.sequences {
-            PrintedSequences::Own => self.next.get(shard).copied().unwrap_or(1),
-            PrintedSequences::Origin => record.sequence(),
-        }
-    }
-
-    fn count(&mut self, shard: &ShardKey, sequence: u128) {
-        if self.options.sequences == PrintedSequences::Origin {
-            return;
-        }
-        if let Some(next) = self.next.get_mut(shard) {
-            *next = sequence + 1;
-            return;
-        }
-        if self.next.len() >= SHARDS_MAX {
-            self.next.clear();
-        }
-        self.next.insert(shard.clone(), sequence + 1);
-    }
-
-    fn print(
-        &self,
-        record: &RecordRef<'_>,
-        shard: &ShardKey,
-        sequence: u128,
-        time: Timestamp,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
-        let raw = Printer { format: Format::Raw, newline: self.options.newline, decode_json: false };
-        match self.options.format {
-            Format::Raw => raw.print(record, out),
-            Format::Log => {
-                write_header(Some(time), &shard.stream, sequence, shard.shard, out);
-                raw.print(record, out)
-            }
-            Format::Ndjson => {
-                let mut builder = BatchBuilder::new();
-                builder.push(&Record { origin: shard.clone(), sequence, time: Some(time), ..plain(record) });
-                Printer { format: Format::Ndjson, ..raw }.print(&builder.finish().get(0), out)
-            }
-        }
-    }
-}
-
-/// Where a record is printed to belong.
-fn printed(origin: &ShardKey, fixed: Option<&Arc<str>>) -> ShardKey {
-    let stream = match fixed {
-        Some(stream) => stream.clone(),
-        None if origin.stream.is_empty() => BROADCAST.into(),
-        None => match stream_key(&origin.stream) {
-            std::borrow::Cow::Borrowed(_) => origin.stream.clone(),
-            std::borrow::Cow::Owned(name) => name.into(),
-        },
-    };
-    ShardKey { stream, shard: origin.shard }
-}
-
-/// The record as a reader of the output would get it: not derived from anything.
-fn plain(record: &RecordRef<'_>) -> Record {
-    Record { index: 0, original: None, ..record.to_record() }
 }

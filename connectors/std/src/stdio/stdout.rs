@@ -1,6 +1,6 @@
 //! The sinks `stdout` and `stdio`.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use millstream_codec::print::Printer;
 use millstream_core::{
@@ -55,7 +55,7 @@ impl Stdio {
             }
             (codec, None) => {
                 let codec = codec.clone().unwrap_or_default();
-                StdoutWay::Codec(codec.plan().map_err(|error| error.within("codec"))?)
+                StdoutWay::Codec(codec.plan().map_err(|error| error.within("codec"))?, Arc::default())
             }
             (None, Some(format)) => StdoutWay::Print(Printer { format, newline: options.newline, decode_json: false }),
         };
@@ -71,7 +71,8 @@ struct StdoutPlan {
 
 #[derive(Debug)]
 enum StdoutWay {
-    Codec(Arc<dyn Codec>),
+    /// And whether the preamble was written.
+    Codec(Arc<dyn Codec>, Arc<AtomicBool>),
     Print(Printer),
 }
 
@@ -86,7 +87,7 @@ impl SinkPlan for StdoutPlan {
 
     fn create(&self) -> Result<Box<dyn Sink>> {
         let writing = match &self.way {
-            StdoutWay::Codec(codec) => Writing::Codec(codec.encoder(), false),
+            StdoutWay::Codec(codec, begun) => Writing::Codec(codec.encoder(), begun.clone()),
             StdoutWay::Print(printer) => Writing::Printed(*printer),
         };
         Ok(Box::new(StdioSink::new(self.stdio.clone(), writing)))

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use millstream_core::{Error, ErrorKind, Form, Read, Result};
 
-use super::{BROADCAST, Header, Headers, LogOptions, bytes_max, rows::Rows};
+use super::{BROADCAST, Header, Headers, LogOptions, bytes_max, header::HeaderReader, rows::Rows};
 use crate::{
     CodecOptions, MessageCodec,
     line::{Cutter, Piece, Then, not_utf8, too_large},
@@ -29,6 +29,7 @@ struct Lines {
     skip_blank: bool,
     bytes_max: u64,
     count: u64,
+    header: HeaderReader,
 }
 
 /// What one call read.
@@ -57,6 +58,7 @@ impl LogDecoder {
                 skip_blank: matches!(options.codec, CodecOptions::Ndjson(_)),
                 bytes_max,
                 count: 0,
+                header: HeaderReader::default(),
             },
         })
     }
@@ -100,7 +102,7 @@ impl Lines {
         let header = match self.headers {
             Headers::Off => None,
             _ if line.first() != Some(&b'[') => None,
-            _ => Header::parse(line).filter(|(header, _)| self.counts(header)),
+            _ => self.header.parse(line).filter(|(header, _)| counts(self.headers, &self.streams, header)),
         };
         let wanted = match &header {
             Some((Header { stream: Some(stream), .. }, _)) => self.wanted(stream),
@@ -119,12 +121,6 @@ impl Lines {
             rows.fail(error.context(format!("cannot read line {}", self.count)));
         }
         Then::unless(rows.is_full())
-    }
-
-    /// Whether what looks like a header is one.
-    fn counts(&self, header: &Header<'_>) -> bool {
-        let asked = |stream: &str| self.streams.iter().any(|asked| asked == stream);
-        self.headers == Headers::Strict || !header.only_key() || header.stream.is_some_and(asked)
     }
 
     fn wanted(&self, stream: &str) -> bool {
@@ -146,4 +142,10 @@ impl Lines {
             Form::Json => self.payload.check(&line[payload..]),
         }
     }
+}
+
+/// Whether what looks like a header is one.
+fn counts(headers: Headers, streams: &[String], header: &Header<'_>) -> bool {
+    let asked = |stream: &str| streams.iter().any(|asked| asked == stream);
+    headers == Headers::Strict || !header.only_key() || header.stream.is_some_and(asked)
 }

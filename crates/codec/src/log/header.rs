@@ -1,12 +1,10 @@
 //! The bracket before a payload.
 
+use std::ops::Range;
+
 use millstream_core::Timestamp;
 
-use super::{
-    stream_key,
-    time::{parse_time, write_time},
-    valid_stream,
-};
+use super::{stream_key, time::Times, valid_stream};
 
 /// A longer bracket cannot be a header: time, key, sequence and shard at their longest, and as much white space again.
 const HEADER_BYTES_MAX: usize = 1024;
@@ -30,29 +28,7 @@ pub struct Header<'a> {
 impl<'a> Header<'a> {
     /// Reads the header at the front of a line: what it says, and where the payload begins. `None`: the line has none.
     pub fn parse(line: &'a [u8]) -> Option<(Self, usize)> {
-        let inside = line.strip_prefix(b"[")?;
-        let len = memchr::memchr(b']', &inside[..inside.len().min(HEADER_BYTES_MAX)])?;
-        let mut parts = inside[..len].split(|byte| *byte == b'|').map(<[u8]>::trim_ascii).peekable();
-        let time = parts.peek().and_then(|part| parse_time(part));
-        if time.is_some() {
-            parts.next();
-        }
-        let stream = match parts.next() {
-            // All of a valid name is ASCII.
-            Some(name) if valid_stream(name) => Some(std::str::from_utf8(name).ok()?),
-            Some(_) => return None,
-            None => None,
-        };
-        let sequence = number(parts.next())?;
-        let shard = match number(parts.next())? {
-            Some(shard) => Some(u64::try_from(shard).ok()?),
-            None => None,
-        };
-        if parts.next().is_some() {
-            return None;
-        }
-        let payload = len + 2 + usize::from(inside.get(len + 1) == Some(&b' '));
-        Some((Header { time, stream, sequence, shard }, payload))
+        HeaderReader::default().parse(line)
     }
 
     /// Whether it holds a key and nothing else: then it may as well be the beginning of a text.
@@ -61,9 +37,105 @@ impl<'a> Header<'a> {
     }
 }
 
+/// Reads headers. Remembers what lines that follow each other tend to share: time and stream.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HeaderReader {
+    times: Times,
+    /// A header's bytes up to its sequence, and what they say.
+    front: Vec<u8>,
+    time: Option<Timestamp>,
+    /// Where the stream lies in it.
+    stream: Range<usize>,
+}
+
+impl HeaderReader {
+    pub(super) fn parse<'a>(&mut self, line: &'a [u8]) -> Option<(Header<'a>, usize)> {
+        if let Some(found) = self.parse_like_last(line) {
+            return Some(found);
+        }
+        let inside = line.strip_prefix(b"[")?;
+        let len = memchr::memchr(b']', &inside[..inside.len().min(HEADER_BYTES_MAX)])?;
+        let mut parts = inside[..len].split(|byte| *byte == b'|').peekable();
+        let mut front = 1;
+        let time = parts.peek().and_then(|part| self.times.parse(part.trim_ascii()));
+        if time.is_some() {
+            front += parts.next().map_or(0, |part| part.len() + 1);
+        }
+        let mut stream = None;
+        if let Some(part) = parts.next() {
+            let name = part.trim_ascii();
+            if !valid_stream(name) {
+                return None;
+            }
+            // All of a valid name is ASCII.
+            stream = Some(std::str::from_utf8(name).ok()?);
+            let start = front + part.len() - part.trim_ascii_start().len();
+            self.stream = start..start + name.len();
+            front += part.len() + 1;
+        }
+        let sequence = number(parts.next())?;
+        let shard = match number(parts.next())? {
+            Some(shard) => Some(u64::try_from(shard).ok()?),
+            None => None,
+        };
+        if parts.next().is_some() {
+            return None;
+        }
+        self.front.clear();
+        if sequence.is_some() {
+            self.front.extend_from_slice(&line[..front]);
+            self.time = time;
+        }
+        Some((Header { time, stream, sequence, shard }, payload(line, len + 1)))
+    }
+
+    /// Reads a header that differs from the last one in its numbers only. `None` says nothing of the line.
+    fn parse_like_last<'a>(&self, line: &'a [u8]) -> Option<(Header<'a>, usize)> {
+        if self.front.is_empty() || !line.starts_with(&self.front) {
+            return None;
+        }
+        let (sequence, rest) = digits(&line[self.front.len()..])?;
+        let (shard, rest) = match rest.strip_prefix(b"|") {
+            Some(rest) => digits(rest).map(|(shard, rest)| (Some(shard), rest))?,
+            None => (None, rest),
+        };
+        let close = line.len() - rest.len();
+        if rest.first() != Some(&b']') || close > HEADER_BYTES_MAX {
+            return None;
+        }
+        let stream = std::str::from_utf8(&line[self.stream.clone()]).ok();
+        let header = Header { time: self.time, stream, sequence: Some(sequence.into()), shard };
+        Some((header, payload(line, close)))
+    }
+}
+
+/// Where the payload begins behind the bracket that closes at `close`: one blank goes.
+fn payload(line: &[u8], close: usize) -> usize {
+    close + 1 + usize::from(line.get(close + 1) == Some(&b' '))
+}
+
+/// Any number of so many digits fits 64 bits.
+const U64_DIGITS: usize = 19;
+
+/// A number between blanks at the front of `text`, and what follows.
+fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
+    let text = skip_blanks(text);
+    let len = text.iter().take(U64_DIGITS + 1).take_while(|byte| byte.is_ascii_digit()).count();
+    if len == 0 || len > U64_DIGITS {
+        return None;
+    }
+    let number = text[..len].iter().fold(0, |number, byte| number * 10 + u64::from(byte - b'0'));
+    Some((number, skip_blanks(&text[len..])))
+}
+
+fn skip_blanks(text: &[u8]) -> &[u8] {
+    let blanks = text.iter().take_while(|byte| **byte == b' ').count();
+    &text[blanks..]
+}
+
 /// `Some(None)` where there is nothing, `None` where there is something else.
 fn number(part: Option<&[u8]>) -> Option<Option<u128>> {
-    let Some(digits) = part else { return Some(None) };
+    let Some(digits) = part.map(<[u8]>::trim_ascii) else { return Some(None) };
     if digits.is_empty() {
         return None;
     }
@@ -74,19 +146,37 @@ fn number(part: Option<&[u8]>) -> Option<Option<u128>> {
     number.filter(|number| *number <= SEQUENCE_MAX).map(Some)
 }
 
-/// Appends `[time | stream | sequence | shard] `. A name that is no key is made one ([`stream_key`]).
-pub fn write_header(time: Option<Timestamp>, stream: &str, sequence: u128, shard: u64, out: &mut Vec<u8>) {
-    out.push(b'[');
-    if let Some(time) = time {
-        write_time(time, out);
+/// Appends headers: `[time | stream | sequence | shard] `. Remembers what lines that follow each other tend to share.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderWriter {
+    times: Times,
+    time: Option<Timestamp>,
+    stream: String,
+    /// What stands before the sequence for `time` and `stream`.
+    front: Vec<u8>,
+}
+
+impl HeaderWriter {
+    /// Appends a header. A name that is no key is made one ([`stream_key`]).
+    pub fn write(&mut self, time: Option<Timestamp>, stream: &str, sequence: u128, shard: u64, out: &mut Vec<u8>) {
+        if self.front.is_empty() || self.time != time || self.stream != stream {
+            self.time = time;
+            stream.clone_into(&mut self.stream);
+            self.front.clear();
+            self.front.push(b'[');
+            if let Some(time) = time {
+                self.times.write(time, &mut self.front);
+                self.front.extend_from_slice(b" | ");
+            }
+            self.front.extend_from_slice(stream_key(stream).as_bytes());
+            self.front.extend_from_slice(b" | ");
+        }
+        out.extend_from_slice(&self.front);
+        write_decimal(sequence, out);
         out.extend_from_slice(b" | ");
+        write_decimal(shard.into(), out);
+        out.extend_from_slice(b"] ");
     }
-    out.extend_from_slice(stream_key(stream).as_bytes());
-    out.extend_from_slice(b" | ");
-    write_decimal(sequence, out);
-    out.extend_from_slice(b" | ");
-    write_decimal(shard.into(), out);
-    out.extend_from_slice(b"] ");
 }
 
 /// Appends a number's digits.

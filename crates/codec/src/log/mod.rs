@@ -27,8 +27,7 @@ use crate::CodecOptions;
 
 pub use decoder::{LogDecoder, LogRead};
 pub(crate) use header::write_decimal;
-pub use header::{Header, write_header};
-pub use time::write_time;
+pub use header::{Header, HeaderWriter};
 
 /// The stream of records without a key. It reaches every consumer.
 pub const BROADCAST: &str = "broadcast";

@@ -15,7 +15,7 @@ use millstream_core::{Batch, Error, ErrorKind, RecordRef, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Newline;
+use crate::{Newline, log::HeaderWriter};
 
 pub use read::read_record;
 
@@ -70,9 +70,13 @@ pub struct Printer {
 impl Printer {
     /// Appends a record and a line feed; after an error `out` is as before. The batch's body must be bytes.
     pub fn print(&self, record: &RecordRef<'_>, out: &mut Vec<u8>) -> Result<()> {
+        self.print_next(record, &mut HeaderWriter::default(), out)
+    }
+
+    fn print_next(&self, record: &RecordRef<'_>, headers: &mut HeaderWriter, out: &mut Vec<u8>) -> Result<()> {
         let start = out.len();
         let written = match self.format {
-            Format::Log => write::log(record, self.newline, out),
+            Format::Log => write::log(record, self.newline, headers, out),
             Format::Ndjson => write::ndjson(record, self.decode_json, out),
             Format::Raw => write::payload(record, self.newline, out),
         };
@@ -85,8 +89,9 @@ impl Printer {
 
     /// Appends all records of a batch whose body is bytes; what cannot be written goes to `rejected`.
     pub fn print_batch(&self, batch: &Batch, out: &mut Vec<u8>, rejected: &mut Vec<(u32, Error)>) {
+        let mut headers = HeaderWriter::default();
         for (i, record) in batch.iter().enumerate() {
-            if let Err(error) = self.print(&record, out) {
+            if let Err(error) = self.print_next(&record, &mut headers, out) {
                 rejected.push((i as u32, error));
             }
         }

@@ -5,12 +5,17 @@ use millstream_core::{Form, RecordRef, Result};
 use crate::{
     Newline, base64, json,
     lines::write_line,
-    log::{write_decimal, write_header},
+    log::{HeaderWriter, write_decimal},
 };
 
-pub(super) fn log(record: &RecordRef<'_>, newline: Newline, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn log(
+    record: &RecordRef<'_>,
+    newline: Newline,
+    headers: &mut HeaderWriter,
+    out: &mut Vec<u8>,
+) -> Result<()> {
     let origin = record.origin();
-    write_header(record.time(), &origin.stream, record.sequence(), origin.shard, out);
+    headers.write(record.time(), &origin.stream, record.sequence(), origin.shard, out);
     payload(record, newline, out)
 }
 

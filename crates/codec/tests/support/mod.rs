@@ -1,5 +1,5 @@
 //! Driving codecs the way sources and sinks do.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
 use millstream_codec::CodecOptions;

@@ -13,7 +13,8 @@ use crate::{Bench, MapFn, balanced, named, numbers, spec, until};
 #[tokio::test]
 async fn records_go_through_in_order_and_everything_is_committed() {
     let (source, sink, bench) = (FakeSource::of(numbers(10_000)), FakeSink::truncating(), Bench::new());
-    let spec = spec(&source, &[|v| Ok(Some(format!("<{v}>"))), |v| Ok((!v.ends_with("7>")).then(|| v.to_owned()))], &sink);
+    let spec =
+        spec(&source, &[|v| Ok(Some(format!("<{v}>"))), |v| Ok((!v.ends_with("7>")).then(|| v.to_owned()))], &sink);
     let summary = bench.start(&spec).wait().await.unwrap();
     let expected: Vec<_> = (0..10_000).filter(|i| i % 10 != 7).map(|i| format!("<{i}>")).collect();
     assert_eq!(sink.values(), expected);
@@ -34,10 +35,12 @@ async fn it_works_on_a_multi_thread_runtime_too() {
 #[tokio::test]
 async fn a_failed_record_becomes_a_dead_letter_with_its_original_and_the_others_go_on() {
     let (source, sink, bench) = (FakeSource::of(numbers(100)), FakeSink::plain(), Bench::new());
-    let fail: MapFn = |v| if v == "<5>" { Err(Error::new(ErrorKind::Data, "cannot stand five")) } else { Ok(Some(v.to_owned())) };
+    let fail: MapFn =
+        |v| if v == "<5>" { Err(Error::new(ErrorKind::Data, "cannot stand five")) } else { Ok(Some(v.to_owned())) };
     let mut spec = spec(&source, &[|v| Ok(Some(format!("<{v}>"))), fail], &sink);
     let letters = FakeSink::truncating();
-    spec.dead_letter = Some(millstream_runtime::DeadLetterSpec { sink: Some(named(&letters, "letters")), stop_after: None });
+    spec.dead_letter =
+        Some(millstream_runtime::DeadLetterSpec { sink: Some(named(&letters, "letters")), stop_after: None });
     let summary = bench.start(&spec).wait().await.unwrap();
     assert_eq!(sink.values().len(), 99);
     let letter = &letters.records()[0];
@@ -113,7 +116,11 @@ async fn a_failed_flush_restarts_from_the_checkpoint_and_the_sink_is_cut() {
 
 fn fast_retry(class: Class, attempts: Option<u32>) -> ErrorRule {
     let retry = Retry { attempts, delay: "1ms".parse().unwrap(), backoff: 1.0, jitter: 0.0, ..Retry::default() };
-    ErrorRule { matches: Match { class: Some(class), ..Match::default() }, retry: Some(retry), then: Some(Then::DeadLetter) }
+    ErrorRule {
+        matches: Match { class: Some(class), ..Match::default() },
+        retry: Some(retry),
+        then: Some(Then::DeadLetter),
+    }
 }
 
 #[tokio::test]
@@ -171,7 +178,8 @@ async fn parked_records_survive_a_stop() {
 
 #[tokio::test]
 async fn what_nobody_remembers_is_given_again_after_a_restart_inside_the_process() {
-    let (source, sink, bench) = (FakeSource::of(numbers(1000)).in_batches_of(10).forgetful(), FakeSink::truncating(), Bench::new());
+    let (source, sink, bench) =
+        (FakeSource::of(numbers(1000)).in_batches_of(10).forgetful(), FakeSink::truncating(), Bench::new());
     let spec = spec(&source, &[], &sink);
     sink.fail_flushes([Error::new(ErrorKind::Unavailable, "sync failed")]);
     let summary = bench.start(&spec).wait().await.unwrap();
@@ -209,7 +217,8 @@ async fn two_sinks_get_every_record_and_the_books_say_so() {
 
 #[tokio::test]
 async fn two_sources_meet_in_one_sink() {
-    let (one, two, sink, bench) = (FakeSource::of(numbers(500)), FakeSource::of(numbers(500)), FakeSink::truncating(), Bench::new());
+    let (one, two, sink, bench) =
+        (FakeSource::of(numbers(500)), FakeSource::of(numbers(500)), FakeSink::truncating(), Bench::new());
     let mut spec = spec(&one, &[], &sink);
     spec.delivery = Delivery::ExactlyOnce;
     spec.checkpoint.count = Some(50);
@@ -249,7 +258,8 @@ async fn an_idle_pipeline_cuts_no_epoch() {
 
 #[tokio::test]
 async fn a_stalled_sink_stops_the_source_and_a_drain_ends_at_its_deadline() {
-    let (source, sink, bench) = (FakeSource::of((0..100_000).map(|i| format!("{i:0100}"))), FakeSink::plain(), Bench::new());
+    let (source, sink, bench) =
+        (FakeSource::of((0..100_000).map(|i| format!("{i:0100}"))), FakeSink::plain(), Bench::new());
     let mut spec = spec(&source, &[], &sink);
     spec.limits.memory = "1MiB".parse().unwrap();
     sink.stall(true);

@@ -4,7 +4,8 @@ use std::{process::Command, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use millstream_core::{
-    BATCH_RECORDS_MAX, BatchBuilder, Event, Form, Position, Result, Resume, ShardKey, Source, SourceCapabilities, SourcePlan,
+    BATCH_RECORDS_MAX, BatchBuilder, Event, Form, Position, Result, Resume, ShardKey, Source, SourceCapabilities,
+    SourcePlan,
 };
 use millstream_runtime::Entry;
 use millstream_testkit::{FakeSink, FakeSource};
@@ -73,7 +74,11 @@ fn ticks() -> u64 {
 
 /// Runs the test of that name alone in a process of its own.
 fn alone(test: &str) {
-    let child = Command::new(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]).env(CHILD, "1").output().unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success() && text.contains("1 passed"), "{text}");
 }
@@ -107,7 +112,11 @@ fn with_a_stalled_sink_memory_stays_flat_the_source_waits_and_nothing_spins() {
         // The time over which is measured.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let (memory, ticks) = (resident_kib().saturating_sub(memory_before), ticks() - ticks_before);
-        assert!(read() - read_before <= 2 * BATCH_RECORDS_MAX as u64, "the source reads on: {} records", read() - read_before);
+        assert!(
+            read() - read_before <= 2 * BATCH_RECORDS_MAX as u64,
+            "the source reads on: {} records",
+            read() - read_before
+        );
         assert!(memory < 4 << 10, "memory grew by {memory} KiB");
         assert!(ticks <= 6, "{ticks} ticks of processor time in 3 s are above 2 %");
         handle.stop();

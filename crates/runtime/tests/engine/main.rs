@@ -6,9 +6,7 @@ mod model;
 
 use std::{sync::Arc, time::Duration};
 
-use millstream_core::{
-    Batch, Body, Column, Extent, Form, Forms, Output, Registry, Result, Step, StepPlan, Transform,
-};
+use millstream_core::{Batch, Body, Column, Extent, Form, Forms, Output, Registry, Result, Step, StepPlan, Transform};
 use millstream_runtime::{Entry, PipelineSpec, Plan, PlanOptions, RunOptions, Running, Summary};
 use millstream_state::{Memory, MemoryStore};
 use millstream_testkit::{FakeSink, FakeSource};

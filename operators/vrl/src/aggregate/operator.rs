@@ -19,6 +19,7 @@ use crate::{
     json, key,
     machine::Machine,
     metadata::text_of,
+    needs::Needs,
     value::{Values, open},
 };
 
@@ -32,6 +33,7 @@ pub(super) struct Aggregate {
     names: Vec<Vec<u8>>,
     kinds: Vec<Kind>,
     arguments: Vec<Machine>,
+    needs: Needs,
     emit: Emit,
     pass_null: bool,
     groups: KeyedTable<Group>,
@@ -55,12 +57,13 @@ impl Aggregate {
             text.push(b':');
             text
         };
-        let arguments = plan.fields.iter().filter_map(|(_, function)| function.argument.clone());
+        let arguments = || plan.fields.iter().filter_map(|(_, function)| function.argument.clone());
         Aggregate {
             key: Machine::new(plan.key.clone()),
             names: plan.fields.iter().map(|(text, _)| name(text)).collect(),
             kinds: plan.fields.iter().map(|(_, function)| function.kind).collect(),
-            arguments: arguments.map(Machine::new).collect(),
+            needs: arguments().fold(plan.key.needs.clone(), |needs, program| needs.and(&program.needs)),
+            arguments: arguments().map(Machine::new).collect(),
             emit: plan.emit,
             pass_null: plan.pass_null,
             groups: KeyedTable::new(),
@@ -72,7 +75,7 @@ impl Aggregate {
 
     /// Takes a record in. After an error nothing has changed.
     fn absorb(&mut self, batch: &Batch, at: usize, values: &Values) -> Result<Done> {
-        let value = values.value(batch.body().1.get(at))?;
+        let value = values.value(batch.body().1.get(at), &self.needs)?;
         let record = batch.get(at);
         self.key_bytes.clear();
         let bytes = &mut self.key_bytes;

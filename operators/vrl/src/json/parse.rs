@@ -1,25 +1,34 @@
 //! From JSON text to a value. Texts without escapes are slices of the source's buffer.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use millstream_core::{Error, ErrorKind, Result};
 use regex::Regex;
 use vrl::value::{KeyString, ObjectMap, Value, ValueRegex};
 
+use crate::needs::Needs;
+
 /// Deepest nesting: bounds the stack that parsing, comparing and dropping take.
 const DEPTH_MAX: usize = 128;
 
-/// Parses one JSON value.
+/// Parses one JSON value; of an object only the fields that are needed. The others are checked.
 ///
 /// An integer beyond 64 bits becomes a value that no operator and no function computes with, and that is written with
 /// its digits: see [`beyond_64_bits`].
-pub(crate) fn parse(raw: &Bytes) -> Result<Value> {
+pub(crate) fn parse(raw: &Bytes, needs: &Needs) -> Result<Value> {
     if let Err(error) = std::str::from_utf8(raw) {
         return Err(Fault { at: error.valid_up_to(), what: "expected UTF-8" }.into());
     }
     let mut parser = Parser { raw, at: 0, depth: 0 };
-    let value = parser.spaced_value()?;
+    parser.space();
+    let value = match needs {
+        Needs::Fields(_) if parser.peek() == Some(b'{') => {
+            parser.nested(|parser| parser.object(|name| needs.wants(name)))?
+        }
+        _ => parser.value()?,
+    };
+    parser.space();
     match parser.peek() {
         None => Ok(value),
         Some(_) => Err(parser.fault("expected the end").into()),
@@ -57,7 +66,7 @@ struct Parser<'a> {
     depth: usize,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
     fn fault(&self, what: &'static str) -> Fault {
         Fault { at: self.at, what }
     }
@@ -82,7 +91,7 @@ impl Parser<'_> {
     fn value(&mut self) -> Result<Value, Fault> {
         match self.peek() {
             Some(b'"') => self.string().map(Value::Bytes),
-            Some(b'{') => self.nested(Self::object),
+            Some(b'{') => self.nested(|parser| parser.object(|_| true)),
             Some(b'[') => self.nested(Self::array),
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't') => self.word(b"true", Value::Boolean(true)),
@@ -100,7 +109,7 @@ impl Parser<'_> {
         Ok(value)
     }
 
-    fn nested(&mut self, inner: fn(&mut Self) -> Result<Value, Fault>) -> Result<Value, Fault> {
+    fn nested<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             return Err(self.fault("nested too deeply"));
@@ -113,8 +122,38 @@ impl Parser<'_> {
         Ok(value)
     }
 
-    /// From behind the brace up to, not including, the closing one.
-    fn object(&mut self) -> Result<Value, Fault> {
+    /// Goes over a value that nobody wants; it must be one all the same.
+    fn skip(&mut self) -> Result<(), Fault> {
+        match self.peek() {
+            Some(b'"') => {
+                let (start, end, escaped) = self.string_extent()?;
+                if escaped { self.unescape(start, end).map(drop) } else { Ok(()) }
+            }
+            Some(b'{') => self.nested(|parser| parser.object(|_| false)).map(drop),
+            Some(b'[') => self.nested(Self::skip_items),
+            Some(b'-' | b'0'..=b'9') => self.number_extent().map(drop),
+            _ => self.value().map(drop),
+        }
+    }
+
+    fn skip_items(&mut self) -> Result<(), Fault> {
+        if self.peek() == Some(b']') {
+            return Ok(());
+        }
+        loop {
+            self.space();
+            self.skip()?;
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => return Ok(()),
+                _ => return Err(self.fault("expected `,` or `]`")),
+            }
+        }
+    }
+
+    /// From behind the brace up to, not including, the closing one; with the fields that are wanted.
+    fn object(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Result<Value, Fault> {
         let mut map = ObjectMap::new();
         if self.peek() == Some(b'}') {
             return Ok(Value::Object(map));
@@ -129,8 +168,15 @@ impl Parser<'_> {
                 return Err(self.fault("expected `:`"));
             }
             self.at += 1;
-            let value = self.spaced_value()?;
-            map.insert(key, value);
+            self.space();
+            if wanted(&key) {
+                let value = self.value()?;
+                // All of the text has been checked, and quotes cut it at character boundaries.
+                map.insert(KeyString::from(String::from_utf8_lossy(&key)), value);
+            } else {
+                self.skip()?;
+            }
+            self.space();
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b'}') => return Ok(Value::Object(map)),
@@ -156,14 +202,10 @@ impl Parser<'_> {
         }
     }
 
-    fn key(&mut self) -> Result<KeyString, Fault> {
+    fn key(&mut self) -> Result<Cow<'a, [u8]>, Fault> {
         let (start, end, escaped) = self.string_extent()?;
-        if escaped {
-            let text = self.unescape(start, end)?;
-            return Ok(KeyString::from(String::from_utf8_lossy(&text)));
-        }
-        // The whole text has been checked, and quotes cut it at character boundaries.
-        Ok(KeyString::from(String::from_utf8_lossy(&self.raw[start..end])))
+        let raw: &'a Bytes = self.raw;
+        if escaped { self.unescape(start, end).map(Cow::Owned) } else { Ok(Cow::Borrowed(&raw[start..end])) }
     }
 
     fn string(&mut self) -> Result<Bytes, Fault> {
@@ -205,8 +247,8 @@ impl Parser<'_> {
         if self.at == start { Err(self.fault("expected a digit")) } else { Ok(()) }
     }
 
-    fn number(&mut self) -> Result<Value, Fault> {
-        let start = self.at;
+    /// Goes over a number; answers whether it is an integer.
+    fn number_extent(&mut self) -> Result<bool, Fault> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -229,6 +271,12 @@ impl Parser<'_> {
             }
             self.digits()?;
         }
+        Ok(integer)
+    }
+
+    fn number(&mut self) -> Result<Value, Fault> {
+        let start = self.at;
+        let integer = self.number_extent()?;
         let text = std::str::from_utf8(&self.raw[start..self.at]).unwrap_or_default();
         if integer && text != "-0" {
             if let Ok(number) = text.parse() {

@@ -6,8 +6,11 @@ use vrl::path::{OwnedSegment, OwnedValuePath};
 
 use super::parse::unescape;
 
-/// The fields of an object, in their order: name, the name's text, the value's text. `None` if it is no object.
-pub(super) fn fields(raw: &[u8]) -> Option<impl Iterator<Item = (Cow<'_, str>, &[u8], &[u8])>> {
+/// A field of an object: its name, the name as it is written, the value's text.
+type Field<'a> = (Cow<'a, [u8]>, &'a [u8], &'a [u8]);
+
+/// The fields of an object, in their order. `None` if it is no object.
+pub(super) fn fields(raw: &[u8]) -> Option<impl Iterator<Item = Field<'_>>> {
     let mut at = skip_space(raw, 0);
     if raw.get(at) != Some(&b'{') {
         return None;
@@ -48,20 +51,16 @@ pub(crate) fn items(raw: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
 pub(crate) fn find<'a>(raw: &'a [u8], path: &OwnedValuePath) -> Option<&'a [u8]> {
     path.segments.iter().try_fold(raw, |raw, segment| match segment {
         OwnedSegment::Field(name) => {
-            fields(raw)?.filter(|(key, ..)| key == name.as_str()).last().map(|(_, _, value)| value)
+            fields(raw)?.filter(|(key, ..)| **key == *name.as_bytes()).last().map(|(_, _, value)| value)
         }
         OwnedSegment::Index(index) => items(raw)?.nth(usize::try_from(*index).ok()?),
     })
 }
 
 /// What a text in quotes says.
-fn text(quoted: &[u8]) -> Cow<'_, str> {
+fn text(quoted: &[u8]) -> Cow<'_, [u8]> {
     let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
-    if inner.contains(&b'\\') {
-        let plain = unescape(inner).unwrap_or_default();
-        return Cow::Owned(String::from_utf8_lossy(&plain).into_owned());
-    }
-    String::from_utf8_lossy(inner)
+    if inner.contains(&b'\\') { Cow::Owned(unescape(inner).unwrap_or_default()) } else { Cow::Borrowed(inner) }
 }
 
 fn skip_space(raw: &[u8], mut at: usize) -> usize {

@@ -1,6 +1,6 @@
 //! From a value to JSON text, with help of the text that it was parsed from.
 
-use std::io::Write as _;
+use std::{borrow::Cow, io::Write as _};
 
 use bytes::Bytes;
 use chrono::SecondsFormat;
@@ -10,7 +10,10 @@ use super::{
     parse::{beyond_64_bits, parse},
     scan::{fields, items},
 };
-use crate::changes::{Changes, How};
+use crate::{
+    changes::{Changes, How},
+    needs::Needs,
+};
 
 /// Whether JSON can say the value; if not, what stands in the way.
 pub(crate) fn check(value: &Value) -> Result<(), &'static str> {
@@ -76,7 +79,7 @@ fn write_compared(out: &mut Vec<u8>, value: &Value, raw: &[u8], changes: Option<
             out.push(b']');
         }
         Value::Object(_) | Value::Array(_) => write_value(out, value, changes),
-        scalar => match parse(&Bytes::copy_from_slice(raw)) {
+        scalar => match parse(&Bytes::copy_from_slice(raw), &Needs::All) {
             Ok(old) if old == *scalar => out.extend_from_slice(raw.trim_ascii()),
             _ => write_value(out, scalar, changes),
         },
@@ -89,10 +92,16 @@ fn write_compared(out: &mut Vec<u8>, value: &Value, raw: &[u8], changes: Option<
 fn write_merged(out: &mut Vec<u8>, map: &ObjectMap, raw: &[u8], changes: Option<&Changes>, replaced: bool) -> bool {
     let Some(fields_before) = fields(raw) else { return false };
     let mut list = List::open(out, b'{');
-    let mut seen: Vec<std::borrow::Cow<'_, str>> = Vec::new();
+    let mut seen: Vec<Cow<'_, [u8]>> = Vec::new();
     for (name, key, text) in fields_before {
-        let Some(value) = map.get(&*name) else { continue };
         let change = changes.and_then(|changes| changes.child(&name));
+        if change.is_none() && !replaced {
+            // Perhaps not even parsed.
+            list.key(out, key);
+            out.extend_from_slice(text);
+            continue;
+        }
+        let Some(value) = std::str::from_utf8(&name).ok().and_then(|name| map.get(name)) else { continue };
         match change {
             // A name that stands there twice is written once when it is assigned.
             Some(_) if seen.contains(&name) => continue,
@@ -102,19 +111,17 @@ fn write_merged(out: &mut Vec<u8>, map: &ObjectMap, raw: &[u8], changes: Option<
             }
             None => {
                 list.key(out, key);
-                if replaced { write_compared(out, value, text, None) } else { out.extend_from_slice(text) }
+                write_compared(out, value, text, None);
             }
         }
-        if replaced || change.is_some() {
-            seen.push(name);
-        }
+        seen.push(name);
     }
     if replaced {
-        write_new_fields(out, &mut list, map, changes, |name| seen.iter().any(|seen| seen == name));
+        write_new_fields(out, &mut list, map, changes, |name| seen.iter().any(|seen| **seen == *name.as_bytes()));
     } else if let Some(changes) = changes {
         for (name, change) in changes.children() {
             if let Some(value) = map.get(name)
-                && !seen.iter().any(|seen| seen == name.as_str())
+                && !seen.iter().any(|seen| **seen == *name.as_bytes())
             {
                 write_text(list.next(out), name.as_bytes());
                 out.push(b':');
@@ -141,7 +148,7 @@ fn write_new_fields(
         write_value(out, value, change);
     };
     for (name, value) in map {
-        if !known(name) && changes.is_none_or(|changes| changes.child(name).is_none()) {
+        if !known(name) && changes.is_none_or(|changes| changes.child(name.as_bytes()).is_none()) {
             write(name, value, None);
         }
     }

@@ -1,1 +1,0 @@
-//! Every benchmark, with peers and limits beside it

@@ -1,0 +1,80 @@
+//! `millstream run FILE|DIR...`
+
+use clap::Args;
+use millstream::{Home, registry, runtime::PlanOptions};
+use millstream_config::Diagnostic;
+
+use crate::{
+    engine::{self, Job, Settings},
+    exit::Outcome,
+    pipelines::{self, Files},
+    story::Story,
+    stream::{Drain, StateDir},
+    talk::Talk,
+};
+
+/// Run pipelines until their sources end, or until a signal.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    state: StateDir,
+    #[command(flatten)]
+    drain: Drain,
+    /// Begin anew, whatever the state directory holds
+    #[arg(long, conflicts_with = "go_on")]
+    fresh: bool,
+    /// Take only what is new since a finished run, instead of beginning anew
+    #[arg(long = "continue")]
+    go_on: bool,
+    /// Stop at the end as it is now, also where a source would follow
+    #[arg(long)]
+    until_end: bool,
+    /// Forget saved state whose stage or sink is gone from the file
+    #[arg(long)]
+    allow_dropped_state: bool,
+    /// Exit with 1 if a record became a dead letter
+    #[arg(long)]
+    fail_on_dead_letter: bool,
+}
+
+impl Run {
+    pub(crate) fn execute(self, talk: &Talk) -> Outcome {
+        let registry = registry();
+        let files = self.files.load(&registry)?;
+        let home = Home::new(&self.state.state_dir);
+        let plan_options = PlanOptions { append: self.go_on, until_end: self.until_end };
+        let (mut jobs, mut wrong) = (Vec::new(), Vec::<Diagnostic>::new());
+        for file in files {
+            let plan = match pipelines::plan(&file, &registry, plan_options) {
+                Ok(plan) => plan,
+                Err(found) => {
+                    wrong.extend(found);
+                    continue;
+                }
+            };
+            plan.warnings.iter().for_each(|warning| talk.warn(&format!("{}: {warning}", plan.name)));
+            let mut options = home.options(&plan);
+            options.fresh = self.fresh;
+            options.go_on = self.go_on;
+            options.until_end = self.until_end;
+            options.allow_dropped_state = self.allow_dropped_state;
+            let locations = pipelines::locations(&file, &plan);
+            let story = Story::new(&plan, &home.pipeline(&plan.name), locations);
+            let name = plan.name.clone();
+            let locate = move |error: millstream::Error| match error.place() {
+                Some(_) => file.diagnostic(error),
+                // Run-time failures are about the world, not about a place in the file.
+                None => Diagnostic::from(error.context(format!("pipeline `{name}` failed"))),
+            };
+            let letters_fail = self.fail_on_dead_letter;
+            jobs.push(Job { plan, options, story, told: true, letters_fail, locate: Box::new(locate) });
+        }
+        if !wrong.is_empty() {
+            return Err(wrong.into());
+        }
+        let settings = Settings { drain_timeout: self.drain.drain_timeout.0, progress: true };
+        Ok(engine::run(jobs, &settings, talk)?)
+    }
+}

@@ -1,0 +1,167 @@
+//! How far a source has come: asked of the source itself, after each event that it gives.
+
+use std::{
+    any::Any,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use millstream::{
+    core::{
+        Batch, Event, Form, Lag, Position, Result, Resume, SeekTo, ShardKey, Source, SourceCapabilities, SourcePlan,
+    },
+    runtime::{Plan, Planned},
+};
+
+/// What a source said last.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge(Mutex<(Option<Lag>, Option<Lag>)>);
+
+/// What is still to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    Bytes(u64),
+    Records(u64),
+}
+
+impl Left {
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Left::Bytes(number) | Left::Records(number) => number,
+        }
+    }
+}
+
+/// How far all sources of a pipeline have come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    pub(crate) left: Left,
+    /// Of how much, in the same unit, where it is known.
+    whole: Option<u64>,
+}
+
+impl End {
+    /// From 0 to 1, where the end is known.
+    pub(crate) fn share(&self) -> Option<f64> {
+        let whole = self.whole.filter(|whole| *whole > 0)?;
+        Some((1.0 - self.left.number() as f64 / whole as f64).clamp(0.0, 1.0))
+    }
+}
+
+/// The sum over all sources; none if one of them does not know.
+pub(crate) fn end(gauges: &[Arc<Gauge>]) -> Option<End> {
+    let read: Vec<_> = gauges.iter().map(|gauge| *gauge.0.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+    let sum = |of: fn(&Lag) -> Option<u64>, second: bool| {
+        let each = read.iter().map(|(lag, size)| if second { *size } else { *lag });
+        each.map(|lag| lag.as_ref().and_then(of)).sum::<Option<u64>>().filter(|_| !read.is_empty())
+    };
+    let records: fn(&Lag) -> Option<u64> = |lag| lag.records;
+    let bytes: fn(&Lag) -> Option<u64> = |lag| lag.bytes;
+    let of = |left: Left, unit| End { left, whole: sum(unit, true) };
+    sum(bytes, false)
+        .map(|left| of(Left::Bytes(left), bytes))
+        .or_else(|| sum(records, false).map(|left| of(Left::Records(left), records)))
+}
+
+/// The same plan with a gauge at each source.
+pub(crate) fn watched(mut plan: Plan) -> (Plan, Vec<Arc<Gauge>>) {
+    let mut gauges = Vec::new();
+    for node in &mut plan.nodes {
+        if let Planned::Source(source) = &mut node.component {
+            let gauge = Arc::<Gauge>::default();
+            gauges.push(gauge.clone());
+            *source = Arc::new(WatchedPlan { inner: source.clone(), gauge });
+        }
+    }
+    (plan, gauges)
+}
+
+#[derive(Debug)]
+struct WatchedPlan {
+    inner: Arc<dyn SourcePlan>,
+    gauge: Arc<Gauge>,
+}
+
+impl SourcePlan for WatchedPlan {
+    fn capabilities(&self) -> SourceCapabilities {
+        self.inner.capabilities()
+    }
+
+    fn form(&self) -> Form {
+        self.inner.form()
+    }
+
+    fn start(&self) -> SeekTo {
+        self.inner.start()
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn create(&self) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Watched { inner: self.inner.create()?, gauge: self.gauge.clone() }))
+    }
+}
+
+struct Watched {
+    inner: Box<dyn Source>,
+    gauge: Arc<Gauge>,
+}
+
+#[async_trait]
+impl Source for Watched {
+    async fn open(&mut self, resume: &Resume) -> Result<()> {
+        self.inner.open(resume).await
+    }
+
+    async fn next(&mut self) -> Result<Event> {
+        let event = self.inner.next().await;
+        *self.gauge.0.lock().unwrap_or_else(PoisonError::into_inner) = (self.inner.lag(), self.inner.size());
+        event
+    }
+
+    fn position(&self) -> Result<Position> {
+        self.inner.position()
+    }
+
+    async fn commit(&mut self, upto: &Position) -> Result<()> {
+        self.inner.commit(upto).await
+    }
+
+    async fn seek(&mut self, to: &SeekTo, shards: Option<&[ShardKey]>) -> Result<()> {
+        self.inner.seek(to, shards).await
+    }
+
+    fn shards(&self) -> Vec<ShardKey> {
+        self.inner.shards()
+    }
+
+    fn lag(&self) -> Option<Lag> {
+        self.inner.lag()
+    }
+
+    fn size(&self) -> Option<Lag> {
+        self.inner.size()
+    }
+
+    async fn release(&mut self, shards: &[ShardKey]) -> Result<()> {
+        self.inner.release(shards).await
+    }
+
+    async fn give_back(&mut self, records: &Batch) -> Result<()> {
+        self.inner.give_back(records).await
+    }
+
+    async fn keep_alive(&mut self) -> Result<()> {
+        self.inner.keep_alive().await
+    }
+
+    fn companion(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.inner.companion()
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.inner.close().await
+    }
+}
