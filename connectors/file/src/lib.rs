@@ -1,7 +1,7 @@
 //! Connector `file`: text files and globs, read once or followed; written by appending, replacing or rotating.
 //!
-//! - **Position**: for each file device, inode, a fingerprint of its first bytes, and the byte behind the last record; kept
-//!   in our checkpoint. Shard 0 of the stream that is called as the file is; sequences count its records from 1, on across rotation.
+//! - **Position**: for each file device, inode, a fingerprint of its first bytes, and the byte behind the last record;
+//!   kept in our checkpoint. A file is shard 0 of a stream of its name; sequences count from 1, on across rotation.
 //! - **Ack**: a record counts as delivered when it is in the file (`flush`), and is on the disk (synced) before the
 //!   checkpoint names it.
 //! - **Ordering**: as in the file; a rotated file is read before its successor; between files none.

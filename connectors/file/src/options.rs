@@ -73,8 +73,8 @@ pub struct FileSinkOptions {
     pub path: String,
     /// How records become bytes. By default what the file's extension says, else `lines`.
     pub codec: Option<CodecOptions>,
-    /// What to do with a file that is there: `append`, `replace` or `fail`. The default is `replace` if all sources end by
-    /// themselves, else `append`.
+    /// What to do with a file that is there: `append`, `replace` or `fail`. The default is `replace` if all sources end
+    /// by themselves, else `append`.
     pub existing: Option<Existing>,
     /// Begin a new file from time to time.
     pub rotate: Option<Rotate>,

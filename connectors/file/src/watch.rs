@@ -1,8 +1,8 @@
 //! Waiting for files to change without asking all the time.
 //!
 //! One inotify instance and one thread serve all sources of the process, because the kernel allows a user only 128
-//! instances by default and there may be a thousand pipelines. The thread sleeps in a read: idle sources cost nothing but
-//! a look every [`BACKSTOP`]. Where the kernel does not tell (network file systems, other systems, no watches left),
+//! instances by default and there may be a thousand pipelines. The thread sleeps in a read: idle sources cost nothing
+//! but a look every [`BACKSTOP`]. Where the kernel does not tell (network file systems, other systems, no watches left),
 //! sources look every [`POLL_MIN`] to [`POLL_MAX`], the longer the quieter it is.
 
 use std::{
@@ -40,6 +40,8 @@ pub(crate) struct Bell {
     rung: Notify,
     /// Files have come, gone or changed their names since the last look.
     names: AtomicBool,
+    /// A folder has gone, and its watch with it.
+    lost: AtomicBool,
     /// Only files whose names begin so matter: their folder may be busy with others.
     prefix: Option<String>,
 }
@@ -48,7 +50,8 @@ impl Bell {
     /// `name`: the file that it is about, if it is about one.
     fn ring(&self, name: Option<&[u8]>, names: bool) {
         if let (Some(name), Some(prefix)) = (name, &self.prefix)
-            && !name.starts_with(prefix.as_bytes())
+            // With or without the dot that hides what we publish beside a file.
+            && !name.strip_prefix(b".").unwrap_or(name).starts_with(prefix.as_bytes())
         {
             return;
         }
@@ -91,6 +94,11 @@ impl Watch {
 
     /// Waits until something may have changed, at most `most`.
     pub(crate) async fn changed(&mut self, most: Option<Duration>) {
+        if self.bell.lost.swap(false, Ordering::AcqRel) {
+            // The next `set` begins anew; a folder may be there again under its name.
+            kernel::remove(&self.bell, &std::mem::take(&mut self.folders));
+            self.told = false;
+        }
         let usual = if self.told { BACKSTOP } else { POLL_MIN.saturating_mul(1 << self.quiet.min(8)).min(POLL_MAX) };
         let wait = most.map_or(usual, |most| most.min(usual));
         self.quiet = self.quiet.saturating_add(1);
@@ -123,7 +131,7 @@ mod kernel {
 
     use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
-    use super::Bell;
+    use super::{Bell, Ordering};
 
     /// A file that is written all the time wakes the thread at most 200 times a second; the kernel merges the rest.
     const PAUSE: Duration = Duration::from_millis(5);
@@ -226,8 +234,12 @@ mod kernel {
             return;
         }
         let bells = watched.bells.get(&descriptor);
-        bells.into_iter().flatten().filter_map(Weak::upgrade).for_each(|bell| bell.ring(name, names));
-        if what.contains(ReadFlags::IGNORED) {
+        let gone = what.contains(ReadFlags::IGNORED);
+        for bell in bells.into_iter().flatten().filter_map(Weak::upgrade) {
+            bell.lost.fetch_or(gone, Ordering::AcqRel);
+            bell.ring(name, names);
+        }
+        if gone {
             watched.bells.remove(&descriptor);
             watched.descriptors.retain(|_, other| *other != descriptor);
         }

@@ -1,5 +1,5 @@
 //! The source `file`: following, rotation, truncation.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
@@ -270,8 +270,6 @@ async fn idle_sources_cost_almost_nothing() {
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let used = || {
-        let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
-        drop(stat);
         let usage = fs::read_to_string("/proc/self/stat").unwrap();
         let fields: Vec<&str> = usage.rsplit_once(')').unwrap().1.split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
@@ -280,4 +278,39 @@ async fn idle_sources_cost_almost_nothing() {
     let before = used();
     tokio::time::sleep(Duration::from_secs(2)).await;
     println!("{} ticks of 10 ms in 2 s for 300 idle sources and the other tests", used() - before);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_made_anew_is_followed_on() {
+    let dir = Dir::new();
+    dir.write("sub/a.log", "one\n");
+    let mut source = follow(&dir, "sub/a.log");
+    source.open(&fresh()).await.unwrap();
+    assert_eq!(take(&mut *source, 1).await, ["one"]);
+    fs::remove_dir_all(dir.path("sub")).unwrap();
+    quiet(&mut *source).await;
+    dir.write("sub/a.log", "two\n");
+    assert_eq!(take(&mut *source, 1).await, ["two"]);
+    quiet(&mut *source).await;
+    dir.append("sub/a.log", "three\n");
+    let began = std::time::Instant::now();
+    assert_eq!(take(&mut *source, 1).await, ["three"]);
+    assert!(began.elapsed() < Duration::from_secs(3));
+}
+
+/// Needs patience and memory, so only on request: `cargo test -- --ignored`.
+#[tokio::test]
+#[ignore = "300 MB of disk"]
+async fn how_fast_lines_are_read() {
+    let dir = Dir::new();
+    let line = format!("{}\n", "x".repeat(99));
+    dir.write("a.log", line.repeat(3_000_000));
+    let mut source = source(json!({ "path": dir.text("a.log") }));
+    let began = std::time::Instant::now();
+    source.open(&fresh()).await.unwrap();
+    let mut records = 0;
+    while let Event::Batch(read) = source.next().await.unwrap() {
+        records += read.batch.len();
+    }
+    println!("{:.1} M records/s", records as f64 / began.elapsed().as_secs_f64() / 1e6);
 }

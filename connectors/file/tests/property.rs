@@ -1,5 +1,5 @@
 //! Random interleavings against a model.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
@@ -134,7 +134,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn exactly_once_holds_whatever_happens(steps in steps(), kind in 0usize..5) {
@@ -205,7 +205,7 @@ async fn tail(events: Vec<Event>) -> (Vec<String>, Vec<String>) {
             }
             // A writer that rotates does so between lines.
             Event::Rotate if !half => {
-                for n in (0..9).rev() {
+                for n in (0..45).rev() {
                     let name = |n: usize| if n == 0 { "a.log".to_owned() } else { format!("a.log.{n}") };
                     let _ = fs::rename(dir.path(&name(n)), dir.path(&name(n + 1)));
                 }
@@ -237,7 +237,7 @@ async fn tail(events: Vec<Event>) -> (Vec<String>, Vec<String>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 25, max_shrink_iters: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 25, max_shrink_iters: 20, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn following_reads_each_line_once_in_order(events in events()) {

@@ -1,5 +1,5 @@
 //! The sink `file`: what is in the file after which step, and after a crash at each.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
@@ -186,7 +186,7 @@ async fn a_file_that_is_missing_shorter_or_other_is_state_mismatch() {
             Some(bytes) => dir.write("a.txt", bytes),
             None => fs::remove_file(dir.path("a.txt")).unwrap(),
         }
-        let error = sink(options.clone()).open(&[token.clone()]).await.unwrap_err();
+        let error = sink(options.clone()).open(std::slice::from_ref(&token)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StateMismatch, "{bytes:?}");
         assert!(error.hint_text().unwrap().contains("state reset"));
         assert_eq!(fs::read_to_string(dir.path("a.txt")).ok().as_deref(), bytes, "nothing is changed");

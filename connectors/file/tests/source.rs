@@ -1,5 +1,5 @@
 //! The source `file`: reading once.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
@@ -193,7 +193,7 @@ async fn a_file_that_may_not_be_read_is_a_permission_error() {
     use std::os::unix::fs::PermissionsExt;
     let dir = Dir::new();
     dir.write("secret", "x\n");
-    std::fs::set_permissions(dir.path("secret"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(dir.path("secret"), std::fs::Permissions::from_mode(0o000)).unwrap();
     match source(json!({ "path": dir.text("secret") })).open(&fresh()).await {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Permission),
         Ok(()) => println!("skipped: root may read everything"),

@@ -75,6 +75,25 @@ impl Transform for CutFront {
     }
 }
 
+/// TEMP
+pub(crate) fn profile(arguments: &[String]) -> Result<()> {
+    let records: usize = arguments[1].parse()?;
+    let folder = data::folder()?;
+    for _ in 0..6 {
+        let blocks = Blocks::plain(records, RECORDS / records as u64);
+        let base = pipeline("profile", folder.path()).source_of(blocks);
+        let base = if arguments[0] == "copy" { base.map(copy) } else { base.step_of(CutFront) };
+        let at = std::time::Instant::now();
+        run_pipeline(&base.sink("drop:"))?;
+        let buffer = data::letters(BUFFER_BYTES);
+        let took = at.elapsed();
+        let at = std::time::Instant::now();
+        copying(&buffer, RECORDS);
+        println!("{} {} {:?} {:?}", arguments[0], records, took / 40, at.elapsed() / 40);
+    }
+    Ok(())
+}
+
 fn copy(record: millstream::RecordRef<'_>, value: &mut Vec<u8>) -> millstream::Result<()> {
     value.extend_from_slice(record.value().unwrap_or_default().get(CUT_BYTES..).unwrap_or_default());
     Ok(())

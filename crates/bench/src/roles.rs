@@ -12,5 +12,8 @@ pub(crate) fn asked(arguments: &[String]) -> Option<(&str, &[String])> {
 
 /// Plays it.
 pub(crate) fn play(role: &str, _arguments: &[String]) -> Result<()> {
+    if role == "flow" {
+        return crate::flow::profile(_arguments);
+    }
     bail!("there is no role `{role}`")
 }

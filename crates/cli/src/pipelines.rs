@@ -73,6 +73,17 @@ pub(crate) fn plan(file: &PipelineFile, registry: &Registry, options: PlanOption
         .map_err(|errors| errors.into_iter().map(|error| file.diagnostic(error)).collect())
 }
 
+/// A text without the secrets of a file.
+pub(crate) fn hide(file: &PipelineFile, text: &str) -> String {
+    hidden(file, Error::new(ErrorKind::Data, text)).error().message().to_owned()
+}
+
+/// An error of the running pipeline, which has no place in the file, without its secrets.
+pub(crate) fn hidden(file: &PipelineFile, error: Error) -> Diagnostic {
+    // An error that has a location keeps it; this one is no `file:line:column`, and so is not shown.
+    file.diagnostic(error.located(""))
+}
+
 /// Where each stage of a plan stands in its file: name, and `file:line:column`.
 pub(crate) fn locations(file: &PipelineFile, plan: &Plan) -> Vec<(String, String)> {
     let mut nodes: Vec<&str> = plan.nodes.iter().map(|node| node.name.as_str()).collect();

@@ -13,7 +13,7 @@ use millstream::runtime::{Handle, Phase, Status};
 pub(crate) use gauge::{Gauge, watched};
 
 use crate::{
-    books::{Books, Stages},
+    books::Books,
     count::{bytes, clock, per_second, thousands},
     story::Story,
     talk::{self, Talk},
@@ -42,8 +42,7 @@ enum Way {
 
 /// One pipeline.
 struct Line {
-    name: String,
-    stages: Stages,
+    story: Story,
     handle: Handle,
     gauges: Vec<Arc<Gauge>>,
     bar: Option<ProgressBar>,
@@ -76,8 +75,7 @@ impl Progress {
             Way::Bars(bars) => Some(bars.add(ProgressBar::new(BAR_STEPS).with_style(open_style()))),
             _ => None,
         };
-        let (name, stages) = (story.name.clone(), story.stages.clone());
-        self.lines.push(Line { name, stages, handle, gauges, bar, rate: Rate::new(), over: false });
+        self.lines.push(Line { story: story.clone(), handle, gauges, bar, rate: Rate::new(), over: false });
     }
 
     pub(crate) fn ended(&mut self, at: usize) {
@@ -112,7 +110,7 @@ impl Progress {
 impl Line {
     fn show(&mut self) {
         let status = self.handle.status();
-        let books = self.stages.books(&status.stages);
+        let books = self.story.stages.books(&status.stages);
         let end = gauge::end(&self.gauges);
         self.rate.add(&books, end.map(|end| end.left));
         let text = self.text(&status, &books, end.map(|end| end.left));
@@ -129,7 +127,7 @@ impl Line {
     fn text(&self, status: &Status, books: &Books, left: Option<gauge::Left>) -> String {
         let mut text = format!(
             "{}: {} records, {}, {}/s",
-            self.name,
+            self.story.name,
             thousands(books.read),
             bytes(books.read_bytes),
             thousands(self.rate.records)
@@ -153,7 +151,7 @@ impl Line {
         }
         let waiting = status.waiting.iter().next();
         waiting.into_iter().for_each(|(stage, what)| text.push_str(&format!(", {stage}: {what}")));
-        text
+        self.story.hide(&text)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What `run` tells about a pipeline: the promise and where it begins, and in the end its books and its dead letters.
 
+use std::sync::Arc;
+
 use millstream::{
     core::Delivery,
     runtime::{DeadLetterCause, Ended, Plan, Start, StateSpec, Summary},
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// What is known of a pipeline before it starts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Story {
     pub(crate) name: String,
     delivery: Delivery,
@@ -23,11 +25,20 @@ pub(crate) struct Story {
     pub(crate) stages: Stages,
     /// `file:line:column` of stages, where they stand in a file.
     locations: Vec<(String, String)>,
+    hide: Arc<Hide>,
 }
+
+/// Takes secrets out of a text.
+pub(crate) type Hide = dyn Fn(&str) -> String + Send + Sync;
 
 impl Story {
     /// `folder`: the pipeline's own in the state directory.
-    pub(crate) fn new(plan: &Plan, folder: &std::path::Path, locations: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(
+        plan: &Plan,
+        folder: &std::path::Path,
+        locations: Vec<(String, String)>,
+        hide: Arc<Hide>,
+    ) -> Self {
         let place = match plan.state {
             StateSpec::Embedded => folder.display().to_string(),
             StateSpec::Memory => "in memory".to_owned(),
@@ -36,13 +47,19 @@ impl Story {
             Some(sink) => sink.describe(),
             None => format!("millstream dlq show {}", plan.name),
         };
-        Story { name: plan.name.clone(), delivery: plan.delivery, place, letters, stages: Stages::of(plan), locations }
+        let (name, stages) = (plan.name.clone(), Stages::of(plan));
+        Story { name, delivery: plan.delivery, place, letters, stages, locations, hide }
     }
 
     /// `orders: exactly once; order kept per key; resuming epoch 812 (.millstream/orders)`.
     pub(crate) fn promise(&self, start: Start) -> String {
         // Every stage has one worker, and a record that waits for another try holds up those of its key.
         format!("{}: {}; order kept per key; {start} ({})", self.name, self.delivery, self.place)
+    }
+
+    /// A text without the secrets of the pipeline.
+    pub(crate) fn hide(&self, text: &str) -> String {
+        (self.hide)(text)
     }
 
     /// The books, and the dead letters by cause.
@@ -66,7 +83,7 @@ impl Story {
     fn letters_hint(&self, books: &Books) -> String {
         match books.dead {
             0 => String::new(),
-            _ => format!(" ({})", self.letters),
+            _ => format!(" ({})", self.hide(&self.letters)),
         }
     }
 
@@ -78,6 +95,6 @@ impl Story {
             1 => "seen once".to_owned(),
             count => format!("seen {} times", thousands(count)),
         };
-        format!("dead: {} {} in {} ({place}); {seen}", cause.code, cause.message, cause.example)
+        self.hide(&format!("dead: {} {} in {} ({place}); {seen}", cause.code, cause.message, cause.example))
     }
 }

@@ -240,7 +240,7 @@ impl Stream {
         }
         options.until_end = self.until_end;
         options.count = self.count;
-        let story = Story::new(&plan, &home.pipeline(&plan.name), Vec::new());
+        let story = Story::new(&plan, &home.pipeline(&plan.name), Vec::new(), Arc::new(str::to_owned));
         let expressions = self.expressions;
         let job = Job {
             plan,

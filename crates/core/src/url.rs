@@ -160,9 +160,7 @@ impl fmt::Display for Url {
             (None, None) => {}
         }
         f.write_str(&self.nodes.join(","))?;
-        if !self.raw_path.is_empty() {
-            write!(f, "{}{}", if self.rooted { "/" } else { "" }, self.raw_path.join("/"))?;
-        }
+        write!(f, "{}{}", if self.rooted { "/" } else { "" }, self.raw_path.join("/"))?;
         let hidden = |name: &str| ["password", "secret", "token"].iter().any(|part| name.contains(part));
         for (i, (name, value)) in self.query.iter().enumerate() {
             let value = if hidden(name) { "***" } else { value };

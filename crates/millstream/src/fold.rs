@@ -9,6 +9,8 @@ use millstream_core::{
 use millstream_state::KeyedTable;
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::Value;
+
 /// A state of type `V` for each key.
 pub(crate) struct Fold<K, F, E, V> {
     functions: Arc<(K, F, E)>,
@@ -31,7 +33,7 @@ impl<K, F, E, V> StepPlan for Fold<K, F, E, V>
 where
     K: Fn(RecordRef<'_>) -> Option<&[u8]> + Send + Sync + 'static,
     F: Fn(&mut V, RecordRef<'_>) + Send + Sync + 'static,
-    E: Fn(&[u8], &V, &mut Vec<u8>) + Send + Sync + 'static,
+    E: Fn(&[u8], &V, &mut Value<'_>) + Send + Sync + 'static,
     V: Default + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     fn form(&self) -> Form {
@@ -61,7 +63,7 @@ impl<K, F, E, V> Operator for Folding<K, F, E, V>
 where
     K: Fn(RecordRef<'_>) -> Option<&[u8]> + Send + Sync,
     F: Fn(&mut V, RecordRef<'_>) + Send + Sync,
-    E: Fn(&[u8], &V, &mut Vec<u8>) + Send + Sync,
+    E: Fn(&[u8], &V, &mut Value<'_>) + Send + Sync,
     V: Default + Serialize + DeserializeOwned + Send + Sync,
 {
     async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
@@ -94,7 +96,7 @@ where
         let mut value = Vec::new();
         for (sequence, (key, state)) in self.table.iter().enumerate() {
             value.clear();
-            emit(&key, state, &mut value);
+            emit(&key, state, &mut Value(&mut value));
             let key = Some(key.to_vec().into());
             builder.push(&Record { sequence: sequence as u128, key, ..Record::new("fold", value.clone()) });
             if builder.is_full() {

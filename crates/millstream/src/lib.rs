@@ -25,6 +25,8 @@ mod fold;
 mod home;
 mod pipeline;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 pub use home::Home;
 pub use millstream_bundle::registry;
@@ -35,9 +37,9 @@ pub use millstream_runtime as runtime;
 pub use millstream_runtime::{Ended, Handle, Running, Status, Summary};
 pub use millstream_state as state;
 pub use pipeline::Pipeline;
-pub use steps::Emit;
+pub use steps::{Emit, Value};
 
 /// What most programs use.
 pub mod prelude {
-    pub use crate::{Delivery, Emit, Pipeline, Record, RecordRef, Result, Summary};
+    pub use crate::{Delivery, Emit, Pipeline, Record, RecordRef, Result, Summary, Value};
 }

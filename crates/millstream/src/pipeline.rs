@@ -8,12 +8,11 @@ use millstream_core::{
 use millstream_runtime::{
     CheckpointSpec, Entry, ErrorRule, PipelineSpec, Plan, PlanOptions, Running, StateSpec, Summary,
 };
-use serde_json::Value;
 
 use crate::{
     Home,
     fold::Fold,
-    steps::{Emit, Filter, FlatMap, Map},
+    steps::{Emit, Filter, FlatMap, Map, Value},
 };
 
 /// A pipeline as written in Rust. Steps follow each other in the order of the calls; `name` names the newest entry, `from`
@@ -47,7 +46,7 @@ impl Pipeline {
 
     /// Reads with a component and its options, as in a pipeline file: `source_with("file", json!({"path": "*.log"}))`.
     #[must_use]
-    pub fn source_with(mut self, component: &str, options: Value) -> Self {
+    pub fn source_with(mut self, component: &str, options: serde_json::Value) -> Self {
         self.spec.sources.push(Entry::named(component, options));
         self.entered(Role::Source)
     }
@@ -69,7 +68,7 @@ impl Pipeline {
 
     /// Writes with a component and its options, as in a pipeline file.
     #[must_use]
-    pub fn sink_with(mut self, component: &str, options: Value) -> Self {
+    pub fn sink_with(mut self, component: &str, options: serde_json::Value) -> Self {
         self.spec.sinks.push(Entry::named(component, options));
         self.entered(Role::Sink)
     }
@@ -83,7 +82,7 @@ impl Pipeline {
 
     /// A step with a component and its options, as in a pipeline file: `step_with("map", json!(".n = 1"))`.
     #[must_use]
-    pub fn step_with(mut self, component: &str, options: Value) -> Self {
+    pub fn step_with(mut self, component: &str, options: serde_json::Value) -> Self {
         self.spec.steps.push(Entry::named(component, options));
         self.entered(Role::Step)
     }
@@ -95,9 +94,9 @@ impl Pipeline {
         self.entered(Role::Step)
     }
 
-    /// Replaces each value: `map` appends the new one to the buffer. An error or panic costs only its record.
+    /// Replaces each value by what `map` writes. An error or panic costs only its record.
     #[must_use]
-    pub fn map(self, map: impl Fn(RecordRef<'_>, &mut Vec<u8>) -> Result<()> + Send + Sync + 'static) -> Self {
+    pub fn map(self, map: impl Fn(RecordRef<'_>, &mut Value<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
         self.step_of(Map::new(map))
     }
 
@@ -123,7 +122,7 @@ impl Pipeline {
         name: &str,
         key: impl Fn(RecordRef<'_>) -> Option<&[u8]> + Send + Sync + 'static,
         fold: impl Fn(&mut V, RecordRef<'_>) + Send + Sync + 'static,
-        emit: impl Fn(&[u8], &V, &mut Vec<u8>) + Send + Sync + 'static,
+        emit: impl Fn(&[u8], &V, &mut Value<'_>) + Send + Sync + 'static,
     ) -> Self
     where
         V: Default + serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
@@ -228,7 +227,7 @@ impl Pipeline {
         self
     }
 
-    fn by_url(mut self, role: Role, url: &str, enter: impl FnOnce(&mut Self, &Component, Value)) -> Self {
+    fn by_url(mut self, role: Role, url: &str, enter: impl FnOnce(&mut Self, &Component, serde_json::Value)) -> Self {
         let found = Url::parse(url)
             .and_then(|url| self.registry.by_url(role, &url).map(|(component, options)| (*component, options)));
         match found {

@@ -45,7 +45,7 @@ macro_rules! closure_step {
 
 closure_step!(
     /// Replaces each value.
-    Map, Fn(RecordRef<'_>, &mut Vec<u8>) -> Result<()> + Send + Sync + 'static
+    Map, Fn(RecordRef<'_>, &mut Value<'_>) -> Result<()> + Send + Sync + 'static
 );
 closure_step!(
     /// Keeps some records.
@@ -56,11 +56,12 @@ closure_step!(
     FlatMap, Fn(RecordRef<'_>, &mut Emit<'_>) + Send + Sync + 'static
 );
 
-impl<F: Fn(RecordRef<'_>, &mut Vec<u8>) -> Result<()> + Send + Sync> Transform for Map<F> {
+impl<F: Fn(RecordRef<'_>, &mut Value<'_>) -> Result<()> + Send + Sync> Transform for Map<F> {
     fn apply(&mut self, batch: Batch, out: &mut Output) {
         let batch = batch.into_bytes();
         let mut values = ColumnBuilder::with_capacity(batch.len(), batch.size());
-        let failed = try_each_row(batch.len(), |row| values.try_push_with(|value| (self.0)(batch.get(row), value)));
+        let failed =
+            try_each_row(batch.len(), |row| values.try_push_with(|value| (self.0)(batch.get(row), &mut Value(value))));
         if let Some(batch) = out.fail_rows(&batch, failed) {
             out.emit(0, batch.with_body(Body::Bytes(values.finish(), Forms::Same(Form::Bytes))));
         }
@@ -106,6 +107,38 @@ impl<F: Fn(RecordRef<'_>, &mut Emit<'_>) + Send + Sync> Transform for FlatMap<F>
             out.fail(&batch, row as usize, error);
         }
         out.emit(0, batch.clone().derive(parents, Body::Bytes(values, Forms::Same(Form::Bytes))));
+    }
+}
+
+/// Takes the bytes of one value. Only appends: the buffer behind it holds the values of other records too.
+#[derive(Debug)]
+pub struct Value<'a>(pub(crate) &'a mut Vec<u8>);
+
+impl Value<'_> {
+    /// Appends a byte.
+    pub fn push(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
+    /// Appends bytes.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+}
+
+impl Extend<u8> for Value<'_> {
+    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
+        self.0.extend(bytes);
+    }
+}
+
+impl std::io::Write for Value<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ use vrl::{
 use crate::{
     fault,
     metadata::Edits,
-    needs::Needs,
+    needs::{Needs, Wanted},
     program::Program,
     target::Writing,
     value::{Row, Seen, Values, take},
@@ -78,6 +78,7 @@ struct Map {
     program: Arc<Program>,
     state: RuntimeState,
     target: Writing,
+    wanted: Wanted,
     /// What is there of the value that is being worked on.
     needs: Needs,
     sets_metadata: bool,
@@ -88,13 +89,14 @@ impl Map {
         let mut target = Writing::new(&program.facts.assigned);
         target.metadata = program.metadata.clone();
         let sets_metadata = program.writes.any();
-        Map { program, state: RuntimeState::default(), target, needs: Needs::All, sets_metadata }
+        let wanted = Wanted::new(program.needs.clone());
+        Map { program, state: RuntimeState::default(), target, wanted, needs: Needs::All, sets_metadata }
     }
 
     /// Runs the program on a row. If it fails, the row is as it was before.
     fn run(&mut self, batch: &Batch, at: usize, row: &mut Row, edits: &mut Edits) -> Result<()> {
         let keep = !row.pristine();
-        let Seen { value, needs } = row.take_value(&self.program.needs)?;
+        let Seen { value, needs } = row.take_value(&mut self.wanted)?;
         self.needs = needs;
         self.target.begin(value, keep);
         let record = batch.get(at);

@@ -61,3 +61,36 @@ impl Needs {
         }
     }
 }
+
+/// What a step needs that works on one value after the other, and what that makes with what is there already.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    needs: Needs,
+    /// The newest answer of [`Wanted::with`], because values of one stream mostly come alike.
+    newest: Option<(Arc<[KeyString]>, Needs)>,
+}
+
+impl Wanted {
+    /// A step's needs.
+    pub(crate) fn new(needs: Needs) -> Self {
+        Wanted { needs, newest: None }
+    }
+
+    /// The needs themselves.
+    pub(crate) fn needs(&self) -> &Needs {
+        &self.needs
+    }
+
+    /// The needs together with `other`.
+    pub(crate) fn with(&mut self, other: &Needs) -> Needs {
+        let Needs::Fields(fields) = other else { return Needs::All };
+        match &self.newest {
+            Some((known, joined)) if Arc::ptr_eq(known, fields) => joined.clone(),
+            _ => {
+                let joined = other.and(&self.needs);
+                self.newest = Some((fields.clone(), joined.clone()));
+                joined
+            }
+        }
+    }
+}

@@ -15,7 +15,7 @@ use crate::{
     fault, json,
     metadata::text_of,
     named::Expression,
-    needs::Needs,
+    needs::{Needs, Wanted},
     program::{Program, Shape},
     value::{Row, Values, take},
 };
@@ -131,7 +131,7 @@ impl Split {
         }
         if !self.path.segments.is_empty() {
             pieces.extend(items.iter().cloned().map(Row::own));
-        } else if let Value::Array(items) = row.take_value(&self.needs)?.value {
+        } else if let Value::Array(items) = row.take_value(&mut Wanted::new(self.needs.clone()))?.value {
             pieces.extend(items.into_iter().map(Row::own));
         }
         Ok(())

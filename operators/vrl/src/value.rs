@@ -16,7 +16,7 @@ use vrl::value::Value;
 use crate::{
     changes::{Changes, How},
     json,
-    needs::Needs,
+    needs::{Needs, Wanted},
 };
 
 /// One value.
@@ -78,34 +78,37 @@ impl Row {
             return Ok(full);
         }
         let mut full = seen.clone();
-        self.complete(&mut full)?;
+        self.complete(&mut full, &Needs::All)?;
         Ok(self.full.get_or_init(|| Box::new(full.value)))
     }
 
     /// The value, to be worked on; what is left is as it was before somebody looked, or a tombstone.
-    pub(crate) fn take_value(&mut self, needs: &Needs) -> Result<Seen> {
+    pub(crate) fn take_value(&mut self, wanted: &mut Wanted) -> Result<Seen> {
         let full = self.full.take();
         match self.seen.take() {
-            Some(seen) if seen.needs.covers(needs) => Ok(seen),
+            Some(seen) if seen.needs.covers(wanted.needs()) => Ok(seen),
             Some(_) if let Some(full) = full => Ok(Seen { value: *full, needs: Needs::All }),
-            Some(mut seen) if !self.pristine() => self.complete(&mut seen).map(|()| seen),
+            Some(mut seen) if !self.pristine() => {
+                self.complete(&mut seen, wanted.needs())?;
+                seen.needs = wanted.with(&seen.needs);
+                Ok(seen)
+            }
             // Reading only what is needed, again, is less work than reading all.
             _ => {
-                self.value(needs)?;
+                self.value(wanted.needs())?;
                 Ok(self.seen.take().unwrap_or(Seen { value: Value::Null, needs: Needs::All }))
             }
         }
     }
 
-    /// Parses what of a value has not been parsed.
-    fn complete(&self, seen: &mut Seen) -> Result<()> {
+    /// Parses what is needed of a value and has not been parsed.
+    fn complete(&self, seen: &mut Seen, needs: &Needs) -> Result<()> {
         if let (Value::Object(map), Some(raw), Form::Json) = (&mut seen.value, &self.raw, self.form)
-            && let Value::Object(all) = json::parse(raw, &Needs::All)?
+            && let Value::Object(more) = json::parse(raw, needs)?
         {
             // What is there may have been assigned or deleted since.
-            map.extend(all.into_iter().filter(|(name, _)| !seen.needs.wants(name.as_bytes())));
+            map.extend(more.into_iter().filter(|(name, _)| !seen.needs.wants(name.as_bytes())));
         }
-        seen.needs = Needs::All;
         Ok(())
     }
 

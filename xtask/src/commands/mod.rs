@@ -2,8 +2,9 @@
 //!
 //! - Each block marked `sh` in the README files below is one script of bash; it must end with 0. If a block marked `text`
 //!   comes next, the script must print exactly that on standard output; a line `...` in it stands for any lines.
-//! - Each `examples/NAME.yaml` with a file `examples/NAME.expected` beside it is run by `millstream run`, twice: the second
-//!   run must print the same.
+//! - Each `examples/NAME.yaml` must pass `millstream check`, and where there is a file `examples/expected/NAME.*`, `run` must
+//!   print that, twice; lines of an `.ndjson` in any order, because keys have none among each other.
+//! - Each `examples/NAME.sh` must end with 0, and print what is expected in the same way.
 //!
 //! Where everything is run, `docs/connectors.md` is also compared with what the program says of itself.
 //!
@@ -12,7 +13,10 @@
 
 mod sandbox;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -30,13 +34,24 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Lines of a script that are not for this place: they test or measure everything, or fetch and install.
 const NOT_HERE: [&str; 6] = ["cargo xtask ", "cargo bench", "cargo install ", "git clone ", "cd ", "sudo "];
 
+/// Lines of what was expected and printed that a failure shows.
+const LINES_SHOWN: usize = 30;
+
 /// Something to run, and what it must print.
 #[derive(Debug, PartialEq, Eq)]
 struct Promise {
     /// Where it stands.
     place: String,
     script: String,
-    output: Option<String>,
+    output: Option<Output>,
+}
+
+/// What must be printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Output {
+    text: String,
+    /// Lines may come in any order.
+    any_order: bool,
 }
 
 /// Runs all promises whose place contains `filter`.
@@ -68,9 +83,12 @@ fn keep(sandbox: &Sandbox, promise: &Promise) -> Result<()> {
         bail!("{failure}\n--- standard output\n{}--- standard error\n{}", ran.stdout, ran.stderr);
     }
     match &promise.output {
-        Some(expected) if !matches(expected, &ran.stdout) => {
-            bail!("--- expected\n{expected}--- printed\n{}--- standard error\n{}", ran.stdout, ran.stderr)
-        }
+        Some(expected) if !expected.fits(&ran.stdout) => bail!(
+            "--- expected\n{}--- printed\n{}--- standard error\n{}",
+            head(&expected.text),
+            head(&ran.stdout),
+            ran.stderr
+        ),
         _ => Ok(()),
     }
 }
@@ -84,16 +102,42 @@ fn promises(workspace: &Workspace) -> Result<Vec<Promise>> {
     for file in files.iter().filter(is_guide) {
         promises.extend(of_document(file, &workspace.read(file)?));
     }
-    for file in files.iter().filter(|file| file.starts_with("examples/")) {
-        let Some(example) = file.strip_suffix(".expected") else { continue };
-        let yaml = format!("{example}.yaml");
-        if !files.contains(&yaml) {
-            bail!("`{file}` says what an example prints, but there is no `{yaml}`");
+    promises.extend(of_examples(workspace, &files)?);
+    Ok(promises)
+}
+
+/// Every pipeline file is right, every script ends well, and what is expected is printed.
+fn of_examples(workspace: &Workspace, files: &[String]) -> Result<Vec<Promise>> {
+    let own = |extension: &str| {
+        let name = |file: &String| Some(file.strip_prefix("examples/")?.strip_suffix(extension)?.to_owned());
+        files.iter().filter_map(name).filter(|name| !name.contains('/')).collect::<Vec<_>>()
+    };
+    let (pipelines, scripts) = (own(".yaml"), own(".sh"));
+    let mut promises = Vec::new();
+    for name in &pipelines {
+        let script = format!("cargo run --release -- check examples/{name}.yaml\n");
+        promises.push(Promise { place: format!("examples/{name}.yaml (check)"), script, output: None });
+    }
+    let mut expected = BTreeMap::new();
+    for file in files.iter().filter(|file| file.starts_with("examples/expected/")) {
+        let name = file.rsplit('/').next().and_then(|name| name.split('.').next()).unwrap_or_default();
+        if ![&pipelines, &scripts].iter().any(|known| known.iter().any(|known| known == name)) {
+            bail!(
+                "`{file}` says what an example prints, but there is no `examples/{name}.yaml` and no `examples/{name}.sh`"
+            );
         }
-        let script = format!("cargo run --release -- run {yaml}\n");
-        let output = Some(workspace.read(file)?);
-        promises.push(Promise { place: yaml.clone(), script: script.clone(), output: output.clone() });
-        promises.push(Promise { place: format!("{yaml} (again)"), script, output });
+        let output = Output { text: workspace.read(file)?, any_order: file.ends_with(".ndjson") };
+        expected.insert(name.to_owned(), output);
+    }
+    for name in pipelines.iter().filter(|name| expected.contains_key(*name)) {
+        let script = format!("cargo run --release -- run examples/{name}.yaml\n");
+        for place in [format!("examples/{name}.yaml"), format!("examples/{name}.yaml (again)")] {
+            promises.push(Promise { place, script: script.clone(), output: expected.get(name).cloned() });
+        }
+    }
+    for name in &scripts {
+        let (place, script) = (format!("examples/{name}.sh"), format!("sh examples/{name}.sh\n"));
+        promises.push(Promise { place, script, output: expected.get(name).cloned() });
     }
     Ok(promises)
 }
@@ -112,28 +156,44 @@ fn of_document(file: &str, document: &str) -> Vec<Promise> {
             let between = lines.get(block.end - 1..next.line - 1).unwrap_or_default();
             next.info == "text" && between.iter().all(|line| line.trim().is_empty())
         };
-        let output = blocks.get(index + 1).filter(follows).map(|next| next.text.clone());
+        let output =
+            blocks.get(index + 1).filter(follows).map(|next| Output { text: next.text.clone(), any_order: false });
         let script = script.join("\n") + "\n";
         promises.push(Promise { place: format!("{file}:{}", block.line), script, output });
     }
     promises
 }
 
-/// Whether `printed` is `expected`, where a line `...` stands for any number of lines. White space at the ends is ignored.
-fn matches(expected: &str, printed: &str) -> bool {
-    fn lines<'a>(expected: &[&'a str], printed: &[&'a str]) -> bool {
-        match (expected.first(), printed.first()) {
-            (None, None) => true,
-            (Some(&"..."), _) => {
-                lines(&expected[1..], printed) || printed.split_first().is_some_and(|(_, rest)| lines(expected, rest))
+/// The first lines of a text, and how many more there are.
+fn head(text: &str) -> String {
+    let more = text.lines().count().saturating_sub(LINES_SHOWN);
+    let shown: String = text.lines().take(LINES_SHOWN).flat_map(|line| [line, "\n"]).collect();
+    if more == 0 { shown } else { format!("{shown}... and {more} more lines\n") }
+}
+
+impl Output {
+    /// Whether `printed` is that, where a line `...` stands for any number of lines. White space at the ends is ignored.
+    fn fits(&self, printed: &str) -> bool {
+        let lines = |text| {
+            let mut lines: Vec<&str> = str::lines(str::trim_end(text)).map(str::trim_end).collect();
+            if self.any_order {
+                lines.sort_unstable();
             }
-            (Some(e), Some(p)) => e == p && lines(&expected[1..], &printed[1..]),
-            _ => false,
-        }
+            lines
+        };
+        fit(&lines(&self.text), &lines(printed))
     }
-    let expected: Vec<_> = expected.trim_end().lines().map(str::trim_end).collect();
-    let printed: Vec<_> = printed.trim_end().lines().map(str::trim_end).collect();
-    lines(&expected, &printed)
+}
+
+fn fit(expected: &[&str], printed: &[&str]) -> bool {
+    match (expected.split_first(), printed.split_first()) {
+        (None, None) => true,
+        (Some((&"...", after)), _) => {
+            fit(after, printed) || printed.split_first().is_some_and(|(_, rest)| fit(expected, rest))
+        }
+        (Some((one, after)), Some((other, rest))) => one == other && fit(after, rest),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -147,7 +207,7 @@ mod tests {
         let promise = |place: &str, script: &str, output: Option<&str>| Promise {
             place: place.to_owned(),
             script: script.to_owned(),
-            output: output.map(str::to_owned),
+            output: output.map(|text| Output { text: text.to_owned(), any_order: false }),
         };
         let expected = [promise("R.md:1", "echo a\n", Some("a\n")), promise("R.md:14", "echo b\n", None)];
         assert_eq!(of_document("R.md", document), expected);
@@ -155,10 +215,12 @@ mod tests {
 
     #[test]
     fn dots_stand_for_any_lines() {
-        assert!(matches("a\n...\nc\n", "a\nb\nb\nc\n"));
-        assert!(matches("a\n...\n", "a"));
-        assert!(matches("a \n\n", "a"));
-        assert!(!matches("a\n...\nc", "a\nb"));
-        assert!(!matches("a", "a\nb"));
+        let fits = |text: &str, printed, any_order| Output { text: text.to_owned(), any_order }.fits(printed);
+        assert!(fits("a\n...\nc\n", "a\nb\nb\nc\n", false));
+        assert!(fits("a\n...\n", "a", false));
+        assert!(fits("a \n\n", "a", false));
+        assert!(!fits("a\n...\nc", "a\nb", false));
+        assert!(!fits("a", "a\nb", false));
+        assert!(fits("a\nb\n", "b\na\n", true) && !fits("a\nb\n", "b\na\n", false));
     }
 }

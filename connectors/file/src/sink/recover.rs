@@ -144,7 +144,7 @@ impl Writer {
         Ok(())
     }
 
-    /// How much of a file counts of which the checkpoint knows nothing: what an earlier run published, if that is shorter.
+    /// How much of a file counts of which the checkpoint knows nothing: what an earlier run published.
     fn counts(&self, path: &Path) -> Option<u64> {
         let published = Published::read(path).filter(|_| self.target.exactly_once)?;
         let metadata = fs::metadata(path).ok()?;

@@ -78,7 +78,7 @@ impl Writer {
         }
     }
 
-    /// Says what stands before the first record of each file. A file that has something else there is not ours to append to.
+    /// Says what stands before the first record of each file. A file that begins with something else is not appended to.
     pub(super) fn set_header(&mut self, header: Vec<u8>) -> Result<()> {
         if let Some(part) = &self.part
             && !self.target.format.packed()
@@ -228,9 +228,9 @@ impl Writer {
                 Ok(())
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                // Only we rename it, under the lock, so that has been done. What became of it since is its reader's affair.
+                // Only we rename it, under the lock, so that has been done. What became of it since is not our affair.
                 if !to.exists() {
-                    tracing::warn!(path = %to.display(), "a finished file is not there any more: it was taken away or lost");
+                    tracing::warn!(path = %to.display(), "a finished file is gone: it was taken away or lost");
                 }
                 Ok(())
             }

@@ -1,7 +1,7 @@
 //! Batches out of what many files give.
 //!
-//! A large piece becomes a batch of its own, without a copy; small pieces of any number of files are copied into one batch,
-//! so that a thousand slow files do not make a thousand batches.
+//! A large piece becomes a batch of its own, without a copy; small pieces of any number of files are copied into one
+//! batch, so that a thousand slow files do not make a thousand batches.
 
 use std::{collections::BTreeMap, mem::take};
 

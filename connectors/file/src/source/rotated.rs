@@ -103,8 +103,8 @@ fn folder(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
     Ok(entries.collect())
 }
 
-/// Whether rotation may have made `other` out of `path`: digits behind the name (`app.log.1`, `app.log-20260102`) or before
-/// its extension (`app-2026-01-02.log`).
+/// Whether rotation may have made `other` out of `path`: digits behind the name (`app.log.1`, `app.log-20260102`) or
+/// before its extension (`app-2026-01-02.log`).
 fn rotated_name(path: &Path, other: &Path) -> bool {
     let (Some(name), Some(other)) = (path.file_name().and_then(|name| name.to_str()), other.file_name()) else {
         return false;

@@ -3,7 +3,7 @@
 //! ```text
 //!   rename      app.log.1 (old inode, half read) ──► read first, kept an eye on while it stays in the folder
 //!               app.log   (new inode)            ──► read behind it
-//!   truncate    app.log   (same inode, shorter)  ──► read from its beginning; what was cut unread is lost, with a warning
+//!   truncate    app.log   (same inode, shorter)  ──► read from its front; what was cut unread is lost, with a warning
 //! ```
 
 use std::{collections::VecDeque, path::PathBuf, time::Duration};
@@ -87,7 +87,7 @@ impl Tail {
                     let read = log.mark.offset;
                     tracing::warn!(
                         path = %log.path.display(), read,
-                        "the file was truncated or overwritten: reading it from its beginning; what was cut unread is lost"
+                        "the file was truncated or overwritten: reading it from its front; what was cut unread is lost"
                     );
                     log.restart();
                     self.report(out);

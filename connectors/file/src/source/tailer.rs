@@ -226,7 +226,7 @@ impl Tailer {
         } else if found.is_empty() {
             if !self.reading.follow {
                 return Err(Error::new(ErrorKind::NotFound, format!("no file matches `{text}`"))
-                    .hint("check the pattern: `*` and `?` stay within a folder, `**` crosses folders, hidden files do not match"));
+                    .hint("`*` and `?` stay within a folder, `**` crosses folders, hidden files do not match"));
             }
             tracing::warn!(pattern = text, "no file matches yet; waiting for one");
         }

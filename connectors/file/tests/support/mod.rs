@@ -1,5 +1,5 @@
 //! What the tests of source and sink share.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     fs::{self, OpenOptions},
@@ -15,7 +15,7 @@ use millstream_core::{
 use serde_json::Value;
 
 /// Long enough for a loaded machine, short enough to notice.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Dir(pub tempfile::TempDir);
 

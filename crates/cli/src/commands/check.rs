@@ -64,7 +64,10 @@ impl Check {
         let found = self.find(&registry)?;
         match self.format {
             Format::Text => found.tell(talk),
-            Format::Json => found.print()?,
+            Format::Json => {
+                found.print()?;
+                talk.say(&found.sum());
+            }
         }
         let refused = self.deny_warnings && !found.warnings.is_empty();
         let wrong = found.wrong.iter().map(|diagnostic| Exit::of(diagnostic.error())).max();
@@ -82,9 +85,12 @@ impl Check {
             match pipelines::plan(&file, registry, PlanOptions::default()) {
                 Ok(plan) => {
                     let path = file.path().display().to_string();
-                    found.warnings.extend(plan.warnings.iter().map(|warning| (path.clone(), warning.clone())));
+                    found
+                        .warnings
+                        .extend(plan.warnings.iter().map(|warning| (path.clone(), pipelines::hide(&file, warning))));
                     if self.connect {
-                        found.wrong.extend(connect::connect(&plan, &Home::new(&self.state.state_dir))?);
+                        let wrong = connect::connect(&plan, &Home::new(&self.state.state_dir))?;
+                        found.wrong.extend(wrong.into_iter().map(|error| pipelines::hidden(&file, error)));
                     }
                     found.good.push(plan.name);
                 }
@@ -99,14 +105,19 @@ impl Found {
     fn tell(&self, talk: &Talk) {
         self.warnings.iter().for_each(|(path, warning)| talk.warn(&format!("{path}: {warning}")));
         self.wrong.iter().for_each(|diagnostic| talk.error(diagnostic));
+        talk.say(&self.sum());
+    }
+
+    /// `2 errors, 1 warning`.
+    fn sum(&self) -> String {
         let plural = |count: usize, what: &str| match count {
             1 => format!("1 {what}"),
             count => format!("{count} {what}s"),
         };
-        talk.say(&match self.wrong.len() {
+        match self.wrong.len() {
             0 => format!("{} checked: {}", plural(self.good.len(), "pipeline"), plural(self.warnings.len(), "warning")),
             errors => format!("{}, {}", plural(errors, "error"), plural(self.warnings.len(), "warning")),
-        });
+        }
     }
 
     fn print(&self) -> Result<(), Failure> {

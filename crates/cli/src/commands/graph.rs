@@ -41,11 +41,14 @@ impl Graph {
         for file in self.files.load(&registry)? {
             // Whatever could run may be drawn, also what needs --until-end.
             match pipelines::plan(&file, &registry, PlanOptions { until_end: true, ..PlanOptions::default() }) {
-                Ok(plan) => texts.push(match self.format {
-                    Format::Text => text(&plan),
-                    Format::Mermaid => mermaid(&plan),
-                    Format::Dot => dot(&plan),
-                }),
+                Ok(plan) => {
+                    let text = match self.format {
+                        Format::Text => text(&plan),
+                        Format::Mermaid => mermaid(&plan),
+                        Format::Dot => dot(&plan),
+                    };
+                    texts.push(pipelines::hide(&file, &text));
+                }
                 Err(found) => wrong.extend(found),
             }
         }

@@ -1,5 +1,7 @@
 //! `millstream run FILE|DIR...`
 
+use std::sync::Arc;
+
 use clap::Args;
 use millstream::{Home, registry, runtime::PlanOptions};
 use millstream_config::Diagnostic;
@@ -54,19 +56,27 @@ impl Run {
                     continue;
                 }
             };
-            plan.warnings.iter().for_each(|warning| talk.warn(&format!("{}: {warning}", plan.name)));
+            plan.warnings
+                .iter()
+                .for_each(|warning| talk.warn(&pipelines::hide(&file, &format!("{}: {warning}", plan.name))));
             let mut options = home.options(&plan);
             options.fresh = self.fresh;
             options.go_on = self.go_on;
             options.until_end = self.until_end;
             options.allow_dropped_state = self.allow_dropped_state;
             let locations = pipelines::locations(&file, &plan);
-            let story = Story::new(&plan, &home.pipeline(&plan.name), locations);
+            let file = Arc::new(file);
+            let of = file.clone();
+            let hide = Arc::new(move |text: &str| pipelines::hide(&of, text));
+            let story = Story::new(&plan, &home.pipeline(&plan.name), locations, hide);
             let name = plan.name.clone();
             let locate = move |error: millstream::Error| match error.place() {
                 Some(_) => file.diagnostic(error),
                 // Run-time failures are about the world, not about a place in the file.
-                None => Diagnostic::from(error.context(format!("pipeline `{name}` failed"))),
+                None => {
+                    let message = format!("pipeline `{name}`: {}", error.message());
+                    pipelines::hidden(&file, error.context(message))
+                }
             };
             let letters_fail = self.fail_on_dead_letter;
             jobs.push(Job { plan, options, story, told: true, letters_fail, locate: Box::new(locate) });

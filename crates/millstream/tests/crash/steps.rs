@@ -39,7 +39,7 @@ pub(crate) fn pipeline(job: &str, folder: &Path) -> Pipeline {
     }
 }
 
-fn bracket(record: millstream::RecordRef<'_>, value: &mut Vec<u8>) -> millstream::Result<()> {
+fn bracket(record: millstream::RecordRef<'_>, value: &mut millstream::Value<'_>) -> millstream::Result<()> {
     value.push(b'<');
     value.extend_from_slice(record.value().unwrap_or_default());
     value.push(b'>');

@@ -13,6 +13,7 @@
 mod blocks;
 mod damaged;
 mod mark;
+mod messages;
 mod plan;
 mod rows;
 mod scan;

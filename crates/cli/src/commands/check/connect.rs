@@ -8,23 +8,22 @@ use millstream::{
     runtime::{Plan, Planned, StateSpec},
     state::inspect,
 };
-use millstream_config::Diagnostic;
 
 /// How long one connector may take.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
 
 /// What cannot be opened.
-pub(super) fn connect(plan: &Plan, home: &Home) -> Result<Vec<Diagnostic>> {
+pub(super) fn connect(plan: &Plan, home: &Home) -> Result<Vec<Error>> {
     let checkpoint = match plan.state {
         StateSpec::Memory => None,
         StateSpec::Embedded => match inspect::summary(&home.pipeline(&plan.name)) {
             Ok(summary) if summary.running => {
                 let message = format!("cannot connect for `{}`: the pipeline is running", plan.name);
-                return Ok(vec![Error::new(ErrorKind::Locked, message).into()]);
+                return Ok(vec![Error::new(ErrorKind::Locked, message)]);
             }
             Ok(summary) => summary.checkpoint,
             Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Ok(vec![error.into()]),
+            Err(error) => return Ok(vec![error]),
         },
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -36,7 +35,7 @@ pub(super) fn connect(plan: &Plan, home: &Home) -> Result<Vec<Diagnostic>> {
     Ok(found)
 }
 
-async fn open_all(plan: &Plan, checkpoint: Option<&Checkpoint>) -> Vec<Diagnostic> {
+async fn open_all(plan: &Plan, checkpoint: Option<&Checkpoint>) -> Vec<Error> {
     let mut wrong = Vec::new();
     for node in &plan.nodes {
         let opened = tokio::time::timeout(OPEN_WAIT, open(&node.component, &node.name, checkpoint)).await;
@@ -44,7 +43,7 @@ async fn open_all(plan: &Plan, checkpoint: Option<&Checkpoint>) -> Vec<Diagnosti
         if let Err(error) = opened.unwrap_or_else(late) {
             let message =
                 format!("cannot open {} `{}` of `{}`: {}", node.role(), node.name, plan.name, error.message());
-            wrong.push(error.context(message).into());
+            wrong.push(error.context(message));
         }
     }
     wrong
