@@ -17,6 +17,7 @@ pub(crate) struct Metadata {
 }
 
 /// A package of the workspace.
+#[derive(Default)]
 pub(crate) struct Package {
     id: String,
     pub(crate) name: String,

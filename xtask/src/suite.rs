@@ -129,7 +129,9 @@ fn run_step(workspace: &Workspace, options: &SuiteOptions, step: Step, tally: &m
                 println!("    {}", show(&test));
                 return Ok(());
             }
-            tally.insert(Tally::of(&mut test)?).verdict(in_ci())
+            let tally = tally.insert(Tally::of(&mut test)?);
+            tally.print_notes();
+            tally.verdict(in_ci())
         }
         _ if options.dry_run => Ok(()),
         Step::Tidy => tidy::run(workspace),

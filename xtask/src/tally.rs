@@ -57,12 +57,16 @@ impl Tally {
         format!("{} passed, {} failed", self.passed, self.failed)
     }
 
-    /// Whether that is good enough; `strict`: nothing may be left out that this machine could do.
-    pub(crate) fn verdict(&self, strict: bool) -> Result<()> {
+    /// What people should know beside the closing line.
+    pub(crate) fn print_notes(&self) {
         println!("    {} test programs, {} tests ignored, {} skipped", self.programs, self.ignored, self.skipped.len());
         for why in &self.skipped {
             println!("    skipped: {why}");
         }
+    }
+
+    /// Whether that is good enough; `strict`: nothing may be left out that this machine could do.
+    pub(crate) fn verdict(&self, strict: bool) -> Result<()> {
         if !self.succeeded || self.failed > 0 {
             bail!("tests failed: {}", self.line());
         }

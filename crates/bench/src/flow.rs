@@ -94,7 +94,7 @@ pub(crate) fn profile(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn copy(record: millstream::RecordRef<'_>, value: &mut Vec<u8>) -> millstream::Result<()> {
+fn copy(record: millstream::RecordRef<'_>, value: &mut millstream::Value<'_>) -> millstream::Result<()> {
     value.extend_from_slice(record.value().unwrap_or_default().get(CUT_BYTES..).unwrap_or_default());
     Ok(())
 }

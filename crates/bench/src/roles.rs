@@ -1,6 +1,6 @@
 //! Other programs that this binary can be: the children of some cases.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// The role that the arguments ask for, and its own arguments.
 pub(crate) fn asked(arguments: &[String]) -> Option<(&str, &[String])> {
@@ -11,9 +11,26 @@ pub(crate) fn asked(arguments: &[String]) -> Option<(&str, &[String])> {
 }
 
 /// Plays it.
-pub(crate) fn play(role: &str, _arguments: &[String]) -> Result<()> {
-    if role == "flow" {
-        return crate::flow::profile(_arguments);
+pub(crate) fn play(role: &str, arguments: &[String]) -> Result<()> {
+    match role {
+        "line-produce" => crate::stdio::line_produce(),
+        "line-relay" => crate::stdio::line_relay(),
+        "line-consume" => crate::stdio::line_consume(),
+        #[cfg(feature = "peers")]
+        "sea-produce" => crate::peers::sea_stdio::produce(),
+        #[cfg(feature = "peers")]
+        "sea-relay" => crate::peers::sea_stdio::relay(),
+        #[cfg(feature = "peers")]
+        "sea-consume" => crate::peers::sea_stdio::consume(),
+        "flow" => crate::flow::profile(arguments),
+        "idle" => crate::idle::child(arguments.first().context("how many?")?.parse()?),
+        _ => bail!("there is no role `{role}`"),
     }
-    bail!("there is no role `{role}`")
+}
+
+/// How this program is started in a role.
+pub(crate) fn command(role: &str) -> Result<std::process::Command> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.args(["--role", role]);
+    Ok(command)
 }

@@ -3,6 +3,7 @@
 mod gauge;
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,8 +26,8 @@ const BAR_EVERY: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// The rate is that of about this time.
 const RATE_OVER: Duration = Duration::from_secs(3);
-/// Steps of a bar whose end is known.
-const BAR_STEPS: u64 = 1000;
+/// Characters of a bar whose end is known.
+const BAR_WIDTH: usize = 24;
 
 /// Shows how all pipelines of the process get on.
 pub(crate) struct Progress {
@@ -71,8 +72,10 @@ impl Progress {
     }
 
     pub(crate) fn add(&mut self, story: &Story, handle: Handle, gauges: Vec<Arc<Gauge>>) {
+        // The template is a constant; one that cannot be read shows the default.
+        let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
         let bar = match &self.way {
-            Way::Bars(bars) => Some(bars.add(ProgressBar::new(BAR_STEPS).with_style(open_style()))),
+            Way::Bars(bars) => Some(bars.add(ProgressBar::new_spinner().with_style(style))),
             _ => None,
         };
         self.lines.push(Line { story: story.clone(), handle, gauges, bar, rate: Rate::new(), over: false });
@@ -113,31 +116,27 @@ impl Line {
         let books = self.story.stages.books(&status.stages);
         let end = gauge::end(&self.gauges);
         self.rate.add(&books, end.map(|end| end.left));
-        let text = self.text(&status, &books, end.map(|end| end.left));
+        let text = self.text(&status, &books, end);
         let Some(bar) = &self.bar else { return talk::say_line(&text) };
-        if let Some(share) = end.and_then(|end| end.share()) {
-            bar.set_style(bounded_style());
-            bar.set_position((share * BAR_STEPS as f64) as u64);
-        }
-        bar.set_message(text);
-        bar.tick();
+        // One call, because each one draws.
+        bar.set_message(end.and_then(|end| end.share()).map_or(text.clone(), |share| drawn(share) + &text));
     }
 
     /// `orders: 1,000 records, 10.0 KiB, 500/s, 2.0 KiB behind, 0:04 left`.
-    fn text(&self, status: &Status, books: &Books, left: Option<gauge::Left>) -> String {
+    fn text(&self, status: &Status, books: &Books, end: Option<gauge::End>) -> String {
         let mut text = format!(
             "{}: {} records, {}, {}/s",
             self.story.name,
             thousands(books.read),
-            bytes(books.read_bytes),
-            thousands(self.rate.records)
+            bytes(end.and_then(|end| end.bytes_read()).unwrap_or(books.read_bytes)),
+            thousands(self.rate.records())
         );
-        match left {
+        match end.map(|end| end.left) {
             Some(gauge::Left::Bytes(left)) => text.push_str(&format!(", {} behind", bytes(left))),
             Some(gauge::Left::Records(left)) => text.push_str(&format!(", {} behind", thousands(left))),
             None => {}
         }
-        if let Some(time) = self.rate.time_left {
+        if let Some(time) = self.rate.time_left() {
             text.push_str(&format!(", {} left", clock(time)));
         }
         if books.dead > 0 {
@@ -157,41 +156,50 @@ impl Line {
 
 /// Records per second of late, and how long the rest will take.
 struct Rate {
-    since: Instant,
-    read: u64,
-    left: Option<u64>,
-    records: u64,
-    time_left: Option<Duration>,
+    /// When, how many were read, and how much was left; the oldest is about `RATE_OVER` ago.
+    seen: VecDeque<(Instant, u64, Option<u64>)>,
 }
 
 impl Rate {
     fn new() -> Self {
-        Rate { since: Instant::now(), read: 0, left: None, records: 0, time_left: None }
+        Rate { seen: VecDeque::from([(Instant::now(), 0, None)]) }
     }
 
     fn add(&mut self, books: &Books, left: Option<gauge::Left>) {
-        let left = left.map(gauge::Left::number);
-        let time = self.since.elapsed();
-        if self.records == 0 || time >= RATE_OVER {
-            self.records = per_second(books.read.saturating_sub(self.read), time);
-            let done = self.left.zip(left).and_then(|(before, now)| before.checked_sub(now)).filter(|done| *done > 0);
-            self.time_left = done.zip(left).map(|(done, left)| time.mul_f64((left as f64 / done as f64).min(1e6)));
+        self.seen.push_back((Instant::now(), books.read, left.map(gauge::Left::number)));
+        while self.seen.len() > 2 && self.seen.get(1).is_some_and(|(at, ..)| at.elapsed() > RATE_OVER) {
+            self.seen.pop_front();
         }
-        if time >= RATE_OVER || self.left.is_none() {
-            (self.since, self.read, self.left) = (Instant::now(), books.read, left);
-        }
+    }
+
+    fn records(&self) -> u64 {
+        let (Some(old), Some(new)) = (self.seen.front(), self.seen.back()) else { return 0 };
+        per_second(new.1.saturating_sub(old.1), new.0 - old.0)
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let new = self.seen.back()?;
+        let old = self.seen.iter().find(|(.., left)| left.is_some())?;
+        let (left, done) = (new.2?, old.2?.checked_sub(new.2?).filter(|done| *done > 0)?);
+        Some((new.0 - old.0).mul_f64((left as f64 / done as f64).min(1e6)))
     }
 }
 
-fn open_style() -> ProgressStyle {
-    style("{spinner} {msg}")
+/// `[=====>    ]  45% ` of a share from 0 to 1.
+fn drawn(share: f64) -> String {
+    let filled = (share * BAR_WIDTH as f64) as usize;
+    let head = if filled < BAR_WIDTH { ">" } else { "" };
+    format!("[{}{head:<1$}] {2:>3.0}% ", "=".repeat(filled), BAR_WIDTH - filled, share * 100.0)
 }
 
-fn bounded_style() -> ProgressStyle {
-    style("[{bar:24}] {percent:>3}% {msg}")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The templates are constants; one that cannot be read shows the default bar.
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    #[test]
+    fn bars_are_of_one_length() {
+        assert_eq!(drawn(0.0), "[>                       ]   0% ");
+        assert_eq!(drawn(0.5), "[============>           ]  50% ");
+        assert_eq!(drawn(1.0), "[========================] 100% ");
+    }
 }

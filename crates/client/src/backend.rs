@@ -3,7 +3,8 @@
 use std::{fmt, path::PathBuf};
 
 use millstream_core::{
-    Error, ErrorKind, PlanContext, Planner, Registry, Result, Role, Secret, SeekTo, SinkPlan, SourcePlan, Url,
+    Component, Error, ErrorKind, PlanContext, Planner, Registry, Result, Role, Secret, SeekTo, SinkPlan, SourcePlan,
+    Url,
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
@@ -41,7 +42,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 ///
 /// The URL names the system, or what of it comes before the streams: `stdio:`, `file:///data/x.ss`, `redis://host`. The
 /// streams of a consumer or producer become the last part of its path: `file:///data/x.ss/a,b`. A URL may also name the
-/// streams itself; then consumers and producers name none.
+/// streams itself; then consumers and producers name none. Its options may be those of the source and of the sink.
 pub struct ByUrl {
     url: Url,
     text: Secret<String>,
@@ -64,23 +65,72 @@ impl ByUrl {
         Ok(ByUrl { url: parsed, text: Secret::new(url.to_owned()), registry })
     }
 
-    /// The component of a role, and its options with these streams.
-    fn component(&self, role: Role, streams: &[&str]) -> Result<(&millstream_core::Component, Value)> {
-        if streams.is_empty() {
-            return self.registry.by_url(role, &self.url);
-        }
+    /// The URL with these streams behind its path, and without these options.
+    fn url(&self, streams: &[&str], without: &[String]) -> Result<Url> {
         if streams.iter().any(|name| name.is_empty()) {
             return Err(Error::new(ErrorKind::Option, "a stream has an empty name")
                 .hint("name the streams, or none for those that the URL names"));
         }
         let names: Vec<String> = streams.iter().map(|name| utf8_percent_encode(name, NAME).to_string()).collect();
-        let (path, query) = match self.text.expose().split_once('?') {
-            Some((path, query)) => (path, format!("?{query}")),
-            None => (self.text.expose().as_str(), String::new()),
+        let text = self.text.expose();
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        let path = match names.as_slice() {
+            [] => path.to_owned(),
+            names => format!("{}/{}", path.trim_end_matches('/'), names.join(",")),
         };
-        let url = Url::parse(&format!("{}/{}{query}", path.trim_end_matches('/'), names.join(",")))?;
-        self.registry.by_url(role, &url)
+        let kept = |pair: &&str| !without.iter().any(|name| name == option_name(pair));
+        let query: Vec<&str> = query.split('&').filter(kept).collect();
+        Url::parse(&format!("{path}?{}", query.join("&")))
     }
+
+    /// Plans a role. One URL may say how to read and how to write: an option that this role refuses and the other one knows
+    /// is left to that.
+    fn plan<P>(&self, role: Role, streams: &[&str], plan: impl Fn(&Component, Value) -> Result<P>) -> Result<P> {
+        let mut without: Vec<String> = Vec::new();
+        loop {
+            let url = self.url(streams, &without)?;
+            let planned = self.registry.by_url(role, &url).and_then(|(component, options)| plan(component, options));
+            let error = match planned {
+                Ok(planned) => return Ok(planned),
+                Err(error) => error,
+            };
+            let refused =
+                error.place().and_then(|place| place.path.first()).filter(|_| error.kind() == ErrorKind::Option);
+            match refused.filter(|name| !without.contains(name) && self.is_of_other(role, name)) {
+                Some(name) => without.push(name.clone()),
+                None => return Err(error),
+            }
+        }
+    }
+
+    /// Whether an option of the URL is one that the other role knows.
+    fn is_of_other(&self, role: Role, name: &str) -> bool {
+        let knows = |wanted: Role| {
+            let of = self.registry.iter().filter(|component| component.role() == wanted);
+            let mut of = of.filter(|component| component.schemes.contains(&self.url.scheme.as_str()));
+            of.any(|component| has_option(component, name))
+        };
+        let given = self.url.query.iter().any(|(option, _)| option_name(option) == name);
+        given && knows(if role == Role::Source { Role::Sink } else { Role::Source })
+    }
+}
+
+/// The outermost key of `name=value` or `name.inner=value`.
+fn option_name(pair: &str) -> &str {
+    pair.split(['=', '.']).next().unwrap_or_default()
+}
+
+/// Whether a component has an option, be it in one of several forms.
+fn has_option(component: &Component, name: &str) -> bool {
+    let schema = (component.schema)();
+    let root = schema.as_value();
+    let has = |schema: &Value| schema.get("properties").is_some_and(|properties| properties.get(name).is_some());
+    let forms = ["anyOf", "oneOf"].into_iter().filter_map(|forms| root.get(forms)?.as_array()).flatten();
+    let mut resolved = forms.filter_map(|form| match form.get("$ref").and_then(Value::as_str) {
+        Some(reference) => root.pointer(reference.strip_prefix('#')?),
+        None => Some(form),
+    });
+    has(root) || resolved.any(has)
 }
 
 fn wrong_role(role: Role) -> Error {
@@ -89,28 +139,29 @@ fn wrong_role(role: Role) -> Error {
 
 impl Backend for ByUrl {
     fn source(&self, streams: &[&str], group: Option<&str>) -> Result<Box<dyn SourcePlan>> {
-        let (component, mut options) = self.component(Role::Source, streams)?;
-        if let (Some(group), Some(options)) = (group, options.as_object_mut()) {
-            let schema = (component.schema)();
-            if schema.get("properties").is_some_and(|properties| properties.get("group").is_some()) {
+        let plan = |component: &Component, mut options: Value| {
+            if let (Some(group), Some(options)) = (group, options.as_object_mut())
+                && has_option(component, "group")
+            {
                 options.entry("group").or_insert_with(|| Value::String(group.to_owned()));
             }
-        }
-        match component.planner {
-            Planner::Source(plan) => plan(&options, &PlanContext::default()),
-            _ => Err(wrong_role(Role::Source)),
-        }
-        .map_err(|error| error.context(format!("cannot read {}", self.url)))
+            match component.planner {
+                Planner::Source(plan) => plan(&options, &PlanContext::default()),
+                _ => Err(wrong_role(Role::Source)),
+            }
+        };
+        let planned = self.plan(Role::Source, streams, plan);
+        planned.map_err(|error| error.context(format!("cannot read {}", self.url)))
     }
 
     fn sink(&self, stream: &str) -> Result<Box<dyn SinkPlan>> {
         let streams: &[&str] = if stream.is_empty() { &[] } else { &[stream] };
-        let (component, options) = self.component(Role::Sink, streams)?;
-        match component.planner {
+        let plan = |component: &Component, options: Value| match component.planner {
             Planner::Sink(plan) => plan(&options, &PlanContext::default()),
             _ => Err(wrong_role(Role::Sink)),
-        }
-        .map_err(|error| error.context(format!("cannot write {}", self.url)))
+        };
+        let planned = self.plan(Role::Sink, streams, plan);
+        planned.map_err(|error| error.context(format!("cannot write {}", self.url)))
     }
 
     fn start(&self) -> Option<SeekTo> {

@@ -66,7 +66,9 @@ impl Streamer {
     /// A consumer of these streams; none: of those that the URL names, or all.
     ///
     /// Does not wait: the source is opened in the background, and tried again until it opens. A program that must not miss
-    /// what it is about to write itself calls [`Consumer::opened`] first.
+    /// what it is about to write itself calls [`Consumer::opened`] first. A source that cannot be read twice, such as
+    /// standard input, is opened when a consumer first asks for something: create all consumers before, and none misses a
+    /// record.
     ///
     /// # Errors
     /// Options that do not fit the system, with a hint. [`ErrorKind::Exists`]: a resumable consumer of that name is open.
@@ -118,16 +120,16 @@ impl Streamer {
     ) -> FeedPlan {
         let capabilities = source.capabilities();
         // A member that goes away leaves behind what it has read, where nobody can read that again.
-        let on_demand = capabilities.groups && capabilities.owner == Owner::Nobody;
+        let once = capabilities.owner == Owner::Nobody;
+        let on_demand = capabilities.groups && once;
         let start = options.start.clone().or_else(|| self.shared.backend.start());
         let start = start.unwrap_or_else(|| usual_start(&*source, options));
-        FeedPlan { source, start, keeping, on_demand, turnstile }
+        FeedPlan { source, start, keeping, on_demand, lazy: once, turnstile }
     }
 
     /// A source that one consumer reads.
     fn alone(&self, plan: FeedPlan, options: &ConsumerOptions) -> Result<Lane> {
-        Feed::join(Feed::start(plan, options, &self.engine()?)?)
-            .ok_or_else(|| Error::new(ErrorKind::Bug, "a new source has no room for its consumer"))
+        Feed::start(plan, options, &self.engine()?)
     }
 
     fn resumable(&self, name: &str, streams: &[&str], options: &ConsumerOptions) -> Result<Lane> {
@@ -154,9 +156,9 @@ impl Streamer {
         }
         let keeping = Keeping::Saved(positions, name.to_owned());
         let plan = self.plan(source, keeping, options, named.turnstile.clone());
-        let feed = Feed::start(plan, options, &engine)?;
-        named.feed = Arc::downgrade(&feed);
-        Feed::join(feed).ok_or_else(|| Error::new(ErrorKind::Bug, "a new source has no room for its consumer"))
+        let lane = Feed::start(plan, options, &engine)?;
+        named.feed = Arc::downgrade(&lane.feed);
+        Ok(lane)
     }
 
     /// A member of a group: of the system's own, or of one that this streamer makes, stream by stream.
@@ -190,9 +192,9 @@ impl Streamer {
             let source = self.shared.backend.source(set, None)?;
             let keeping = self.group_keeping(group, set, source.capabilities(), options);
             let plan = self.plan(source, keeping, options, named.turnstile.clone());
-            let feed = Feed::start(plan, options, &engine)?;
-            named.feed = Arc::downgrade(&feed);
-            lanes.extend(Feed::join(feed));
+            let lane = Feed::start(plan, options, &engine)?;
+            named.feed = Arc::downgrade(&lane.feed);
+            lanes.push(lane);
         }
         Ok((lanes, true))
     }

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::metrics::Figure;
 
 /// Batches that wait in one edge at most: enough to keep both sides busy, few enough to stay in the cache.
-const QUEUE_BATCHES_MAX: usize = 16;
+const QUEUE_BATCHES_MAX: usize = 4;
 
 /// Bytes are counted in this unit, so that a semaphore's 32 bits are enough for any bound.
 const UNIT: usize = 1024;

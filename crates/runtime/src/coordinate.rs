@@ -200,7 +200,8 @@ impl<'a> Coordinator<'a> {
 
     fn pace_now(&mut self) {
         self.due = None;
-        if self.opened.pace.is_active() {
+        // The last epoch is the last one: only its checkpoint says how the run ended.
+        if self.opened.pace.is_active() && !matches!(self.aim, Aim::Last(_)) {
             self.cut_now(Last::No);
         }
     }

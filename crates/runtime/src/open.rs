@@ -7,7 +7,7 @@ use std::{
 };
 
 use millstream_core::{
-    Checkpoint, DeadLetter, Delivery, Epoch, Error, ErrorKind, Operator, Result, Resume, Role, Sink, SourceCheckpoint,
+    Checkpoint, DeadLetter, Delivery, Epoch, Error, ErrorKind, Operator, Result, Resume, Role, SourceCheckpoint,
     Step as CoreStep, Store, Token,
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -124,7 +124,7 @@ impl Lasting {
             let Planned::Sink(plan) = &node.component else { continue };
             let failed = failure(&node.name);
             let mut sink = plan.create().map_err(&failed)?;
-            bring(&mut *sink, tokens(Some(&checkpoint), &node.name)).await.map_err(&failed)?;
+            sink.open(tokens(Some(&checkpoint), &node.name)).await.map_err(&failed)?;
             sink.close().await.map_err(&failed)?;
         }
         self.store.reset().await.map_err(&store_failure)?;
@@ -267,8 +267,7 @@ impl Build<'_> {
         };
         let failed = failure(&node.name);
         let mut sink = plan.create().map_err(&failed)?;
-        let tokens = tokens(checkpoint, &node.name);
-        bring(&mut *sink, tokens).await.map_err(&failed)?;
+        sink.open(tokens(checkpoint, &node.name)).await.map_err(&failed)?;
         let (parked, _) = self.parked(&node.name).await?;
         let hold_back = self.lasting.plan.delivery == Delivery::ExactlyOnce;
         let (sender, commands) = mpsc::unbounded_channel();
@@ -293,7 +292,7 @@ impl Build<'_> {
         };
         let failed = failure(DEAD_LETTERS);
         let mut sink = plan.create().map_err(&failed)?;
-        bring(&mut *sink, tokens(checkpoint, DEAD_LETTERS)).await.map_err(&failed)?;
+        sink.open(tokens(checkpoint, DEAD_LETTERS)).await.map_err(&failed)?;
         let lasting = &self.lasting;
         let context = Context {
             name: DEAD_LETTERS.into(),
@@ -394,15 +393,6 @@ impl Build<'_> {
             ended,
         })
     }
-}
-
-/// Opens a sink, and makes the tokens of the checkpoint count.
-async fn bring(sink: &mut dyn Sink, tokens: &[(Epoch, Token)]) -> Result<()> {
-    sink.open(tokens).await?;
-    for (_, token) in tokens {
-        sink.commit(token).await?;
-    }
-    Ok(())
 }
 
 fn tokens<'a>(checkpoint: Option<&'a Checkpoint>, sink: &str) -> &'a [(Epoch, Token)] {

@@ -257,10 +257,13 @@ impl SourceTask {
     /// Nothing more will be read. What is held for its position goes first.
     async fn end(&mut self, at: &mut Progress) -> Result<(), Halt> {
         self.ended = true;
+        if at.end_given {
+            return Ok(());
+        }
         self.context.pace.touch();
         if !at.held.is_empty() {
             self.context.pace.urge();
-        } else if !at.end_given {
+        } else {
             at.end_given = true;
             self.outputs.end(&self.context.metrics).await?;
         }

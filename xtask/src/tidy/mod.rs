@@ -4,6 +4,7 @@ mod components;
 mod layout;
 mod links;
 mod size;
+mod snippets;
 mod text;
 mod walls;
 
@@ -59,6 +60,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     problems.extend(components::check(&metadata, &sources));
     problems.extend(text::check(&sources));
     problems.extend(links::check(workspace, &sources));
+    problems.extend(snippets::check(&sources));
     for note in size::long_ones(&sources) {
         println!("    long: {note}");
     }

@@ -130,14 +130,18 @@ fn time(ms: u64) -> Timestamp {
     Timestamp::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
+/// Is told bytes done and bytes in all.
+type Tell<'a> = &'a mut dyn FnMut(u64, u64);
+
 /// A file that tells how far it has been read.
 struct Told<'a> {
     file: &'a File,
-    state: RefCell<(u64, &'a mut dyn FnMut(u64, u64))>,
+    /// The furthest place read, and who is told.
+    state: RefCell<(u64, Tell<'a>)>,
 }
 
 impl<'a> Told<'a> {
-    fn new(file: &'a File, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
+    fn new(file: &'a File, progress: Tell<'a>) -> Self {
         Told { file, state: RefCell::new((0, progress)) }
     }
 }

@@ -9,12 +9,16 @@
 //!
 //! ```text
 //!   x.ss                the file
-//!   x.ss.part           while `existing: replace` writes; gets the name at the end
+//!   .x.ss.new           while `existing: replace` writes; gets the name at the end
 //!   .x.ss.lock          held by the one writer
 //!   .x.ss.committed     `exactly_once`: readers of ours stop at the length in it; foreign ones may see bytes that
 //!                       recovery cuts
 //!   .x.ss.position.NAME where a reader called NAME stands: see [`SavedPosition`]
 //! ```
+//!
+//! A reader stops before a record that is not whole, and goes on when the rest is there. A damaged place is a failed record: of
+//! its own stream and sequence where only its payload is wrong, else of the stream that is called as the file, with the
+//! offset as sequence. Rotation and size limits are not offered for `.ss` files: their sequences would begin anew.
 //!
 //! The bytes themselves are the business of [`millstream_codec::ss`].
 

@@ -57,8 +57,7 @@ fn take_apart(url: &Url) -> Option<Result<Parts>> {
             None => {
                 // Without a part that ends in `.ss` all of it is the path.
                 let parts = end.unwrap_or(url.path.len());
-                let path = url.local_path(parts);
-                (path, parts)
+                (url.local_path(parts), parts)
             }
         };
         Ok((options(url, path)?, streams(url, parts)?))
@@ -89,11 +88,11 @@ fn streams(url: &Url, part: usize) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::url, *};
     use serde_json::json;
 
-    fn source(url: &str) -> Value {
-        super::url::source(&Url::parse(url).unwrap()).unwrap().unwrap()
+    fn source(text: &str) -> Value {
+        url::source(&Url::parse(text).unwrap()).unwrap().unwrap()
     }
 
     #[test]
@@ -106,16 +105,18 @@ mod tests {
         assert_eq!(source("file:///my%20d%C3%A4ta,1.ss/a.ss"), json!({"path": "/my däta,1.ss", "streams": ["a.ss"]}));
         assert_eq!(source("file://x.ss/a"), json!({"path": "x.ss", "streams": ["a"]}));
         assert_eq!(source("file://./d/x.ss/a"), json!({"path": "./d/x.ss", "streams": ["a"]}));
+        assert_eq!(source("file:x.ss/a"), json!({"path": "x.ss", "streams": ["a"]}));
+        assert_eq!(source("file:d/x.ss/a"), json!({"path": "d/x.ss", "streams": ["a"]}));
         assert_eq!(source("file:?path=/x.ss&stream=a,b"), json!({"path": "/x.ss", "streams": ["a", "b"]}));
         assert_eq!(source("file:///d/x.bin?codec=ss"), json!({"path": "/d/x.bin", "codec": "ss"}));
         for other in ["file:///data/x.log", "file:///x.ss?codec=lines", "file:///.ss"] {
-            assert!(super::url::source(&Url::parse(other).unwrap()).is_none(), "{other}");
+            assert!(url::source(&Url::parse(other).unwrap()).is_none(), "{other}");
         }
     }
 
     #[test]
     fn a_sink_has_one_stream() {
-        let sink = |url: &str| super::url::sink(&Url::parse(url).unwrap()).unwrap();
+        let sink = |text: &str| url::sink(&Url::parse(text).unwrap()).unwrap();
         assert_eq!(sink("file:///x.ss/a?shard=3").unwrap(), json!({"path": "/x.ss", "stream": "a", "shard": "3"}));
         assert_eq!(sink("file:///x.ss/a,b").unwrap_err().kind(), ErrorKind::Option);
         assert_eq!(sink("file:///x.ss/a?stream=b").unwrap_err().kind(), ErrorKind::Option);

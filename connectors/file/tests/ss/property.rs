@@ -163,8 +163,6 @@ async fn run(acts: Vec<Act>) {
                 let counted =
                     model.tokens.iter().rev().take(back + 1).take_while(|(_, count)| *count >= read_to).count();
                 model.crash(counted.saturating_sub(1)).await;
-                let (token, _) = model.tokens.last().unwrap().clone();
-                model.sink.as_mut().unwrap().commit(&token).await.unwrap();
             }
             Act::Read => {
                 let wanted = want.take(&model.kept, model.counted());

@@ -140,7 +140,7 @@ async fn a_seek_of_some_shards_leaves_the_others() {
     let mut source = reader(&path).await;
     // Back for one, while all have been read.
     assert_eq!(some(&mut *source, 8).await.len(), 8);
-    source.seek(&at(2), Some(&[b.clone()])).await.unwrap();
+    source.seek(&at(2), Some(std::slice::from_ref(&b))).await.unwrap();
     let saved = source.position().unwrap();
     assert_eq!(values(&all(&mut *source).await), ["b2", "b3"]);
     // The gates are part of the position.
@@ -148,7 +148,7 @@ async fn a_seek_of_some_shards_leaves_the_others() {
     assert_eq!(values(&all(&mut *open_source(json!({"path": path}), resume).await.unwrap()).await), ["b2", "b3"]);
     // Forward for one, while nothing has been read.
     let mut source = reader(&path).await;
-    source.seek(&SeekTo::End, Some(&[a.clone()])).await.unwrap();
+    source.seek(&SeekTo::End, Some(std::slice::from_ref(&a))).await.unwrap();
     assert_eq!(values(&all(&mut *source).await), ["b1", "a7-1", "b2", "b3"]);
     source.seek(&SeekTo::Beginning, Some(&[b])).await.unwrap();
     source.seek(&ms(4_000), Some(&[a])).await.unwrap();

@@ -9,8 +9,8 @@ use std::{
 };
 
 use millstream_core::{
-    Batch, BatchBuilder, Error, Event, Form, PlanContext, Planner, Position, Resume, SeekTo, ShardKey, Sink, Source,
-    SourcePlan,
+    Batch, BatchBuilder, Delivery, Error, Event, Form, Last, PlanContext, Planner, Position, Resume, SeekTo, ShardKey,
+    Sink, Source, SourcePlan, Token,
 };
 use serde_json::Value;
 
@@ -160,4 +160,24 @@ pub fn form_batch(values: &[&str], form: Form) -> Batch {
         builder.push_value(&ShardKey::new("in", 0), i as u128 + 1, None, form, None, Some(value.as_bytes()));
     }
     builder.finish()
+}
+
+pub fn context(delivery: Delivery, bounded: bool) -> PlanContext {
+    PlanContext { delivery, bounded, ..PlanContext::default() }
+}
+
+pub fn sink(options: Value) -> Box<dyn Sink> {
+    sink_with(options, &PlanContext::default()).unwrap()
+}
+
+pub async fn put(sink: &mut dyn Sink, values: &[&str]) {
+    sink.write(batch(values)).await.unwrap();
+    assert!(sink.flush().await.unwrap().rejected.is_empty());
+}
+
+pub async fn prepare(sink: &mut dyn Sink, epoch: u64, last: Last) -> (u64, Token) {
+    sink.flush().await.unwrap();
+    let token = sink.prepare(epoch, last).await.unwrap().unwrap();
+    // As it comes back from a checkpoint.
+    (epoch, serde_json::from_str(&serde_json::to_string(&token).unwrap()).unwrap())
 }

@@ -1,1 +1,66 @@
-//! TODO
+//! SeaStreamer's stdio backend as a producer, a relay and a consumer.
+
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _, stdin, stdout};
+
+use anyhow::Result;
+use sea_streamer_stdio::StdioStreamer;
+use sea_streamer_types::{Buffer as _, Consumer as _, Message as _, Producer as _, StreamKey, Streamer as _, StreamerUri};
+
+/// Lines sent before a receipt is waited for: what is sent waits in memory without a bound.
+const WAVE: u64 = 4_096;
+
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+/// Lines of standard input to the stream `a`.
+pub(crate) fn produce() -> Result<()> {
+    block_on(async {
+        let streamer = StdioStreamer::connect(StreamerUri::zero(), Default::default()).await?;
+        let producer = streamer.create_producer(StreamKey::new("a")?, Default::default()).await?;
+        let mut input = BufReader::with_capacity(64 << 10, stdin());
+        let (mut line, mut sent) = (String::new(), 0);
+        while input.read_line(&mut line)? > 0 {
+            let receipt = producer.send(line.trim_end_matches('\n'))?;
+            sent += 1;
+            if sent % WAVE == 0 {
+                receipt.await?;
+            }
+            line.clear();
+        }
+        Ok(producer.end().await?)
+    })
+}
+
+/// The stream `a` to the stream `b`, until standard input ends.
+pub(crate) fn relay() -> Result<()> {
+    block_on(async {
+        let streamer = StdioStreamer::connect(StreamerUri::zero(), Default::default()).await?;
+        let consumer = streamer.create_consumer(&[StreamKey::new("a")?], Default::default()).await?;
+        let producer = streamer.create_producer(StreamKey::new("b")?, Default::default()).await?;
+        let mut sent = 0;
+        // The end of standard input is an error here.
+        while let Ok(message) = consumer.next().await {
+            let receipt = producer.send(message.message())?;
+            sent += 1;
+            if sent % WAVE == 0 {
+                receipt.await?;
+            }
+        }
+        Ok(producer.end().await?)
+    })
+}
+
+/// Payloads of the stream `b` to standard output.
+pub(crate) fn consume() -> Result<()> {
+    block_on(async {
+        let streamer = StdioStreamer::connect(StreamerUri::zero(), Default::default()).await?;
+        let consumer = streamer.create_consumer(&[StreamKey::new("b")?], Default::default()).await?;
+        let mut output = BufWriter::with_capacity(64 << 10, stdout());
+        while let Ok(message) = consumer.next().await {
+            output.write_all(message.message().as_bytes())?;
+            output.write_all(b"\n")?;
+        }
+        Ok(output.flush()?)
+    })
+}

@@ -41,6 +41,14 @@ pub(crate) struct End {
 }
 
 impl End {
+    /// Bytes as the sources count them; batches in memory are larger.
+    pub(crate) fn bytes_read(&self) -> Option<u64> {
+        match self.left {
+            Left::Bytes(left) => self.whole?.checked_sub(left),
+            Left::Records(_) => None,
+        }
+    }
+
     /// From 0 to 1, where the end is known.
     pub(crate) fn share(&self) -> Option<f64> {
         let whole = self.whole.filter(|whole| *whole > 0)?;

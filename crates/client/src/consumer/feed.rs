@@ -33,13 +33,16 @@ pub(crate) struct FeedPlan {
     pub(crate) keeping: Keeping,
     /// Read only for a consumer that waits.
     pub(crate) on_demand: bool,
+    /// Open only for a consumer that asks for something.
+    pub(crate) lazy: bool,
     pub(crate) turnstile: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Feed {
-    /// Starts to read.
-    pub(crate) fn start(plan: FeedPlan, options: &ConsumerOptions, engine: &Engine) -> Result<Arc<Self>> {
-        let shelf = Arc::new(Shelf::new(options, plan.on_demand));
+    /// Starts to read, for a first consumer. It is there before the first record is, which would be nobody's.
+    pub(crate) fn start(plan: FeedPlan, options: &ConsumerOptions, engine: &Engine) -> Result<Lane> {
+        let (shelf, member) = Shelf::new(options, plan.on_demand);
+        let shelf = Arc::new(shelf);
         let (commands, asked) = mpsc::channel(COMMANDS_MAX);
         let (alive, gone) = oneshot::channel();
         let (finished, closed) = watch::channel(None);
@@ -52,6 +55,7 @@ impl Feed {
             gone,
             closed: finished,
             start: plan.start,
+            lazy: plan.lazy,
             keeping: plan.keeping.clone(),
             options: options.clone(),
             turnstile: plan.turnstile,
@@ -63,10 +67,11 @@ impl Feed {
             task.run().await;
             drop(hold);
         });
-        Ok(Arc::new(Feed { shelf, keeping: plan.keeping, closed, commands, _alive: alive }))
+        let feed = Arc::new(Feed { shelf, keeping: plan.keeping, closed, commands, _alive: alive });
+        Ok(Lane { feed, member })
     }
 
-    /// Adds a consumer; `None` if the last one has just gone.
+    /// Adds another consumer; `None` if the last one has just gone.
     pub(crate) fn join(feed: Arc<Self>) -> Option<Lane> {
         let member = feed.shelf.lock().add_member()?;
         Some(Lane { feed, member })
@@ -74,6 +79,7 @@ impl Feed {
 
     /// Asks the task. Cancel-safe: asked or not.
     pub(crate) async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
+        self.shelf.want();
         let (reply, answer) = oneshot::channel();
         if self.commands.send(command(reply)).await.is_err() {
             return Err(self.why_gone());
@@ -95,6 +101,7 @@ impl Feed {
 
     /// Waits until the source is open.
     pub(crate) async fn opened(&self, member: u32) -> Result<()> {
+        self.shelf.want();
         poll_fn(|cx| self.shelf.poll_opened(member, cx.waker()).map_or(Poll::Pending, Poll::Ready)).await
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) phase: Phase,
     /// The source is open, or was.
     pub(crate) open: bool,
+    /// Somebody has asked for something.
+    wanted: bool,
     buffered: (usize, usize),
     limits: Limits,
     /// The reading task has found no room, and waits for some.
@@ -76,27 +78,29 @@ pub(crate) enum Room {
 }
 
 impl Shelf {
-    pub(crate) fn new(options: &ConsumerOptions, on_demand: bool) -> Self {
+    /// An empty shelf with its first member.
+    pub(crate) fn new(options: &ConsumerOptions, on_demand: bool) -> (Self, u32) {
         let limits = Limits {
             buffered: (options.buffer_records_max.max(1), options.buffer_bytes_max.max(1)),
             unacked: (options.unacked_records_max.max(1), options.unacked_bytes_max.max(1)),
             on_demand,
         };
         let inner = Inner {
-            members: Vec::new(),
-            next_member: 0,
+            members: vec![Member { id: 0, parts: VecDeque::new(), waker: None }],
+            next_member: 1,
             turn: 0,
             log: None,
             assigned: Assigned::default(),
             shards: Vec::new(),
             phase: Phase::Opening,
             open: false,
+            wanted: false,
             buffered: (0, 0),
             limits,
             task_waits: false,
             closed: false,
         };
-        Shelf { inner: Mutex::new(inner), changed: Notify::new() }
+        (Shelf { inner: Mutex::new(inner), changed: Notify::new() }, 0)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -127,6 +131,20 @@ impl Shelf {
         }
     }
 
+    /// Somebody wants the source to be open.
+    pub(crate) fn want(&self) {
+        if !std::mem::replace(&mut self.lock().wanted, true) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until somebody wants the source to be open.
+    pub(crate) async fn wanted(&self) {
+        while !self.lock().wanted {
+            self.changed.notified().await;
+        }
+    }
+
     /// Sets the phase; consumers look again.
     pub(crate) fn set(&self, phase: Phase) {
         let mut inner = self.lock();
@@ -154,6 +172,9 @@ impl Shelf {
     /// The next part for a member. If there is none, `waker` is woken when that changes.
     pub(crate) fn take(&self, member: u32, waker: &Waker) -> Taken {
         let mut inner = self.lock();
+        if !std::mem::replace(&mut inner.wanted, true) {
+            self.changed.notify_one();
+        }
         let failed = match &inner.phase {
             Phase::Failed(error) => Some(Taken::Failed(error.clone())),
             Phase::Ended => Some(Taken::Ended),
@@ -233,7 +254,7 @@ pub(crate) enum Taken {
 }
 
 impl Inner {
-    /// A new consumer; `None` if the last one has gone.
+    /// Another member; `None` if the last one has gone.
     pub(crate) fn add_member(&mut self) -> Option<u32> {
         if self.closed {
             return None;

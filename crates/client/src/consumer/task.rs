@@ -54,6 +54,8 @@ pub(crate) struct Task {
     pub(crate) gone: oneshot::Receiver<()>,
     pub(crate) closed: watch::Sender<Option<Result<()>>>,
     pub(crate) start: SeekTo,
+    /// Open only when somebody asks for something.
+    pub(crate) lazy: bool,
     pub(crate) keeping: Keeping,
     pub(crate) options: ConsumerOptions,
     /// One reader of a name after the other.
@@ -85,9 +87,15 @@ impl Drop for Ended {
 impl Task {
     pub(crate) async fn run(mut self) {
         let ended = Ended(self.shelf.clone());
-        let turnstile = self.turnstile.clone();
+        let (turnstile, shelf) = (self.turnstile.clone(), self.shelf.clone());
+        let begin = async {
+            if self.lazy {
+                shelf.wanted().await;
+            }
+            turnstile.lock().await
+        };
         let _turn = tokio::select! {
-            turn = turnstile.lock() => turn,
+            turn = begin => turn,
             _ = &mut self.gone => return,
         };
         match self.open().await {

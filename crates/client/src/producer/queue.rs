@@ -105,7 +105,9 @@ impl Queue {
     pub(crate) fn why_closed(&self) -> Error {
         match &*self.lock() {
             Phase::Failed(error) => error.clone(),
-            _ => Error::new(ErrorKind::Closed, "the producer has ended").hint("create another one"),
+            Phase::Ended => Error::new(ErrorKind::Closed, "the producer has ended").hint("create another one"),
+            // The task is being unwound, and has not come to say so.
+            Phase::Opening | Phase::Writing | Phase::Retrying(_) => stopped(),
         }
     }
 
@@ -118,4 +120,9 @@ impl Queue {
             Phase::Failed(error) => ProducerState::Failed(error.clone()),
         }
     }
+}
+
+/// The task has ended without a word.
+pub(crate) fn stopped() -> Error {
+    Error::new(ErrorKind::Bug, "the task that writes has stopped").hint("please report it")
 }

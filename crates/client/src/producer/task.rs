@@ -1,6 +1,6 @@
 //! The task around a sink: gathers records to batches, and does what producers ask, in order.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use millstream_core::{BatchBuilder, Error, ErrorKind, Last, Record, Result};
 use tokio::{
@@ -8,7 +8,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::writer::{Pending, Writer};
+use super::{
+    queue::{Queue, stopped},
+    writer::{Pending, Writer},
+};
 use crate::ProducerOptions;
 
 /// What producers ask of the task, in order.
@@ -38,13 +41,15 @@ impl Task {
         let overdue = async {
             let _ = gone.await; // Resolves when the handles are dropped.
             tokio::time::sleep(drain_timeout).await;
+            let error = format!("{what} did not take what was sent within {drain_timeout:?}");
+            let error = Error::new(ErrorKind::Interrupted, error);
+            // Before the work is dropped, so that its receipts know why.
+            queue.close(Some(error.clone()));
+            Err(error)
         };
         let result = tokio::select! {
             result = self.work() => result,
-            () = overdue => Err(Error::new(
-                ErrorKind::Interrupted,
-                format!("{what} did not take what was sent within {drain_timeout:?}"),
-            )),
+            result = overdue => result,
         };
         if let Err(error) = &result {
             tracing::error!(sink = %what, error = %error.chain(), "the producer has failed");
@@ -124,10 +129,10 @@ impl Task {
 }
 
 /// Closes the queue when the task is gone, so that nobody waits for it.
-struct Closing(std::sync::Arc<super::queue::Queue>);
+struct Closing(Arc<Queue>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.close(Some(Error::new(ErrorKind::Bug, "the task that writes has stopped").hint("please report it")));
+        self.0.close(Some(stopped()));
     }
 }

@@ -1,5 +1,5 @@
 //! A log in memory whose every move the test decides, and the backend around it.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::{
     collections::BTreeMap,
@@ -59,6 +59,7 @@ pub struct TestLog {
 #[derive(Debug, Default)]
 struct State {
     records: Vec<Record>,
+    counts: BTreeMap<ShardKey, u128>,
     ended: bool,
     open_failures: Vec<Error>,
     failures: Vec<Error>,
@@ -84,7 +85,9 @@ impl TestLog {
     pub fn push(&self, stream: &str, shard: u64, value: impl Into<String>) {
         let mut state = self.lock();
         let origin = ShardKey::new(stream, shard);
-        let sequence = 1 + state.records.iter().filter(|record| record.origin == origin).count() as u128;
+        let count = state.counts.entry(origin.clone()).or_default();
+        *count += 1;
+        let sequence = *count;
         let time = Some(Timestamp::from_millis(sequence as i64 * 1000));
         state.records.push(Record { origin, sequence, time, form: Form::Text, ..Record::new("", value.into()) });
         drop(state);
@@ -161,6 +164,7 @@ impl SourcePlan for LogPlan {
             default: SeekTo::Beginning,
             open: false,
             until: None,
+            from: 0,
         }))
     }
 }
@@ -172,6 +176,8 @@ struct Reader {
     default: SeekTo,
     open: bool,
     until: Option<usize>,
+    /// All records before it are read.
+    from: usize,
 }
 
 impl Reader {
@@ -207,7 +213,7 @@ impl Source for Reader {
             return Err(state.open_failures.remove(0));
         }
         self.next.clear();
-        for shard in state.records.iter().map(|record| record.origin.clone()) {
+        for shard in state.counts.keys().cloned() {
             let place = self.place(&state, &shard, &resume.start);
             self.next.insert(shard, place);
         }
@@ -218,7 +224,7 @@ impl Source for Reader {
             state.open += 1;
         }
         self.until = resume.until_end.then_some(state.records.len());
-        self.open = true;
+        (self.open, self.from) = (true, 0);
         Ok(())
     }
 
@@ -234,7 +240,9 @@ impl Source for Reader {
                 let mut builder = BatchBuilder::new();
                 let mut failed = Vec::new();
                 let upto = self.until.unwrap_or(usize::MAX).min(state.records.len());
-                for record in &state.records[..upto] {
+                let from = self.from.min(upto);
+                for record in &state.records[from..upto] {
+                    self.from += 1;
                     let next = self.next.get(&record.origin).copied().unwrap_or_default();
                     if record.sequence < next || !self.reads(record) {
                         continue;
@@ -281,7 +289,8 @@ impl Source for Reader {
         if !state.seek_failures.is_empty() {
             return Err(state.seek_failures.remove(0));
         }
-        let all: Vec<ShardKey> = state.records.iter().map(|record| record.origin.clone()).collect();
+        let all: Vec<ShardKey> = state.counts.keys().cloned().collect();
+        self.from = 0;
         for shard in shards.unwrap_or(&all) {
             let place = self.place(&state, shard, to);
             self.next.insert(shard.clone(), place);

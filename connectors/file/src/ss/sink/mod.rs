@@ -240,3 +240,52 @@ impl Sink for SsSink {
         drained
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use millstream_core::{BatchBuilder, Form, PlanContext, ShardKey};
+    use serde_json::json;
+
+    use super::*;
+
+    fn batch(values: &[&[u8]]) -> Batch {
+        let mut builder = BatchBuilder::new();
+        for (at, value) in values.iter().enumerate() {
+            builder.push_value(&ShardKey::new("s", 0), at as u128, None, Form::Bytes, None, Some(value));
+        }
+        builder.finish()
+    }
+
+    /// A disk that fails for a while: what was accepted is written later, once.
+    #[tokio::test]
+    async fn a_failed_write_is_made_again_and_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.ss");
+        let target = plan::target(&json!({"path": path}), &PlanContext::default()).unwrap();
+        let mut sink = SsSink::new(Arc::new(target));
+        sink.open(&[]).await.unwrap();
+        let output = sink.output.clone().unwrap();
+        let swap = |file: File| output.lock().unwrap().swap(file).unwrap();
+        let big = vec![b'b'; BLOCK_BYTES];
+        sink.write(batch(&[b"1", b"2"])).await.unwrap();
+        sink.flush().await.unwrap();
+        // A handle that cannot be written to stands for a disk that has no room.
+        let good = swap(File::open(&path).unwrap());
+        sink.write(batch(&[b"3", &big])).await.unwrap();
+        assert!(sink.flush().await.is_err());
+        assert!(sink.write(batch(&[b"not accepted"])).await.is_err());
+        assert!(sink.write(batch(&[b"not accepted"])).await.is_err());
+        assert!(sink.prepare(1, Last::No).await.is_err());
+        swap(good);
+        let id = sink.write(batch(&[b"4"])).await.unwrap();
+        let outcomes = sink.flush().await.unwrap();
+        assert_eq!(outcomes.sequences.last(), Some(&(id, vec![5])));
+        sink.prepare(1, Last::No).await.unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let report = millstream_codec::ss::verify(&bytes[..]).unwrap();
+        assert!(report.whole() && report.torn.is_none());
+        assert_eq!((report.messages, report.payload_bytes), (5, 4 + big.len() as u64));
+    }
+}

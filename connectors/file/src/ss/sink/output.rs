@@ -75,7 +75,11 @@ impl Output {
         let writer = match tokens.last() {
             None => Some(output.begin()?),
             Some(token) if token.done => None,
-            Some(token) => Some(output.resume(token)?),
+            Some(token) => {
+                let writer = output.resume(token)?;
+                output.publish(token.length)?;
+                Some(writer)
+            }
         };
         if !output.target.exactly_once {
             // It may be there from a time when the pipeline promised more; nobody would move it on.
@@ -139,6 +143,12 @@ impl Output {
             Some(proof) if proof != token.proof => Err(mismatch("but other bytes stand there".into())),
             Some(_) => self.append(token.name.clone(), token.rename.clone(), Some(token.length)),
         }
+    }
+
+    /// Puts another handle in place of that of the file.
+    #[cfg(test)]
+    pub(super) fn swap(&mut self, file: File) -> Option<File> {
+        self.current.as_mut().map(|current| std::mem::replace(&mut current.file, file))
     }
 
     pub(super) fn take(&mut self, current: Current) {

@@ -22,6 +22,11 @@ struct SsSinkPlan {
 
 /// Plans a sink to a stream file.
 pub(in crate::ss) fn plan(options: &Value, context: &PlanContext) -> Result<Box<dyn SinkPlan>> {
+    Ok(Box::new(SsSinkPlan { target: Arc::new(target(options, context)?) }))
+}
+
+/// What to write, and how.
+pub(super) fn target(options: &Value, context: &PlanContext) -> Result<Target> {
     let options: SsSinkOptions = parse_options(options)?;
     options.validate()?;
     let exactly_once = context.delivery == Delivery::ExactlyOnce;
@@ -44,8 +49,7 @@ pub(in crate::ss) fn plan(options: &Value, context: &PlanContext) -> Result<Box<
     };
     let SsSinkOptions { path, stream, shard, fsync, end_of_stream, .. } = options;
     let path = PathBuf::from(path);
-    let target = Target { path, stream, shard, beacon_interval, existing, fsync, end_of_stream, exactly_once };
-    Ok(Box::new(SsSinkPlan { target: Arc::new(target) }))
+    Ok(Target { path, stream, shard, beacon_interval, existing, fsync, end_of_stream, exactly_once })
 }
 
 impl SinkPlan for SsSinkPlan {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rustix::{buffer::spare_capacity, io::Errno};
 
 /// Bytes read at once: some thousand small records, and it fits a second-level cache.
-pub(super) const BLOCK_BYTES: usize = 512 << 10;
+pub(super) const BLOCK_BYTES: usize = 256 << 10;
 /// Room behind a block for the values that beacons cut.
 const ROOM_BYTES: usize = 16 << 10;
 /// Blocks remembered, to be used again: about what a pipeline has on its way, and 2 MiB at most.

@@ -12,10 +12,13 @@ use millstream_core::{
 #[derive(Default)]
 pub(super) struct Rows {
     extents: Vec<Extent>,
-    sequences: Vec<u64>,
     times: Vec<Option<Timestamp>>,
-    /// Index of each row's shard in the dictionary.
-    shards: Vec<u32>,
+    /// Sequence of the first row; `sequences` is only kept once they do not follow one another.
+    first_sequence: u64,
+    sequences: Option<Vec<u64>>,
+    /// Place of the first row's shard in the dictionary; `shards` is only kept once there is another.
+    first_shard: u32,
+    shards: Option<Vec<u32>>,
     /// Bytes of the values.
     bytes: usize,
     failed: Vec<(u32, Error)>,
@@ -32,22 +35,45 @@ pub(super) struct Row {
 
 impl Rows {
     pub(super) fn with_capacity(rows: usize) -> Self {
-        Rows {
-            extents: Vec::with_capacity(rows),
-            sequences: Vec::with_capacity(rows),
-            times: Vec::with_capacity(rows),
-            shards: Vec::with_capacity(rows),
-            ..Rows::default()
-        }
+        Rows { extents: Vec::with_capacity(rows), times: Vec::with_capacity(rows), ..Rows::default() }
     }
 
     #[inline(always)]
     pub(super) fn push(&mut self, row: Row) {
+        let at = self.extents.len();
+        if at == 0 {
+            (self.first_sequence, self.first_shard) = (row.sequence, row.shard);
+        }
+        match &mut self.sequences {
+            Some(sequences) => sequences.push(row.sequence),
+            None if self.first_sequence.checked_add(at as u64) == Some(row.sequence) => {}
+            None => self.keep_sequences(row.sequence),
+        }
+        match &mut self.shards {
+            Some(shards) => shards.push(row.shard),
+            None if self.first_shard == row.shard => {}
+            None => self.keep_shards(row.shard),
+        }
         self.bytes += row.value.len();
         self.extents.push(row.value);
-        self.sequences.push(row.sequence);
         self.times.push(row.time);
-        self.shards.push(row.shard);
+    }
+
+    #[cold]
+    fn keep_sequences(&mut self, next: u64) {
+        let mut sequences = Vec::with_capacity(self.extents.capacity());
+        // All of these have been pushed, so the sum is a sequence that was read.
+        sequences.extend((0..self.len() as u64).map(|at| self.first_sequence + at));
+        sequences.push(next);
+        self.sequences = Some(sequences);
+    }
+
+    #[cold]
+    fn keep_shards(&mut self, next: u32) {
+        let mut shards = Vec::with_capacity(self.extents.capacity());
+        shards.resize(self.len(), self.first_shard);
+        shards.push(next);
+        self.shards = Some(shards);
     }
 
     /// Says that the newest row is at fault.
@@ -66,17 +92,13 @@ impl Rows {
     /// The batch; the extents lie in `data`.
     pub(super) fn finish(self, data: &Bytes, form: Form, dictionary: &Arc<Vec<ShardKey>>) -> Read {
         let rows = self.len();
-        let first = self.shards.first().copied().unwrap_or(0);
-        let shards = match dictionary.get(first as usize) {
-            Some(shard) if self.shards.iter().all(|shard| *shard == first) => Shards::Same(shard.clone()),
-            _ => Shards::Each(dictionary.clone(), Arc::new(self.shards)),
+        let shards = match (self.shards, dictionary.get(self.first_shard as usize)) {
+            (None, Some(shard)) => Shards::Same(shard.clone()),
+            (shards, _) => Shards::Each(dictionary.clone(), Arc::new(shards.unwrap_or_else(|| vec![0; rows]))),
         };
-        let base = self.sequences.first().copied().unwrap_or(0);
-        let in_a_row = |(at, sequence): (usize, &u64)| base.checked_add(at as u64) == Some(*sequence);
-        let sequences = if self.sequences.iter().enumerate().all(in_a_row) {
-            Sequences::Run(base.into())
-        } else {
-            Sequences::Each(0, Arc::new(self.sequences))
+        let sequences = match self.sequences {
+            None => Sequences::Run(self.first_sequence.into()),
+            Some(sequences) => Sequences::Each(0, Arc::new(sequences)),
         };
         let envelope =
             Envelope { shards, sequences, times: Times::Each(Arc::new(self.times)), keys: None, headers: None };
