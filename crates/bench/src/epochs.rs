@@ -19,7 +19,8 @@ pub(crate) fn run(table: &mut Table) -> Result<()> {
     let flow = |name: &str, checkpoint: CheckpointSpec, epochs_min: u64| {
         let blocks = Blocks::plain(BATCH_RECORDS, RECORDS / BATCH_RECORDS as u64);
         let records = blocks.records();
-        let pipeline = pipeline(name, folder.path()).source_of(blocks).step_of(CutFront).sink("drop:").checkpoint(checkpoint);
+        let pipeline =
+            pipeline(name, folder.path()).source_of(blocks).step_of(CutFront).sink("drop:").checkpoint(checkpoint);
         let mut before = 0;
         move || {
             let summary = run_pipeline(&pipeline)?;

@@ -36,9 +36,9 @@ pub(crate) fn run(table: &mut Table) -> Result<()> {
     };
     let buffer = data::letters(BUFFER_BYTES);
     let contenders = vec![
-        Contender::new("ours", flow("flow-slice", |pipeline| pipeline.step_of(CutFront))),
+        Contender::new("ours by slice", flow("flow-slice", |pipeline| pipeline.step_of(CutFront))),
         Contender::new("direct calls", || Ok(direct(&buffer, RECORDS))),
-        Contender::new("ours", flow("flow-copy", |pipeline| pipeline.map(copy))),
+        Contender::new("ours copying", flow("flow-copy", |pipeline| pipeline.map(copy))),
         Contender::new("memcpy loop", || Ok(copying(&buffer, RECORDS))),
         #[cfg(feature = "peers")]
         Contender::new("timely", || Ok(crate::peers::dataflow::flow(&buffer, RECORDS / 10, CUT_BYTES))),
@@ -73,25 +73,6 @@ impl Transform for CutFront {
         let body = Body::Bytes(Column::new(column.data().clone(), extents), forms.clone());
         out.emit(0, batch.clone().with_body(body));
     }
-}
-
-/// TEMP
-pub(crate) fn profile(arguments: &[String]) -> Result<()> {
-    let records: usize = arguments[1].parse()?;
-    let folder = data::folder()?;
-    for _ in 0..6 {
-        let blocks = Blocks::plain(records, RECORDS / records as u64);
-        let base = pipeline("profile", folder.path()).source_of(blocks);
-        let base = if arguments[0] == "copy" { base.map(copy) } else { base.step_of(CutFront) };
-        let at = std::time::Instant::now();
-        run_pipeline(&base.sink("drop:"))?;
-        let buffer = data::letters(BUFFER_BYTES);
-        let took = at.elapsed();
-        let at = std::time::Instant::now();
-        copying(&buffer, RECORDS);
-        println!("{} {} {:?} {:?}", arguments[0], records, took / 40, at.elapsed() / 40);
-    }
-    Ok(())
 }
 
 fn copy(record: millstream::RecordRef<'_>, value: &mut millstream::Value<'_>) -> millstream::Result<()> {

@@ -38,7 +38,7 @@ pub(crate) fn run(table: &mut Table) -> Result<()> {
 
 /// Starts so many pipelines, lets them be, and prints the share of a core that they take, the resident memory of the
 /// process in MB, and how much that was before.
-pub(crate) fn child(pipelines: usize) -> Result<()> {
+pub(crate) fn child(pipelines: u64) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

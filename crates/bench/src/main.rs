@@ -46,7 +46,10 @@ fn main() -> Result<()> {
         return roles::play(role, rest);
     }
     if arguments.iter().any(|argument| argument.starts_with('-')) {
-        println!("millstream-bench [FILTER]...   cases: {}", CASES.iter().map(|case| case.name).collect::<Vec<_>>().join(" "));
+        println!(
+            "millstream-bench [FILTER]...   cases: {}",
+            CASES.iter().map(|case| case.name).collect::<Vec<_>>().join(" ")
+        );
         return Ok(());
     }
     harness::keep_to_one_core()?;

@@ -12,6 +12,7 @@ pub(crate) fn asked(arguments: &[String]) -> Option<(&str, &[String])> {
 
 /// Plays it.
 pub(crate) fn play(role: &str, arguments: &[String]) -> Result<()> {
+    let count = arguments.first().context("how many?").and_then(|count| Ok(count.parse()?));
     match role {
         "line-produce" => crate::stdio::line_produce(),
         "line-relay" => crate::stdio::line_relay(),
@@ -19,11 +20,10 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> Result<()> {
         #[cfg(feature = "peers")]
         "sea-produce" => crate::peers::sea_stdio::produce(),
         #[cfg(feature = "peers")]
-        "sea-relay" => crate::peers::sea_stdio::relay(),
+        "sea-relay" => crate::peers::sea_stdio::relay(count?),
         #[cfg(feature = "peers")]
-        "sea-consume" => crate::peers::sea_stdio::consume(),
-        "flow" => crate::flow::profile(arguments),
-        "idle" => crate::idle::child(arguments.first().context("how many?")?.parse()?),
+        "sea-consume" => crate::peers::sea_stdio::consume(count?),
+        "idle" => crate::idle::child(count?),
         _ => bail!("there is no role `{role}`"),
     }
 }

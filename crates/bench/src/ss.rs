@@ -1,12 +1,6 @@
 //! `.ss` stream files: writing, reading, seeking. Through a pipeline, and the codec by itself.
 
-use std::{
-    fs::File,
-    io::Write as _,
-    os::unix::fs::FileExt as _,
-    path::Path,
-    time::Instant,
-};
+use std::{fs::File, io::Write as _, os::unix::fs::FileExt as _, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use millstream_codec::ss::{
@@ -47,7 +41,7 @@ fn write(table: &mut Table, folder: &Path) -> Result<()> {
     let blocks = Blocks::plain(BATCH_RECORDS, RECORDS / BATCH_RECORDS as u64);
     let pipeline = pipeline("ss-write", folder).source_of(blocks).sink_with("file", options);
     let contenders = vec![
-        Contender::new("ours", || {
+        Contender::new("ours writing", || {
             let written = run_pipeline(&pipeline)?.stages.get("file").map_or(0, |figures| figures.records_out);
             ensure!(written == RECORDS, "{written} of {RECORDS} records were written");
             Ok(written)
@@ -74,7 +68,7 @@ fn read(table: &mut Table, folder: &Path) -> Result<()> {
     write_codec(&path, &payload, RECORDS)?;
     let pipeline = pipeline("ss-read", folder).source_with("file", json!({"path": path})).sink("drop:");
     let contenders = vec![
-        Contender::new("ours", || {
+        Contender::new("ours reading", || {
             let read = dropped(&run_pipeline(&pipeline)?);
             ensure!(read == RECORDS, "{read} of {RECORDS} records were read");
             Ok(read)
@@ -167,4 +161,3 @@ fn read_codec(path: &Path) -> Result<u64> {
         }
     }
 }
-

@@ -45,9 +45,14 @@ pub(crate) fn run(table: &mut Table) -> Result<()> {
     let named = |names: [&'static str; 3], input: PathBuf| {
         let output = output.clone();
         move || {
-            let chain = names.iter().map(|name| roles::command(name)).collect::<Result<Vec<_>>>()?;
-            through(chain, &input, &output)?;
-            Ok(input.metadata()?.len() / RECORD_BYTES as u64)
+            let lines = input.metadata()?.len() / RECORD_BYTES as u64;
+            let command = |name: &&str| {
+                let mut command = roles::command(name)?;
+                command.arg(lines.to_string());
+                Ok(command)
+            };
+            through(names.iter().map(command).collect::<Result<Vec<_>>>()?, &input, &output)?;
+            Ok(lines)
         }
     };
     #[cfg(feature = "peers")]

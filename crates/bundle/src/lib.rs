@@ -2,6 +2,9 @@
 
 use millstream_core::Registry;
 
+/// The standard streams as one thing, which consumers and producers of a program share.
+pub use millstream_std::{Reading, Stdio, StdioSinkOptions};
+
 /// Every component that this build knows.
 pub fn registry() -> Registry {
     let mut registry = Registry::default();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millstream::{
-    core::{Error, Result},
+    core::{Error, Result, Role},
     runtime::{Ended, Handle, Plan, RunOptions, Running, Summary},
 };
 use tokio::task::JoinSet;
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::{
     exit::Exit,
     progress::{Gauge, Progress, watched},
+    reader::Reader,
     signals::Signals,
     story::Story,
     talk::Talk,
@@ -54,6 +55,8 @@ pub(crate) fn run(jobs: Vec<Job>, settings: &Settings, talk: &Talk) -> Result<Ex
 /// A pipeline that runs, as this module sees it.
 struct Started {
     handle: Handle,
+    /// It writes to standard output, and has nothing to do when nobody reads that.
+    prints: bool,
     story: Story,
     told: bool,
     letters_fail: bool,
@@ -70,6 +73,7 @@ async fn drive(jobs: Vec<Job>, settings: &Settings, talk: &Talk) -> Result<Exit>
             true => watched(job.plan),
             false => (job.plan, Vec::<std::sync::Arc<Gauge>>::new()),
         };
+        let prints = plan.role(Role::Sink).any(|(_, node)| matches!(node.kind.as_str(), "stdout" | "stdio"));
         let mut running = Running::start(plan, job.options);
         let handle = running.handle();
         progress.add(&job.story, handle.clone(), gauges);
@@ -77,10 +81,12 @@ async fn drive(jobs: Vec<Job>, settings: &Settings, talk: &Talk) -> Result<Exit>
         tasks.spawn(async move { Told::Began(at, begun.started().await) });
         tasks.spawn(async move { Told::Ended(at, Box::new(running.wait().await)) });
         let Job { story, told, letters_fail, locate, .. } = job;
-        all.push(Started { handle, story, told, letters_fail, locate });
+        all.push(Started { handle, prints, story, told, letters_fail, locate });
     }
     let mut exit = Exit::Done;
     let mut stopping = false;
+    let mut reader = Reader::new();
+    let mut read = true;
     loop {
         tokio::select! {
             told = tasks.join_next() => match told {
@@ -94,6 +100,10 @@ async fn drive(jobs: Vec<Job>, settings: &Settings, talk: &Talk) -> Result<Exit>
                     return Err(Error::new(millstream::core::ErrorKind::Bug, "a task died").caused_by(error));
                 }
             },
+            () = reader.gone(), if read => {
+                read = false;
+                all.iter().filter(|started| started.prints).for_each(|started| started.handle.stop());
+            }
             () = signals.next() => {
                 if std::mem::replace(&mut stopping, true) {
                     all.iter().for_each(|started| started.handle.stop());

@@ -19,6 +19,7 @@ mod letters;
 mod output;
 mod pipelines;
 mod progress;
+mod reader;
 mod signals;
 mod story;
 mod stream;

@@ -52,6 +52,9 @@ pub struct ByUrl {
 /// What must be encoded in a stream's name within a path.
 const NAME: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/').add(b',').add(b'?').add(b'#').add(b'@');
 
+/// The option of sinks that can say in the stream that it has ended.
+const END: &str = "end_of_stream";
+
 impl ByUrl {
     /// Reads a URL; a scheme that no component of the registry has is an error.
     pub fn new(url: &str, registry: Registry) -> Result<Self> {
@@ -156,9 +159,18 @@ impl Backend for ByUrl {
 
     fn sink(&self, stream: &str) -> Result<Box<dyn SinkPlan>> {
         let streams: &[&str] = if stream.is_empty() { &[] } else { &[stream] };
-        let plan = |component: &Component, options: Value| match component.planner {
-            Planner::Sink(plan) => plan(&options, &PlanContext::default()),
-            _ => Err(wrong_role(Role::Sink)),
+        let plan = |component: &Component, options: Value| {
+            let Planner::Sink(plan) = component.planner else { return Err(wrong_role(Role::Sink)) };
+            let context = PlanContext::default();
+            let mut ending = options.clone();
+            // A producer ends its stream only when it is told to, and then readers are to know it.
+            match ending.as_object_mut().filter(|_| has_option(component, END)) {
+                Some(object) if !object.contains_key(END) => {
+                    object.insert(END.to_owned(), Value::Bool(true));
+                    plan(&ending, &context).or_else(|_| plan(&options, &context))
+                }
+                _ => plan(&options, &context),
+            }
         };
         let planned = self.plan(Role::Sink, streams, plan);
         planned.map_err(|error| error.context(format!("cannot write {}", self.url)))

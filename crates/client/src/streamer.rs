@@ -44,6 +44,13 @@ struct Named {
     turnstile: Arc<tokio::sync::Mutex<()>>,
 }
 
+impl State {
+    /// Forgets names that nobody uses any more.
+    fn forget_closed(&mut self) {
+        self.named.retain(|_, named| named.feed.strong_count() > 0 || Arc::strong_count(&named.turnstile) > 1);
+    }
+}
+
 impl Streamer {
     /// The system that a URL names, out of these components; see [`ByUrl`]. Does no I/O.
     ///
@@ -149,6 +156,7 @@ impl Streamer {
         }
         let engine = self.engine()?;
         let mut state = self.lock();
+        state.forget_closed();
         let named = state.named.entry(format!("resumable {name}")).or_default();
         if named.feed.upgrade().is_some() {
             return Err(Error::new(ErrorKind::Exists, format!("a consumer `{name}` is open already"))
@@ -179,6 +187,7 @@ impl Streamer {
         drop(source);
         let engine = self.engine()?;
         let mut state = self.lock();
+        state.forget_closed();
         let apart = streams.len() > 1 && capabilities.owner != Owner::Nobody;
         let sets: Vec<&[&str]> = if apart { streams.chunks(1).collect() } else { vec![streams] };
         self.check_sets(&state, group, &sets)?;

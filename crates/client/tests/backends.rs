@@ -1,5 +1,7 @@
 //! The same code on every system, chosen by type or by URL.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use std::{
@@ -136,6 +138,40 @@ fn a_resumable_consumer_of_a_file_keeps_its_place_beside_it() {
             consumer.close().await.unwrap();
         }
         assert!(folder.path().join(".app.log.me.position").exists());
+    });
+}
+
+#[test]
+fn a_stream_file_is_resumed_rewound_and_shared_for_every_key() {
+    everywhere(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        let streamer = Streamer::connect(&format!("file://{}/x.ss", folder.path().display()), registry()).unwrap();
+        let producer = streamer.create_producer("", ProducerOptions::default()).unwrap();
+        for i in 0..100 {
+            for stream in ["a", "b"] {
+                drop(producer.send(millstream_core::Record::new(stream, i.to_string())).await.unwrap());
+            }
+        }
+        producer.end().await.unwrap();
+        let mut read = 0;
+        for _ in 0..3 {
+            let mut consumer = streamer.create_consumer(&["b"], ConsumerOptions::resumable("me")).unwrap();
+            for _ in 0..20 {
+                assert_eq!(text(&consumer.next().await.unwrap().unwrap()), read.to_string());
+                read += 1;
+            }
+            consumer.close().await.unwrap();
+        }
+        let mut consumer = streamer.create_consumer(&["a"], beginning()).unwrap();
+        consumer.rewind(SeekTo::At(51)).await.unwrap();
+        let record = consumer.next().await.unwrap().unwrap();
+        assert_eq!((record.sequence, text(&record)), (51, "50".to_owned()));
+        let member = || streamer.create_consumer(&["a", "b"], ConsumerOptions::load_balanced("team")).unwrap();
+        let (one, two) = (member(), member());
+        let (one, two) = futures::future::join(all(one), all(two)).await;
+        assert_eq!(one.len() + two.len(), 200);
+        let counted = (0..100).all(|i| one.iter().chain(&two).filter(|value| **value == i.to_string()).count() == 2);
+        assert!(counted);
     });
 }
 

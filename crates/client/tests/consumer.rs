@@ -1,5 +1,7 @@
 //! What a consumer promises.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Members of a group share records.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use std::sync::Arc;

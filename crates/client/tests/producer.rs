@@ -1,5 +1,7 @@
 //! What a producer promises.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use std::{
@@ -30,8 +32,8 @@ fn values_keys_and_whole_records_can_be_sent() {
     everywhere(|| async {
         let memory = Memory::new();
         let producer = producer(&memory);
-        let _ = producer.send("plain").await.unwrap();
-        let _ = producer.send(("key", b"bytes")).await.unwrap();
+        drop(producer.send("plain").await.unwrap());
+        drop(producer.send(("key", b"bytes")).await.unwrap());
         let record = Record {
             origin: ShardKey::new("elsewhere", 3),
             headers: vec![("h".to_owned(), None)],
@@ -71,7 +73,7 @@ fn a_lone_record_goes_at_once() {
     block_on(async {
         let memory = Memory::new();
         let producer = producer(&memory);
-        let _ = producer.send("alone").await.unwrap();
+        drop(producer.send("alone").await.unwrap());
         eventually("it is written", || memory.sink.values() == ["alone"]);
     });
 }
@@ -171,12 +173,8 @@ fn dropping_all_clones_writes_what_was_accepted() {
     let producer = streamer.create_producer("out", quickly()).unwrap();
     memory.sink.stall(true);
     let clone = producer.clone();
-    let receipt = block_on(async {
-        for i in 0..99 {
-            drop(producer.send(i.to_string()).await.unwrap());
-        }
-        clone.send("99").await.unwrap()
-    });
+    (0..99).for_each(|i| drop(block_on(producer.send(i.to_string())).unwrap()));
+    let receipt = block_on(clone.send("99")).unwrap();
     drop((producer, clone, streamer));
     memory.sink.stall(false);
     block_on(receipt).unwrap();

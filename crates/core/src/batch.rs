@@ -217,7 +217,7 @@ impl Batch {
     /// Record `i`; panics beyond [`Batch::len`], like a slice.
     pub fn get(&self, i: usize) -> RecordRef<'_> {
         assert!(i < self.len(), "record {i} of a batch of {}", self.len());
-        RecordRef { batch: self, logical: i, envelope_row: self.envelope_rows.get(i), body_row: self.body_rows.get(i) }
+        RecordRef { batch: self, logical: i, body_row: self.body_rows.get(i) }
     }
 
     /// All records in order.
@@ -432,11 +432,15 @@ impl fmt::Debug for Batch {
 pub struct RecordRef<'a> {
     batch: &'a Batch,
     logical: usize,
-    envelope_row: usize,
     body_row: usize,
 }
 
 impl<'a> RecordRef<'a> {
+    /// Looked up only when asked for: most steps look at values alone.
+    fn envelope_row(&self) -> usize {
+        self.batch.envelope_rows.get(self.logical)
+    }
+
     /// Value bytes; `None` for a tombstone, and for a body that is not bytes (see [`Batch::into_bytes`]).
     pub fn value(&self) -> Option<&'a [u8]> {
         match &self.batch.body {
@@ -455,28 +459,28 @@ impl<'a> RecordRef<'a> {
 
     /// Key.
     pub fn key(&self) -> Option<&'a [u8]> {
-        self.batch.envelope.keys.as_ref().and_then(|keys| keys.get(self.envelope_row))
+        self.batch.envelope.keys.as_ref().and_then(|keys| keys.get(self.envelope_row()))
     }
 
     /// Headers in order: name, and value if there is one.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
-        let row = self.envelope_row;
+        let row = self.envelope_row();
         self.batch.envelope.headers.as_ref().into_iter().flat_map(move |headers| headers.get(row))
     }
 
     /// Event time.
     pub fn time(&self) -> Option<Timestamp> {
-        self.batch.envelope.time(self.envelope_row)
+        self.batch.envelope.time(self.envelope_row())
     }
 
     /// Where it was read.
     pub fn origin(&self) -> &'a ShardKey {
-        self.batch.envelope.shard(self.envelope_row)
+        self.batch.envelope.shard(self.envelope_row())
     }
 
     /// Its position there.
     pub fn sequence(&self) -> u128 {
-        self.batch.envelope.sequence(self.envelope_row)
+        self.batch.envelope.sequence(self.envelope_row())
     }
 
     /// Which of the outputs of that source record it is.
@@ -487,7 +491,7 @@ impl<'a> RecordRef<'a> {
     /// The value as the source gave it.
     pub fn original(&self) -> Option<&'a [u8]> {
         match &self.batch.original {
-            Some(original) => original.get(self.envelope_row),
+            Some(original) => original.get(self.envelope_row()),
             None => self.value(),
         }
     }
@@ -509,12 +513,12 @@ impl<'a> RecordRef<'a> {
             headers: self.headers().map(|(name, value)| (name.to_owned(), value.map(own))).collect(),
             value: self.value().map(own),
             form: self.form(),
-            original: self.batch.original.as_ref().and_then(|original| original.get(self.envelope_row)).map(own),
+            original: self.batch.original.as_ref().and_then(|original| original.get(self.envelope_row())).map(own),
         }
     }
 
     pub(crate) fn kept_original(&self) -> Option<Option<&'a [u8]>> {
-        self.batch.original.as_ref().map(|original| original.get(self.envelope_row))
+        self.batch.original.as_ref().map(|original| original.get(self.envelope_row()))
     }
 }
 

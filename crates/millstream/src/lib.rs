@@ -4,7 +4,7 @@
 //!
 //! - a [`Pipeline`]: sources, steps and sinks that run until the sources end or you drain them, with checkpoints, retries,
 //!   dead letters and exactly-once where the sinks can;
-//! - a [`Streamer`](client::Streamer): read and write a stream without a pipeline.
+//! - [`connect`]: a [`Streamer`](client::Streamer) that reads and writes streams without a pipeline.
 //!
 //! ```no_run
 //! use millstream::prelude::*;
@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod connect;
 mod fold;
 mod home;
 mod pipeline;
@@ -28,6 +29,7 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
+pub use connect::connect;
 pub use home::Home;
 pub use millstream_bundle::registry;
 pub use millstream_client as client;

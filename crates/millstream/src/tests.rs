@@ -82,6 +82,26 @@ fn fold_keeps_a_state_for_each_key() {
 }
 
 #[test]
+fn a_stream_is_written_and_read_by_url() {
+    use millstream_client::{ConsumerOptions, ProducerOptions};
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file:{}", folder.path().join("x.ss").display());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let streamer = crate::connect(&url).unwrap();
+        let producer = streamer.create_producer("words", ProducerOptions::default()).unwrap();
+        let receipt = producer.send("hello").await.unwrap();
+        assert_eq!(receipt.await.unwrap().sequence, Some(1));
+        producer.end().await.unwrap();
+        let options = ConsumerOptions { start: Some(crate::SeekTo::Beginning), ..ConsumerOptions::real_time() };
+        let mut consumer = streamer.create_consumer(&["words"], options).unwrap();
+        let record = consumer.next().await.unwrap().unwrap();
+        assert_eq!((record.value.as_deref(), record.sequence), (Some(&b"hello"[..]), 1));
+        assert!(consumer.next().await.unwrap().is_none());
+    });
+}
+
+#[test]
 fn what_cannot_be_planned_is_told_before_anything_runs() -> Result<()> {
     let wrong = Pipeline::new("x").source("fil:in.txt").sink("drop:");
     assert_eq!(wrong.plan().unwrap_err().hint_text(), Some("did you mean `file`?"));

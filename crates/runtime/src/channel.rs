@@ -31,16 +31,20 @@ pub(crate) struct Barrier {
     pub(crate) last: Last,
 }
 
+/// A message with its share of the queue's bytes. In a box: a channel allots room for 32 of them at once, also to an idle
+/// pipeline.
+type Boxed = Box<(Message, Option<OwnedSemaphorePermit>)>;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
-    messages: mpsc::Sender<(Message, Option<OwnedSemaphorePermit>)>,
+    messages: mpsc::Sender<Boxed>,
     bytes: Arc<Semaphore>,
     units_max: u32,
 }
 
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    messages: mpsc::Receiver<(Message, Option<OwnedSemaphorePermit>)>,
+    messages: mpsc::Receiver<Boxed>,
 }
 
 /// The other side has stopped; the pipeline is going down and somebody else tells why.
@@ -75,7 +79,7 @@ impl Sender {
                 }
             },
         };
-        match self.messages.try_send((message, permit)) {
+        match self.messages.try_send(Box::new((message, permit))) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),
             Err(mpsc::error::TrySendError::Full(message)) => {
@@ -92,7 +96,7 @@ impl Receiver {
     /// The next message; `None` when the sender has gone. Cancel-safe.
     pub(crate) fn poll(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Message>> {
         // The permit ends here: what a stage has taken is no longer the queue's.
-        self.messages.poll_recv(context).map(|received| received.map(|(message, _permit)| message))
+        self.messages.poll_recv(context).map(|received| received.map(|boxed| boxed.0))
     }
 
     pub(crate) fn is_empty(&self) -> bool {

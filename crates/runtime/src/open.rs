@@ -242,6 +242,19 @@ impl Build<'_> {
         edges
     }
 
+    /// Whether an end that the checkpoint knows is one for this run, too. That of `until_end` is none for a run that follows.
+    fn stays_ended(&self, node: usize) -> bool {
+        let node = &self.lasting.plan.nodes[node];
+        let options = &self.lasting.options;
+        match &node.component {
+            Planned::Source(source) => {
+                let bounded = source.capabilities().bounded || options.until_end || options.count.is_some();
+                self.stay_ended && bounded
+            }
+            _ => node.inputs.iter().all(|&(from, _)| self.stays_ended(from)),
+        }
+    }
+
     async fn parked(&mut self, stage: &str) -> Result<(Parked, Arc<StageMetrics>), Failure> {
         let state = self.lasting.store.scan(&parked_state(stage)).await.map_err(failure("state"))?;
         let mut parked = Parked::new(self.wiring.gate.clone());
@@ -341,7 +354,7 @@ impl Build<'_> {
             outputs: edges.outputs(last, plan.nodes[last].ports()),
             parked,
             epoch: self.decided + 1,
-            ended: end_saved && self.stay_ended,
+            ended: end_saved && self.stays_ended(first),
             end_saved,
         })
     }
@@ -377,7 +390,7 @@ impl Build<'_> {
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sources.len();
         self.ends.sources.push((node.name.clone(), sender));
-        let ended = saved.is_some_and(|saved: &SourceCheckpoint| saved.ended) && self.stay_ended && !kept;
+        let ended = saved.is_some_and(|saved: &SourceCheckpoint| saved.ended) && self.stays_ended(i) && !kept;
         Ok(SourceTask {
             context: self.context(node),
             id,

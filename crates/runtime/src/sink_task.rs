@@ -109,7 +109,7 @@ impl SinkTask {
                 ErrorKind::TooLarge,
                 format!("the record has {bytes} bytes, and `{}` takes {most}", self.context.name),
             );
-            self.failed(batch.get(row).to_record(), &error, 1).await?;
+            Box::pin(self.failed(batch.get(row).to_record(), &error, 1)).await?;
         }
         Ok(batch.select(fits.into_iter().map(|row| row as u32).collect()))
     }
@@ -155,7 +155,7 @@ impl SinkTask {
             let mut delivered = batch.len() as u64;
             while let Some((_, row, error)) = rejected.next_if(|(of, ..)| *of == id) {
                 delivered -= 1;
-                self.failed(batch.get(row as usize).to_record(), &error, attempts + 1).await?;
+                Box::pin(self.failed(batch.get(row as usize).to_record(), &error, attempts + 1)).await?;
             }
             self.context.metrics.records_out.add(delivered);
         }

@@ -282,7 +282,7 @@ impl SourceTask {
         }
         self.count(&batch);
         if !failed.is_empty() {
-            batch = self.condemn(batch, failed, at.epoch).await?;
+            batch = Box::pin(self.condemn(batch, failed, at.epoch)).await?;
         }
         if self.retains() {
             lock(&self.retained).keep(at.epoch, batch.clone());

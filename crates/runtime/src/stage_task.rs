@@ -196,7 +196,8 @@ impl StageTask {
         run.metrics.filtered.add(counts.filtered);
         run.metrics.absorbed.add(counts.absorbed);
         for Failed { record, error } in out.take_failed() {
-            self.failed(step, record, &error, attempts + 1).await?;
+            // Boxed, as in the other tasks: failures are rare, and their records would make every idle task larger.
+            Box::pin(self.failed(step, record, &error, attempts + 1)).await?;
         }
         let last = step + 1 == self.steps.len();
         let mut next = Vec::new();

@@ -23,8 +23,8 @@ pub(super) enum Located {
     Gone,
 }
 
-/// Looks for the marked file: at `path`, then in its whole folder.
-pub(super) fn locate(path: &Path, mark: &LogMark) -> io::Result<Located> {
+/// Looks for the marked file: at `path`, then in its whole folder. `named`: it had the name when the mark was saved.
+pub(super) fn locate(path: &Path, mark: &LogMark, named: bool) -> io::Result<Located> {
     let same_name = identify(path, mark)?;
     if let Some((log, true)) = same_name {
         return Ok(Located::Found(log));
@@ -37,11 +37,12 @@ pub(super) fn locate(path: &Path, mark: &LogMark) -> io::Result<Located> {
         }
     }
     Ok(match same_name {
-        Some((mut log, _)) => {
+        // One that had lost its name before was deleted, and a new file has got its inode.
+        Some((mut log, _)) if named => {
             log.restart();
             Located::Overwritten(log)
         }
-        None => Located::Gone,
+        _ => Located::Gone,
     })
 }
 
@@ -76,8 +77,11 @@ pub(super) fn between(path: &Path, last: &LogMark, known: &HashSet<FileId>) -> i
             younger.push((changed, other, metadata));
         }
     }
-    // At the same instant the higher number is the older file (`.2` before `.1`).
-    younger.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.cmp(&a.1)));
+    // At the same instant the higher number is the older file (`.10` before `.9`).
+    let number = |path: &Path| (path.as_os_str().len(), path.to_owned());
+    younger.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| number(&b.1).cmp(&number(&a.1))));
+    let mut seen = HashSet::new();
+    younger.retain(|(_, _, metadata)| seen.insert(FileId::from(metadata)));
     Ok(younger.into_iter().map(|(_, path, metadata)| Log::new(&path, &metadata, 0)).collect())
 }
 
@@ -87,8 +91,29 @@ pub(super) fn name_of(path: &Path, id: FileId) -> Option<PathBuf> {
     files.find(|(_, metadata)| FileId::from(metadata) == id).map(|(path, _)| path)
 }
 
-/// Regular files beside `path`, without those that vanish while we look.
+/// How often a folder is looked at until nothing is renamed meanwhile.
+const LOOKS_MAX: usize = 5;
+
+/// Regular files beside `path`. Renames that are under way show a file under two names or under none, so what counts is
+/// what two looks agree on.
 fn folder(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
+    let mut found = look(path)?;
+    for _ in 0..LOOKS_MAX {
+        let again = look(path)?;
+        let ids = |files: &[(PathBuf, Metadata)]| -> HashSet<(PathBuf, FileId)> {
+            files.iter().map(|(path, metadata)| (path.clone(), metadata.into())).collect()
+        };
+        let agree = ids(&found) == ids(&again);
+        found = again;
+        if agree {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Regular files beside `path`, without those that vanish while we look.
+fn look(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
     let folder = folder_of(path);
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

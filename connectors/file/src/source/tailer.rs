@@ -41,6 +41,8 @@ pub(super) struct Tailer {
     tails: Vec<Tail>,
     cursor: usize,
     scanned_at: Instant,
+    /// Names have changed while they were compared.
+    scan_now: bool,
     folders: BTreeSet<PathBuf>,
 }
 
@@ -92,6 +94,7 @@ impl Tailer {
             tails: Vec::new(),
             cursor: 0,
             scanned_at: Instant::now(),
+            scan_now: false,
             folders: BTreeSet::new(),
         };
         let found = tailer.find()?;
@@ -156,7 +159,9 @@ impl Tailer {
 
     fn read(&mut self, out: &mut Assembler) -> Result<Then> {
         let mut progress = false;
-        if self.reading.follow && (self.bell.take_names() || self.scanned_at.elapsed() >= SCAN_EVERY) {
+        let due = self.bell.take_names() || self.scan_now || self.scanned_at.elapsed() >= SCAN_EVERY;
+        if self.reading.follow && due {
+            self.scan_now = false;
             let found = self.find()?;
             self.settle(&found, out)?;
         }
@@ -182,6 +187,9 @@ impl Tailer {
         }
         if !self.reading.follow && self.tails.iter().all(Tail::ended) {
             return Ok(Then::End);
+        }
+        if self.scan_now {
+            return Ok(Then::More);
         }
         self.close_quiet();
         Ok(Then::Wait(self.tails.iter().filter_map(|tail| tail.wake(&self.reading)).min()))
@@ -242,7 +250,8 @@ impl Tailer {
             let mut tail = Tail::new(path.clone());
             tail.records = mark.records;
             for saved in mark.logs() {
-                match locate(&path, saved).map_err(|error| failed("look for what was read as", &path, error))? {
+                let named = saved == &mark.newest;
+                match locate(&path, saved, named).map_err(|error| failed("look for what was read as", &path, error))? {
                     Located::Found(log) => tail.logs.push_back(log),
                     Located::Overwritten(log) => {
                         tracing::warn!(
@@ -252,7 +261,7 @@ impl Tailer {
                         tail.logs.push_back(log);
                     }
                     Located::Gone if saved.ended => {}
-                    Located::Gone => self.gone(&path, saved == &mark.newest, found)?,
+                    Located::Gone => self.gone(&path, named, found)?,
                 }
             }
             if tail.logs.back().is_none_or(|log| log.mark.id != mark.newest.id) {
@@ -284,6 +293,7 @@ impl Tailer {
     fn settle(&mut self, found: &[(PathBuf, Metadata)], out: &mut Assembler) -> Result<()> {
         let names: HashMap<FileId, &Path> = found.iter().map(|(path, metadata)| (metadata.into(), &**path)).collect();
         let ids: HashMap<&Path, FileId> = found.iter().map(|(path, metadata)| (&**path, metadata.into())).collect();
+        let mut again = false;
         let mut moved = self.take_moved(&names, &ids, out);
         let mut known: HashSet<FileId> = names.keys().copied().collect();
         known.extend(self.tails.iter().flat_map(|tail| &tail.logs).map(|log| log.mark.id));
@@ -308,6 +318,11 @@ impl Tailer {
             } else {
                 if let Some(last) = tail.logs.back().filter(|_| !reading.format.packed()) {
                     let more = between(path, &last.mark, &known).map_err(|error| failed("look beside", path, error))?;
+                    if reading.follow && fs::metadata(path).is_ok_and(|metadata| FileId::from(&metadata) != id) {
+                        // Rotated again while we looked, so `more` may be younger than it: the next look sees all in order.
+                        again = true;
+                        continue;
+                    }
                     known.extend(more.iter().map(|log| log.mark.id));
                     tail.logs.extend(more);
                 }
@@ -316,6 +331,9 @@ impl Tailer {
             out.mark(tail.shard.clone(), tail.mark());
         }
         self.drop_vanished(&ids, out);
+        if again {
+            self.scan_now = true;
+        }
         Ok(())
     }
 

@@ -22,8 +22,10 @@ const MIXED: &[(&str, u64, i64, &str)] = &[
 
 #[tokio::test]
 async fn a_foreign_file_is_read_to_its_end_of_stream() {
-    let path = Path::new("/work/shared/fixtures/sample-1.ss");
+    // It stays outside of the project.
+    let path = &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures/sample-1.ss");
     if !path.exists() {
+        println!("skipped: no fixture at {}", path.display());
         return;
     }
     let mut source = reader(path).await;

@@ -1,6 +1,13 @@
 //! The same work in timely dataflow, with owned records, on one worker.
 
-use std::{cell::Cell, collections::HashMap, fs::File, io::{BufRead as _, BufReader}, path::{Path, PathBuf}, rc::Rc};
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    fs::File,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use anyhow::{Result, ensure};
 use timely::dataflow::{
@@ -62,20 +69,25 @@ pub(crate) fn words(path: &Path, words: u64) -> Result<u64> {
             input
                 .to_stream(scope)
                 .flat_map(|line: String| {
-                    let words = line.split(|letter: char| !letter.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+                    let words =
+                        line.split(|letter: char| !letter.is_ascii_alphabetic()).filter(|word| !word.is_empty());
                     words.map(str::to_owned).collect::<Vec<String>>()
                 })
-                .unary::<timely::container::CapacityContainerBuilder<Vec<(String, u64)>>, _, _, _>(Pipeline, "count", |_, _| {
-                    let mut counts: HashMap<String, u64> = HashMap::new();
-                    move |input, _output| {
-                        input.for_each_time(|_, data| {
-                            for word in data.flat_map(std::mem::take) {
-                                *counts.entry(word).or_insert(0) += 1;
-                                counted.set(counted.get() + 1);
-                            }
-                        });
-                    }
-                })
+                .unary::<timely::container::CapacityContainerBuilder<Vec<(String, u64)>>, _, _, _>(
+                    Pipeline,
+                    "count",
+                    |_, _| {
+                        let mut counts: HashMap<String, u64> = HashMap::new();
+                        move |input, _output| {
+                            input.for_each_time(|_, data| {
+                                for word in data.flat_map(std::mem::take) {
+                                    *counts.entry(word).or_insert(0) += 1;
+                                    counted.set(counted.get() + 1);
+                                }
+                            });
+                        }
+                    },
+                )
                 .probe_with(&probe);
         });
         let mut round = 0;

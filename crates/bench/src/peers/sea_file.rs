@@ -9,10 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sea_streamer_file::{
-    AutoStreamReset, FileConnectOptions, FileConsumerOptions, FileErr, FileId, FileStreamer,
+use sea_streamer_file::{AutoStreamReset, FileConnectOptions, FileConsumerOptions, FileErr, FileId, FileStreamer};
+use sea_streamer_types::{
+    Buffer as _, Consumer as _, Message as _, Producer as _, StreamErr, StreamKey, Streamer as _,
 };
-use sea_streamer_types::{Buffer as _, Consumer as _, Message as _, Producer as _, StreamErr, StreamKey, Streamer as _};
 
 use crate::{parts::RECORD_BYTES, ss::STREAM};
 

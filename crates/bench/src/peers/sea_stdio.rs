@@ -1,13 +1,24 @@
 //! SeaStreamer's stdio backend as a producer, a relay and a consumer.
 
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _, stdin, stdout};
+use std::{
+    io::{BufRead as _, BufReader, BufWriter, Write as _, stdin, stdout},
+    time::Duration,
+};
 
-use anyhow::Result;
-use sea_streamer_stdio::StdioStreamer;
-use sea_streamer_types::{Buffer as _, Consumer as _, Message as _, Producer as _, StreamKey, Streamer as _, StreamerUri};
+use anyhow::{Context as _, Result};
+use sea_streamer_stdio::{StdioConsumer, StdioStreamer};
+use sea_streamer_types::{
+    Buffer as _, Consumer as _, Message as _, Producer as _, SharedMessage, StreamKey, Streamer as _, StreamerUri,
+};
 
 /// Lines sent before a receipt is waited for: what is sent waits in memory without a bound.
 const WAVE: u64 = 4_096;
+
+/// The next record; an error where none comes any more.
+async fn next(consumer: &StdioConsumer) -> Result<SharedMessage> {
+    let next = tokio::time::timeout(Duration::from_secs(10), consumer.next()).await;
+    Ok(next.context("records were lost")??)
+}
 
 fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
@@ -32,17 +43,14 @@ pub(crate) fn produce() -> Result<()> {
     })
 }
 
-/// The stream `a` to the stream `b`, until standard input ends.
-pub(crate) fn relay() -> Result<()> {
+/// So many records of the stream `a` to the stream `b`: its consumers do not see the end of standard input.
+pub(crate) fn relay(records: u64) -> Result<()> {
     block_on(async {
         let streamer = StdioStreamer::connect(StreamerUri::zero(), Default::default()).await?;
         let consumer = streamer.create_consumer(&[StreamKey::new("a")?], Default::default()).await?;
         let producer = streamer.create_producer(StreamKey::new("b")?, Default::default()).await?;
-        let mut sent = 0;
-        // The end of standard input is an error here.
-        while let Ok(message) = consumer.next().await {
-            let receipt = producer.send(message.message())?;
-            sent += 1;
+        for sent in 1..=records {
+            let receipt = producer.send(next(&consumer).await?.message())?;
             if sent % WAVE == 0 {
                 receipt.await?;
             }
@@ -51,14 +59,14 @@ pub(crate) fn relay() -> Result<()> {
     })
 }
 
-/// Payloads of the stream `b` to standard output.
-pub(crate) fn consume() -> Result<()> {
+/// Payloads of so many records of the stream `b` to standard output.
+pub(crate) fn consume(records: u64) -> Result<()> {
     block_on(async {
         let streamer = StdioStreamer::connect(StreamerUri::zero(), Default::default()).await?;
         let consumer = streamer.create_consumer(&[StreamKey::new("b")?], Default::default()).await?;
         let mut output = BufWriter::with_capacity(64 << 10, stdout());
-        while let Ok(message) = consumer.next().await {
-            output.write_all(message.message().as_bytes())?;
+        for _ in 0..records {
+            output.write_all(next(&consumer).await?.message().as_bytes())?;
             output.write_all(b"\n")?;
         }
         Ok(output.flush()?)

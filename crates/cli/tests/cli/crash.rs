@@ -287,3 +287,15 @@ fn a_killed_relay_loses_nothing() {
     // A file is cut to what counts in every mode, so this is more than was promised.
     same(&folder.read("out.txt"), &(0..records).map(line).collect::<String>());
 }
+
+#[test]
+fn run_after_run_to_the_end_takes_all_that_is_there() {
+    let folder = Folder::new();
+    // Epochs as often as can be, so that one is due while the last one is under way.
+    folder.write("p.yaml", PIPELINE.replace("MODE", "exactly_once").replace("15ms", "1ms"));
+    for records in 1..=30 {
+        folder.write("in.ndjson", (0..records).map(line).collect::<String>());
+        folder.run("run p.yaml --until-end").code(0).says("read 1 ");
+        same(&folder.read("copy.ndjson"), &doubled(records));
+    }
+}

@@ -167,7 +167,8 @@ fn a_lost_state_directory_is_a_fresh_start_that_is_told() {
 
 #[test]
 fn a_sink_that_is_shorter_gone_or_another_is_a_state_mismatch() {
-    let spoil: [(&str, fn(&Path)); 4] = [
+    type Spoil = fn(&Path);
+    let spoil: [(&str, Spoil); 4] = [
         ("shorter", |out| File::options().write(true).open(out).unwrap().set_len(1000).unwrap()),
         ("empty", |out| rewrite(out, "")),
         ("gone", |out| std::fs::remove_file(out).unwrap()),

@@ -96,9 +96,9 @@ fn a_stalled_sink_drains_at_its_deadline_and_the_next_run_loses_nothing() {
     // Each run has gone on somewhere, and from there on in order: pieces that overlap, and between them nothing is missing.
     let mut next = 0;
     for (n, found) in fifo.read().lines().enumerate() {
-        let found =
-            found.strip_prefix("record ").filter(|digits| digits.len() == 9).and_then(|n| n.parse::<usize>().ok());
-        // A run that was stopped has cut its last line anywhere; the one after it begins in the middle of that line.
+        // A run that was stopped has cut its last line anywhere, and the next one's first line stands behind that.
+        let digits = found.rsplit("record ").next().filter(|digits| digits.len() == 9);
+        let found = digits.and_then(|digits| digits.parse::<usize>().ok());
         let Some(found) = found else { continue };
         assert!(found <= next, "record {next} is missing before line {n}");
         next = next.max(found + 1);

@@ -52,6 +52,13 @@ fn a_reader_that_goes_away_is_no_failure() {
         let done = Folder::new().shell(&script).code(0).silent();
         assert!(done.out.ends_with("y\n") && done.out.lines().count() == 1, "{done:?}");
     }
+    // Also while there is nothing more to write.
+    let folder = Folder::new();
+    folder.write("in.txt", "one\ntwo\n");
+    for command in ["relay file:in.txt 'stdio:?format=raw'", "consume file:in.txt --format raw"] {
+        let script = format!("millstream {command} | head -1; exit ${{PIPESTATUS[0]}}");
+        assert_eq!(folder.shell(&script).code(0).silent().out, "one\n");
+    }
     for command in ["schema", "list", "man", "completions bash", "--help"] {
         Folder::new().shell(&format!("millstream {command} | true; exit ${{PIPESTATUS[0]}}")).code(0);
     }

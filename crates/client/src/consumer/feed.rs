@@ -90,7 +90,8 @@ impl Feed {
     fn why_gone(&self) -> Error {
         match &self.shelf.lock().phase {
             Phase::Failed(error) => error.clone(),
-            _ => Error::new(ErrorKind::Closed, "the consumer is closed"),
+            // Its consumers are still there, so it was not told to end.
+            _ => Error::new(ErrorKind::Bug, "the task that reads has stopped").hint("please report it"),
         }
     }
 

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use millstream_core::{Batch, Error, Position, Record, ShardKey};
+use serde_json::Value;
 
 use crate::Saved;
 
@@ -224,17 +225,35 @@ impl Log {
         self.entries.iter().filter(|entry| entry.left > 0).map(|entry| entry.batch.select(rows(entry))).collect()
     }
 
-    /// Records of these shards belong to somebody else now.
-    pub(crate) fn lose(&mut self, lost: impl Fn(&ShardKey) -> bool) {
+    /// Records of these shards belong to somebody else now, and so does what is committed of them.
+    pub(crate) fn lose(&mut self, shards: &[ShardKey]) {
+        let lose = |position: &mut Position| position.0.retain(|shard, _| !shards.contains(shard));
+        lose(&mut self.base);
+        self.skip.retain(|shard, _| !shards.contains(shard));
         for entry in &mut self.entries {
+            lose(&mut entry.after);
             for row in 0..entry.owners.len() {
-                if entry.owners[row] < PASSED && lost(entry.batch.get(row).origin()) {
+                if entry.owners[row] < PASSED && shards.contains(entry.batch.get(row).origin()) {
                     entry.owners[row] = PASSED;
                     entry.left -= 1;
                 }
             }
         }
         self.settle();
+    }
+
+    /// A shard that was put aside is read again from where it was: what was read since says nothing of it.
+    pub(crate) fn resume(&mut self, shard: &ShardKey, position: Option<Value>, done: Vec<(u128, u128)>) {
+        let restore = |of: &mut Position| match &position {
+            Some(position) => _ = of.0.insert(shard.clone(), position.clone()),
+            None => _ = of.0.remove(shard),
+        };
+        restore(&mut self.base);
+        self.entries.iter_mut().for_each(|entry| restore(&mut entry.after));
+        if self.exact && !done.is_empty() {
+            self.skip.insert(shard.clone(), done);
+        }
+        self.dirty = true;
     }
 }
 
@@ -335,6 +354,15 @@ mod tests {
         log.push(batch(0..4), Vec::new(), at(4), |row| (row < 2).then_some(Some(0)));
         log.done(1, &[0, 1]);
         assert_eq!(log.saved(), Saved::new(at(4), Runs::from([(shard, vec![(2, 5)])])));
+    }
+
+    #[test]
+    fn a_shard_that_is_lost_holds_up_nobody_and_is_not_committed() {
+        let mut log = log();
+        assert!(ack(&mut log, 0));
+        log.lose(&[ShardKey::new("s", 0)]);
+        assert_eq!(log.size(), (0, 0));
+        assert_eq!(log.saved(), Saved::new(Position::default(), Runs::new()));
     }
 
     #[test]

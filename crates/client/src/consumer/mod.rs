@@ -149,7 +149,7 @@ impl Consumer {
             match feed.shelf.take(*member, cx.waker()) {
                 Taken::Part(part) => {
                     self.turn = lane + 1;
-                    self.current = Some((lane, part));
+                    self.current = Some((lane, *part));
                     return Poll::Ready(Ok(true));
                 }
                 Taken::Failed(error) => return Poll::Ready(Err(error)),

@@ -22,8 +22,8 @@ pub(crate) struct Aside {
     /// The first record that was read and passed over.
     next: u128,
     /// What a commit says of it: the position when it was put aside, and what was done behind that.
-    position: Option<Value>,
-    done: Vec<(u128, u128)>,
+    pub(crate) position: Option<Value>,
+    pub(crate) done: Vec<(u128, u128)>,
 }
 
 impl Assigned {
@@ -36,10 +36,13 @@ impl Assigned {
         self.only.is_none() && self.except.is_empty()
     }
 
-    /// The shards that are read, if they are a list.
-    pub(crate) fn list(&self) -> Option<Vec<ShardKey>> {
-        let only = self.only.as_ref()?;
-        Some(only.iter().filter(|shard| self.reads(shard)).cloned().collect())
+    /// The shards that are read, unless all are; `known`: those that the source has.
+    pub(crate) fn list(&self, known: Vec<ShardKey>) -> Option<Vec<ShardKey>> {
+        let candidates = match &self.only {
+            Some(only) => only.iter().cloned().collect(),
+            None => known,
+        };
+        (!self.all()).then(|| candidates.into_iter().filter(|shard| self.reads(shard)).collect())
     }
 
     /// Reads these too; if nothing was assigned or put aside before, only these.
@@ -49,7 +52,6 @@ impl Assigned {
         }
         for shard in shards {
             self.except.remove(shard);
-            self.aside.remove(shard);
             if let Some(only) = &mut self.only {
                 only.insert(shard.clone());
             }
@@ -75,6 +77,11 @@ impl Assigned {
         let position = log.and_then(|log| log.base().0.get(shard)).cloned();
         let done = log.map(|log| log.done_of(shard)).unwrap_or_default();
         self.aside.insert(shard.clone(), Aside { next: sequence, position, done });
+    }
+
+    /// Forgets that a shard was put aside, and says what was known of it.
+    pub(crate) fn take_up(&mut self, shard: &ShardKey) -> Option<Aside> {
+        self.aside.remove(shard)
     }
 
     /// Where to go on in a shard that is read again; `None`: nothing of it was passed over.

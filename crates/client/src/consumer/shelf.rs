@@ -184,7 +184,7 @@ impl Shelf {
         let taken = match of.parts.pop_front() {
             Some(part) => {
                 inner.unbuffer(part.left(), part.bytes);
-                Taken::Part(part)
+                Taken::Part(Box::new(part))
             }
             None => failed.unwrap_or_else(|| {
                 if !of.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
@@ -247,7 +247,7 @@ impl Shelf {
 /// What a member gets.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    Part(Part),
+    Part(Box<Part>),
     Pending,
     Ended,
     Failed(Error),
@@ -413,7 +413,6 @@ impl Inner {
     pub(crate) fn keep_assigned(&mut self) {
         let Inner { members, assigned, log, .. } = self;
         let mut passed: Vec<(u64, ShardKey, u128, u32)> = Vec::new();
-        let (mut records, mut bytes) = (0, 0);
         for member in members.iter_mut() {
             for part in &mut member.parts {
                 let entry = part.entry;
@@ -423,10 +422,7 @@ impl Inner {
                 );
             }
             member.parts.retain(|part| part.left() > 0);
-            records += member.parts.iter().map(Part::left).sum::<usize>();
-            bytes += member.parts.iter().map(|part| part.bytes).sum::<usize>();
         }
-        self.buffered = (records, bytes);
         // First what is saved of each shard, then the marks that change it.
         for (_, shard, sequence, _) in &passed {
             assigned.passed(shard, *sequence, log.as_ref());
@@ -436,19 +432,28 @@ impl Inner {
                 log.pass(entry, &[row]);
             }
         }
+        self.count_waiting();
     }
 
-    /// Records of these shards belong to somebody else now.
-    pub(crate) fn lose(&mut self, shards: &[ShardKey]) {
-        let mut dropped = 0;
-        for part in self.members.iter_mut().flat_map(|member| &mut member.parts) {
-            part.keep_only(|shard| !shards.contains(shard), |_, _, _| dropped += 1);
+    /// Takes out what waits of these shards.
+    pub(crate) fn drop_waiting(&mut self, shards: &[ShardKey]) {
+        for member in &mut self.members {
+            member.parts.iter_mut().for_each(|part| part.keep_only(|shard| !shards.contains(shard), |_, _, _| {}));
+            member.parts.retain(|part| part.left() > 0);
         }
-        self.members.iter_mut().for_each(|member| member.parts.retain(|part| part.left() > 0));
-        self.unbuffer(dropped, 0);
-        self.buffered.1 = self.members.iter().flat_map(|member| &member.parts).map(|part| part.bytes).sum();
+        self.count_waiting();
+    }
+
+    fn count_waiting(&mut self) {
+        let parts = || self.members.iter().flat_map(|member| &member.parts);
+        self.buffered = (parts().map(Part::left).sum(), parts().map(|part| part.bytes).sum());
+    }
+
+    /// These shards belong to somebody else now.
+    pub(crate) fn lose(&mut self, shards: &[ShardKey]) {
+        self.drop_waiting(shards);
         if let Some(log) = &mut self.log {
-            log.lose(|shard| shards.contains(shard));
+            log.lose(shards);
         }
         self.shards.retain(|shard| !shards.contains(shard));
     }

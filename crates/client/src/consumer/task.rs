@@ -257,12 +257,12 @@ impl Task {
             Event::Added(_) => self.shelf.lock().shards = self.source.shards(),
             Event::Leaving(shards) => {
                 // What is not handed out is the next owner's; what is done is committed before it takes over.
-                self.shelf.lock().lose(&shards);
+                self.shelf.lock().drop_waiting(&shards);
                 if let Err(error) = self.commit().await {
                     tracing::warn!(source = %self.what, error = %error.chain(), "cannot commit what is given away");
                 }
                 self.source.release(&shards).await?;
-                self.shelf.lock().shards = self.source.shards();
+                self.shelf.lock().lose(&shards);
             }
             Event::Lost(shards) => self.shelf.lock().lose(&shards),
         }
@@ -313,7 +313,7 @@ impl Task {
             )
             .hint("the capabilities of the source say what it can do"));
         }
-        let only = self.shelf.lock().assigned.list();
+        let only = self.shelf.lock().assigned.list(self.source.shards());
         let sought = self.source.seek(to, only.as_deref()).await;
         sought.map_err(|error| error.context(format!("cannot go to {to} in {}", self.what)))?;
         let base = self.position_behind()?;
@@ -333,6 +333,12 @@ impl Task {
             }
             let mut inner = self.shelf.lock();
             inner.assigned.add(std::slice::from_ref(shard));
+            if let Some(aside) = inner.assigned.take_up(shard)
+                && let Some(log) = &mut inner.log
+                && resume_at.is_some()
+            {
+                log.resume(shard, aside.position, aside.done);
+            }
             inner.keep_assigned();
             if at.reading && matches!(inner.phase, Phase::Ended) {
                 inner.phase = Phase::Reading;

@@ -3,19 +3,26 @@
 //! The test binary runs itself as a child, which aborts at the step; the parent starts it again until it comes through, while
 //! the input grows, and compares what came out with what went in, by value.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod files;
+mod letters;
+mod parked;
+mod sources;
 mod steps;
 
 use std::{
     fs::OpenOptions,
     io::Write,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 
 use millstream::{
     Delivery, Home, Pipeline,
-    runtime::{CheckpointSpec, Probe, Running, Step},
+    runtime::{CheckpointSpec, Plan, Probe, Running, Step},
 };
 
 /// What a child is to do, in its environment.
@@ -50,11 +57,60 @@ impl Place {
 
     /// Runs a child that aborts when `step` is reached for the `nth` time; 0: never.
     pub(crate) fn run(&self, job: &str, step: Step, nth: u64) -> Output {
+        self.start(job, step, nth).wait_with_output().unwrap()
+    }
+
+    /// Starts such a child. One whose job begins with `live` goes on until there is a file `drain`.
+    pub(crate) fn start(&self, job: &str, step: Step, nth: u64) -> Child {
         let step = Step::ALL.iter().position(|other| *other == step).unwrap();
         let order = format!("{job} {step} {nth} {}", self.folder.path().display());
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["child", "--exact", "--nocapture"]).env(CHILD, order).env("RUST_BACKTRACE", "0").output().unwrap()
+        command.args(["child", "--exact", "--nocapture"]).env(CHILD, order).env("RUST_BACKTRACE", "0");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
+
+    /// Lets a live child drain, and waits for its end.
+    pub(crate) fn drain(&self, child: Child) -> Output {
+        std::fs::write(self.path("drain"), "").unwrap();
+        let output = child.wait_with_output().unwrap();
+        std::fs::remove_file(self.path("drain")).unwrap();
+        output
+    }
+}
+
+/// Asks again and again, until it is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < Duration::from_secs(60), "waited in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The same lines; if not, where they differ first, and which are missing.
+#[track_caller]
+pub(crate) fn same(found: &[String], expected: &[String], what: &str) {
+    if found == expected {
+        return;
+    }
+    let at = found.iter().zip(expected).take_while(|(found, expected)| found == expected).count();
+    let around = |lines: &[String]| lines.iter().skip(at.saturating_sub(2)).take(6).cloned().collect::<Vec<_>>();
+    let has: std::collections::HashSet<_> = found.iter().collect();
+    let missing: Vec<_> = expected.iter().filter(|line| !has.contains(line)).take(20).collect();
+    let (found_there, expected_there) = (around(found), around(expected));
+    panic!(
+        "{what}: {} lines and not {}; line {at}: {found_there:?} and not {expected_there:?}; missing: {missing:?} ...",
+        found.len(),
+        expected.len(),
+    );
+}
+
+/// The plan of a job: each module knows its own.
+fn plan(job: &str, folder: &Path) -> Plan {
+    let plans = [files::plan, letters::plan, parked::plan, sources::plan];
+    let found = plans.iter().find_map(|plan| plan(job, folder));
+    found.unwrap_or_else(|| steps::pipeline(job, folder).plan().unwrap())
 }
 
 /// Not a test of its own: what a child process does.
@@ -70,15 +126,26 @@ fn child() {
         }
     });
     let folder = Path::new(parts[3]);
-    let pipeline = steps::pipeline(parts[0], folder);
+    let plan = plan(parts[0], folder);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let summary = runtime.block_on(async {
-        let plan = pipeline.plan().unwrap();
         let mut options = Home::new(folder.join("state")).options(&plan);
         options.probe = probe;
-        options.until_end = true;
-        Running::start(plan, options).wait().await.unwrap()
+        options.until_end = !parts[0].starts_with("live");
+        let live = !options.until_end;
+        let mut running = Running::start(plan, options);
+        if live {
+            let (handle, file) = (running.handle(), folder.join("drain"));
+            tokio::spawn(async move {
+                while !file.exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                handle.drain(Duration::from_millis(300));
+            });
+        }
+        running.wait().await.unwrap()
     });
+    std::fs::write(folder.join("parked"), summary.parked().to_string()).unwrap();
     for (name, stage) in &summary.stages {
         assert_eq!(stage.in_flight(), 0, "the books of `{name}` balance: {stage:?}");
     }

@@ -39,7 +39,7 @@ pub(crate) fn pipeline(job: &str, folder: &Path) -> Pipeline {
     }
 }
 
-fn bracket(record: millstream::RecordRef<'_>, value: &mut millstream::Value<'_>) -> millstream::Result<()> {
+pub(crate) fn bracket(record: millstream::RecordRef<'_>, value: &mut millstream::Value<'_>) -> millstream::Result<()> {
     value.push(b'<');
     value.extend_from_slice(record.value().unwrap_or_default());
     value.push(b'>');
@@ -47,7 +47,7 @@ fn bracket(record: millstream::RecordRef<'_>, value: &mut millstream::Value<'_>)
 }
 
 /// Kills a job at `step` for the first, second and third time, while the input grows, and lets it come through at last.
-fn kill_at(place: &mut Place, job: &str, step: Step) {
+pub(crate) fn kill_at(place: &mut Place, job: &str, step: Step) {
     let mut killed = 0;
     for nth in 1..=3 {
         place.grow(700);
@@ -62,7 +62,7 @@ fn kill_at(place: &mut Place, job: &str, step: Step) {
     assert!(child.status.success(), "{job} after {step:?}: {}", String::from_utf8_lossy(&child.stderr));
 }
 
-fn bracketed(lines: impl IntoIterator<Item = usize>) -> Vec<String> {
+pub(crate) fn bracketed(lines: impl IntoIterator<Item = usize>) -> Vec<String> {
     lines.into_iter().map(|i| format!("<{i}>")).collect()
 }
 

@@ -1,8 +1,11 @@
 //! Batches to the bytes of the file: the hot half of the sink. It does no I/O.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use millstream_codec::ss::{SsWriter, StreamHandle};
+use millstream_codec::{
+    log::stream_key,
+    ss::{SsWriter, StreamHandle},
+};
 use millstream_core::{Batch, Error, ErrorKind, Result, ShardKey, Shards, Timestamp};
 
 use crate::ss::options::refused;
@@ -181,7 +184,8 @@ impl Encoding {
 
     /// The handle of the stream that records of a shard go to.
     fn handle(&mut self, from: &ShardKey) -> Result<StreamHandle> {
-        let stream = self.stream.clone().unwrap_or_else(|| from.stream.clone());
+        // Names of other systems, such as paths, are written with `_` for what a key cannot hold.
+        let stream = self.stream.as_deref().map_or_else(|| stream_key(&from.stream), Cow::Borrowed);
         if let Some(what) = refused(&stream) {
             let text = format!("cannot write to a stream called `{stream}`: {what}");
             return Err(Error::new(ErrorKind::Rejected, text).hint("give the sink a fixed `stream: NAME`"));
