@@ -27,7 +27,7 @@ pub(crate) fn run(table: &mut Table) -> Result<()> {
     let folder = data::folder()?;
     let (input, output) = (folder.path().join("in"), folder.path().join("out"));
     std::fs::write(&input, data::lines(LINES, RECORD_BYTES - 1))?;
-    let binary = binary()?;
+    let binary = std::env::current_exe()?.with_file_name("millstream");
     let ours = || {
         let step = |arguments: &[&str]| {
             let mut command = Command::new(&binary);
@@ -71,8 +71,9 @@ pub(crate) fn run(table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// The program that users have, built as it is now.
-fn binary() -> Result<PathBuf> {
+/// Builds the program that users have, as it is now.
+pub(crate) fn build() -> Result<()> {
+    eprintln!("building the program `millstream` ...");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .args(["build", "--release", "--quiet", "--package", "millstream-cli"])
@@ -80,7 +81,7 @@ fn binary() -> Result<PathBuf> {
         .status()
         .context("cannot start cargo to build the program `millstream`")?;
     ensure!(built.success(), "the program `millstream` could not be built");
-    Ok(std::env::current_exe()?.with_file_name("millstream"))
+    Ok(())
 }
 
 /// Runs commands in a pipe; what comes out must be what went in.
