@@ -5,13 +5,14 @@ use millstream::runtime::CheckpointSpec;
 
 use crate::{
     flow::CutFront,
-    harness::{Contender, ROUNDS, Table, Target, compete, rate},
+    harness::{Contender, Table, Target, compete, rate},
     parts::{Blocks, dropped, no_epochs, pipeline, run as run_pipeline},
 };
 
 /// Enough for some epochs of a second.
-const RECORDS: u64 = 400_000_000;
+const RECORDS: u64 = 1_600_000_000;
 const BATCH_RECORDS: usize = 2_048;
+const ROUNDS: usize = 3;
 
 /// Measures the case. The state lies on the disk, as it does for users.
 pub(crate) fn run(table: &mut Table) -> Result<()> {

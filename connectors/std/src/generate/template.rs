@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(render(&json!("{time}"), 1), "1970-01-01T00:00:00.000Z");
         assert_eq!(
             render(&json!({"n": "{n}", "text": "\"{n}\"\n", "list": [1.5, null, "{random:1}"]}), 2),
-            "{\"list\":[1.5,null,0],\"n\":2,\"text\":\"\\\"2\\\"\\n\"}"
+            "{\"n\":2,\"text\":\"\\\"2\\\"\\n\",\"list\":[1.5,null,0]}"
         );
     }
 

@@ -67,6 +67,44 @@ impl Drop for Dice {
     }
 }
 
+/// A child that does not outlive a test that fails.
+pub(crate) struct Kept(Option<Child>);
+
+impl Kept {
+    pub(crate) fn spawn(command: &mut std::process::Command) -> Self {
+        Kept(Some(command.spawn().unwrap()))
+    }
+
+    /// It is over now, or somebody else sees to it.
+    pub(crate) fn take(mut self) -> Child {
+        self.0.take().unwrap()
+    }
+}
+
+impl std::ops::Deref for Kept {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl std::ops::DerefMut for Kept {
+    fn deref_mut(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It may have ended before.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// The same text; if not, the first line that differs.
 #[track_caller]
 pub(crate) fn same(found: &str, expected: &str) {
@@ -153,7 +191,7 @@ fn kill_at_random(
     while tally.kills < kills {
         let before = length();
         let errors = File::create(folder.path("err.txt")).unwrap();
-        let mut child = folder.command(command.split_whitespace()).stderr(errors).spawn().unwrap();
+        let mut child = Kept::spawn(folder.command(command.split_whitespace()).stderr(errors));
         let runs = |child: &mut Child| {
             let ended = child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended by itself, {ended:?}: {}", folder.read("err.txt"));
@@ -171,7 +209,7 @@ fn kill_at_random(
         runs(&mut child);
         if drain {
             signal(child.id(), Signal::TERM);
-            assert_eq!(finish(child).code, Some(0), "a drain ends well: {}", folder.read("err.txt"));
+            assert_eq!(finish(child.take()).code, Some(0), "a drain ends well: {}", folder.read("err.txt"));
             tally.drains += 1;
         } else {
             child.kill().unwrap();

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    crash::{Dice, budget, same},
+    crash::{Dice, Kept, budget, same},
     support::{Done, Folder, finish, signal, until},
 };
 
@@ -192,7 +192,7 @@ fn a_sink_that_is_shorter_gone_or_another_is_a_state_mismatch() {
 #[test]
 fn a_second_runner_is_told_who_runs_it_and_a_killed_one_holds_nothing() {
     let folder = worked(COPY);
-    let mut first = folder.command(["run", "p.yaml"]).spawn().unwrap();
+    let mut first = Kept::spawn(&mut folder.command(["run", "p.yaml"]));
     folder.write("other.yaml", COPY.replace("name: p", "name: other"));
     let pid = format!("process {}", first.id());
     until("the first one to hold the lock", || folder.run("state list").out.contains(&format!("({})", first.id())));
@@ -205,8 +205,8 @@ fn a_second_runner_is_told_who_runs_it_and_a_killed_one_holds_nothing() {
     first.kill().unwrap();
     first.wait().unwrap();
     folder.write("in.txt", lines(301));
-    let second = folder.command(["run", "p.yaml"]).spawn().unwrap();
+    let second = Kept::spawn(&mut folder.command(["run", "p.yaml"]));
     until("the second one's output", || folder.read("out.txt") == lines(301));
     signal(second.id(), Signal::TERM);
-    finish(second).code(0).says("resuming epoch");
+    finish(second.take()).code(0).says("resuming epoch");
 }

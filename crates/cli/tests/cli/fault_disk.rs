@@ -1,17 +1,11 @@
 //! A full disk: the pipeline waits and says so, goes on when there is room, and nothing is lost or doubled.
 
-use std::{
-    fs::File,
-    io::Write as _,
-    os::unix::fs::FileExt as _,
-    path::PathBuf,
-    process::{Child, Command},
-};
+use std::{fs::File, io::Write as _, os::unix::fs::FileExt as _, path::PathBuf, process::Command};
 
 use rustix::process::Signal;
 
 use crate::{
-    crash::{Dice, same},
+    crash::{Dice, Kept, same},
     support::{Done, Folder, finish, signal, until},
 };
 
@@ -64,21 +58,21 @@ impl Drop for Small {
 /// A run that is looked at while it works.
 struct Run<'a> {
     folder: &'a Folder,
-    child: Option<Child>,
+    child: Kept,
 }
 
 impl<'a> Run<'a> {
     fn start(folder: &'a Folder) -> Self {
         let errors = File::options().create(true).append(true).open(folder.path("err.txt")).unwrap();
-        let child = folder.command(["run", "p.yaml"]).stderr(errors).spawn().unwrap();
-        Run { folder, child: Some(child) }
+        let child = Kept::spawn(folder.command(["run", "p.yaml"]).stderr(errors));
+        Run { folder, child }
     }
 
     /// Waits for something, while the run goes on.
     #[track_caller]
     fn until(&mut self, what: &str, mut so: impl FnMut(&Folder) -> bool) {
         until(what, || {
-            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended by itself, {ended:?}: {}", self.folder.read("err.txt"));
             so(self.folder)
         });
@@ -100,24 +94,14 @@ impl<'a> Run<'a> {
     }
 
     fn kill(mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
-    fn drain(mut self) -> Done {
-        let child = self.child.take().unwrap();
+    fn drain(self) -> Done {
+        let child = self.child.take();
         signal(child.id(), Signal::TERM);
         finish(child)
-    }
-}
-
-impl Drop for Run<'_> {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::Read as _,
-    process::Child,
     time::{Duration, Instant},
 };
 
@@ -13,7 +12,10 @@ use rustix::{
     process::Signal,
 };
 
-use crate::support::{Folder, finish, signal, until};
+use crate::{
+    crash::Kept,
+    support::{Folder, finish, signal, until},
+};
 
 const PIPELINE: &str = "\
 name: p
@@ -51,10 +53,10 @@ impl Fifo {
     }
 }
 
-fn start(folder: &Folder, timeout: &str) -> Child {
+fn start(folder: &Folder, timeout: &str) -> Kept {
     // The child's own end, which blocks as ends of pipes do.
     let fifo = File::options().write(true).open(folder.path("fifo")).unwrap();
-    folder.command(["run", "p.yaml", "--drain-timeout", timeout]).stdout(fifo).spawn().unwrap()
+    Kept::spawn(folder.command(["run", "p.yaml", "--drain-timeout", timeout]).stdout(fifo))
 }
 
 /// More than the pipe takes in four runs; and the size of a line is no divisor of the pipe's, so that a full pipe always
@@ -76,7 +78,7 @@ fn a_stalled_sink_drains_at_its_deadline_and_the_next_run_loses_nothing() {
         until("a full pipe", || fifo.is_full());
         let began = Instant::now();
         signal(child.id(), Signal::TERM);
-        let done = finish(child).code(3).says("draining").says("E_INTERRUPTED").says("the next run goes on");
+        let done = finish(child.take()).code(3).says("draining").says("E_INTERRUPTED").says("the next run goes on");
         assert!(began.elapsed() < Duration::from_secs(10), "{done:?}");
         fifo.read();
     }
@@ -92,7 +94,7 @@ fn a_stalled_sink_drains_at_its_deadline_and_the_next_run_loses_nothing() {
         fifo.read().ends_with(&last)
     });
     signal(child.id(), Signal::TERM);
-    finish(child).code(0);
+    finish(child.take()).code(0);
     // Each run has gone on somewhere, and from there on in order: pieces that overlap, and between them nothing is missing.
     let mut next = 0;
     for (n, found) in fifo.read().lines().enumerate() {
