@@ -7,8 +7,8 @@ use std::{
 };
 
 use millstream_core::{
-    Checkpoint, DeadLetter, Delivery, Epoch, Error, ErrorKind, Operator, Result, Resume, Role, SourceCheckpoint,
-    Step as CoreStep, Store, Token,
+    Checkpoint, DeadLetter, Delivery, Epoch, Error, ErrorKind, Operator, Result, Resume, Role, Step as CoreStep, Store,
+    Token,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -75,10 +75,9 @@ impl Lasting {
             reports: mpsc::unbounded_channel(),
             letters: mpsc::channel(LETTERS_QUEUED_MAX),
         };
-        // An end is final only for the run that reached it; after a crash in between it must not be told twice.
-        let stay_ended = !self.options.go_on && checkpoint.as_ref().is_some_and(|checkpoint| !checkpoint.drained);
+        let still_ended = self.still_ended(checkpoint.as_ref());
         let (ends, tasks) = (Ends::default(), JoinSet::new());
-        let mut build = Build { lasting: self, wiring, bounds, decided, stay_ended, ends, tasks };
+        let mut build = Build { lasting: self, wiring, bounds, decided, still_ended, ends, tasks };
         let mut edges = build.edges();
         let mut sinks = Vec::new();
         for (i, node) in plan.role(Role::Sink) {
@@ -130,6 +129,30 @@ impl Lasting {
         self.store.reset().await.map_err(&store_failure)?;
         self.options.fresh = false;
         Ok((None, anew))
+    }
+
+    /// For each node, whether its end by the checkpoint is one for this run, too: after a crash between an end and the last
+    /// epoch it must not be told twice, but that of `until_end` or `count` is none for a run without them.
+    fn still_ended(&self, checkpoint: Option<&Checkpoint>) -> Vec<bool> {
+        let options = &self.options;
+        let checkpoint = checkpoint.filter(|checkpoint| !checkpoint.drained && !options.go_on);
+        let mut ended: Vec<bool> = Vec::new();
+        // Each node stands behind what it reads.
+        for node in &self.plan.nodes {
+            let still = match &node.component {
+                Planned::Source(source) => {
+                    let by_itself = checkpoint
+                        .and_then(|checkpoint| checkpoint.sources.get(&node.name))
+                        .is_some_and(|saved| saved.ended);
+                    let read = self.metrics.stage(&node.name).records_in.get();
+                    by_itself && (source.capabilities().bounded || options.until_end)
+                        || checkpoint.is_some() && options.count.is_some_and(|most| read >= most)
+                }
+                _ => node.inputs.iter().all(|&(from, _)| ended[from]),
+            };
+            ended.push(still);
+        }
+        ended
     }
 
     /// State whose stage is gone, and tokens whose sink is gone, are not forgotten by accident.
@@ -203,8 +226,8 @@ struct Build<'a> {
     wiring: Wiring,
     bounds: Bounds,
     decided: Epoch,
-    /// Sources and stages that had ended by the checkpoint stay so.
-    stay_ended: bool,
+    /// For each node, whether its end by the checkpoint is one for this run, too.
+    still_ended: Vec<bool>,
     ends: Ends,
     tasks: JoinSet<Result<(), Halt>>,
 }
@@ -240,19 +263,6 @@ impl Build<'_> {
             }
         }
         edges
-    }
-
-    /// Whether an end that the checkpoint knows is one for this run, too. That of `until_end` is none for a run that follows.
-    fn stays_ended(&self, node: usize) -> bool {
-        let node = &self.lasting.plan.nodes[node];
-        let options = &self.lasting.options;
-        match &node.component {
-            Planned::Source(source) => {
-                let bounded = source.capabilities().bounded || options.until_end || options.count.is_some();
-                self.stay_ended && bounded
-            }
-            _ => node.inputs.iter().all(|&(from, _)| self.stays_ended(from)),
-        }
     }
 
     async fn parked(&mut self, stage: &str) -> Result<(Parked, Arc<StageMetrics>), Failure> {
@@ -354,7 +364,7 @@ impl Build<'_> {
             outputs: edges.outputs(last, plan.nodes[last].ports()),
             parked,
             epoch: self.decided + 1,
-            ended: end_saved && self.stays_ended(first),
+            ended: end_saved && self.still_ended[first],
             end_saved,
         })
     }
@@ -390,7 +400,7 @@ impl Build<'_> {
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sources.len();
         self.ends.sources.push((node.name.clone(), sender));
-        let ended = saved.is_some_and(|saved: &SourceCheckpoint| saved.ended) && self.stays_ended(i) && !kept;
+        let ended = self.still_ended[i] && !kept;
         Ok(SourceTask {
             context: self.context(node),
             id,

@@ -114,7 +114,7 @@ impl SourceTask {
             self.count(&batch);
             self.give(batch, &mut at).await?;
         }
-        if self.ended {
+        if self.ended || self.counted() {
             self.end(&mut at).await?;
         }
         loop {
@@ -195,7 +195,7 @@ impl SourceTask {
         at.positions.push_back((barrier.epoch, position.clone()));
         at.epoch = barrier.epoch + 1;
         self.context.metrics.mark(barrier.epoch);
-        let checkpoint = SourceCheckpoint { position, ended: self.ended };
+        let checkpoint = SourceCheckpoint { position, ended: self.ended && !self.counted() };
         self.context.report(Report::Source { source: self.id, epoch: barrier.epoch, checkpoint })?;
         if barrier.last != Last::No {
             at.reading = false;
@@ -288,10 +288,12 @@ impl SourceTask {
             lock(&self.retained).keep(at.epoch, batch.clone());
         }
         self.give(batch, at).await?;
-        match self.count_max {
-            Some(most) if metrics.records_in.get() >= most => self.end(at).await,
-            _ => Ok(()),
-        }
+        if self.counted() { self.end(at).await } else { Ok(()) }
+    }
+
+    /// Whether the end is the one of `count`, and not the source's own.
+    fn counted(&self) -> bool {
+        self.count_max.is_some_and(|most| self.context.metrics.records_in.get() >= most)
     }
 
     fn count(&self, batch: &Batch) {

@@ -321,3 +321,19 @@ fn names_are_looked_up_and_suggested() {
     let errors = Plan::new(&spec, &Registry::default(), PlanOptions::default()).unwrap_err();
     assert_eq!(errors[0].hint_text(), Some("did you mean `custom`?"));
 }
+
+#[tokio::test]
+async fn a_count_that_dies_before_its_last_epoch_ends_nothing_for_the_next_run() {
+    for dies_at in 2..=4 {
+        let (source, sink, bench) = (FakeSource::of(numbers(100)), FakeSink::truncating(), Bench::new());
+        let mut spec = spec(&source, &[], &sink);
+        spec.checkpoint.count = Some(10);
+        let probe = Probe::new(move |step, epoch| {
+            assert!(step != EpochStep::BeforeRecord || epoch != dies_at, "dies");
+        });
+        let first = bench.start_with(&spec, |options| (options.count, options.probe) = (Some(30), probe)).wait().await;
+        assert!(first.is_err() || dies_at > 2);
+        bench.start(&spec).wait().await.unwrap();
+        assert_eq!(sink.values(), numbers(100), "died at {dies_at}");
+    }
+}
