@@ -27,7 +27,7 @@ impl Position {
         serde_json::from_value(value.clone()).map(Some).map_err(|error| {
             Error::new(ErrorKind::StateMismatch, format!("cannot read the saved position of {shard}"))
                 .caused_by(error)
-                .hint("it was written by another connector or version; `millstream state seek` sets a new one")
+                .hint("it was written by another connector or version; `millstream state reset` begins anew")
         })
     }
 

@@ -280,7 +280,7 @@ impl Tailer {
                 ErrorKind::StateMismatch,
                 format!("`{}` is not the file that was read before, and that one is not in its folder", path.display()),
             )
-            .hint("bring it back, or begin anew: `millstream state seek PIPELINE --source NAME --to beginning`"));
+            .hint("bring it back, or begin anew: `millstream state reset PIPELINE`"));
         }
         tracing::warn!(
             path = %path.display(),

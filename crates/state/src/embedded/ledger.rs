@@ -163,5 +163,5 @@ fn read_checkpoint(entry: &Entry, path: &Path) -> Result<Checkpoint> {
 /// The error for state that is not what the checkpoint says.
 pub(crate) fn mismatch(path: &Path, what: &str) -> Error {
     Error::new(ErrorKind::StateMismatch, format!("cannot resume from {}: {what}", path.display()))
-        .hint("restore the directory as it was, begin anew with `millstream state reset`, or start from a savepoint")
+        .hint("restore the directory as it was, or begin anew with `millstream state reset`")
 }

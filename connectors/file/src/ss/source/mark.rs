@@ -119,7 +119,7 @@ impl Mark {
                 ErrorKind::StateMismatch,
                 format!("the saved position is of `{}`, not of `{path}`", other.stream),
             )
-            .hint("bring the path back, or set a new position with `millstream state seek`"));
+            .hint("bring the path back, or begin anew: `millstream state reset PIPELINE`"));
         };
         let Saved { offset, proof, created_at, from, shards } = saved;
         let gates = Gates { rest: from, shards: shards.into_iter().collect() };

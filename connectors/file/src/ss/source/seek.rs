@@ -86,7 +86,7 @@ fn open(reading: &Reading, saved: Option<&Mark>, until_end: bool) -> Result<Opti
 }
 
 const ELSEWHERE: &str =
-    "bring the file back, or set another position: `millstream state seek PIPELINE --source NAME --to beginning`";
+    "bring the file back, or begin anew: `millstream state reset PIPELINE`";
 
 /// Whether the file is the one that was read so far.
 fn recognise(mark: &Mark, opened: &Opened, path: &Path) -> Result<()> {
