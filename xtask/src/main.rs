@@ -65,7 +65,10 @@ fn run(mut args: Vec<String>) -> Result<()> {
         ("new-connector", [name]) => connector::create(&workspace, name),
         ("new-connector", _) => bail!("give the new connector a name: `cargo xtask new-connector NAME`"),
         ("bench", _) => workspace.run(
-            workspace.cargo().args(["run", "--release", "--locked", "--package", "millstream-bench", "--"]).args(args),
+            workspace
+                .cargo()
+                .args(["run", "--release", "--locked", "--package", "millstream-bench", "--features", "peers", "--"])
+                .args(args),
         ),
         ("docs", []) => docs::write(&workspace),
         ("docs", [check]) if check == "--check" => docs::check(&workspace),
