@@ -87,6 +87,6 @@ pub(crate) fn order(random: &mut Random) -> String {
     let (euros, cents, status) = (random.below(90) + 10, random.below(90) + 10, 200 + random.below(4));
     let (lat, lon) = (random.below(9_000) + 1_000, random.below(9_000) + 1_000);
     format!(
-        r#"{{"id":{id},"customer":"c-{customer}","amount":"{euros}.{cents}","currency":"EUR","status":{status},"path":"/shop/cart/checkout","agent":"Mozilla/5.0 (X11; x86_64)","tags":["a","b"],"geo":{{"lat":52.{lat},"lon":13.{lon}}}}}"#
+        r#"{{"id":{id},"customer":"c-{customer}","amount":"{euros}.{cents}","currency":"EUR","status":{status},"path":"/shop/cart/checkout/1","agent":"Mozilla/5.0 (X11; x86_64)","tags":["a","b"],"geo":{{"lat":52.{lat},"lon":13.{lon}}}}}"#
     )
 }

@@ -6,7 +6,7 @@ use millstream::runtime::CheckpointSpec;
 use crate::{
     flow::CutFront,
     harness::{Contender, Table, Target, compete, rate},
-    parts::{Blocks, dropped, no_epochs, pipeline, run as run_pipeline},
+    parts::{Blocks, dropped, no_epochs, pipeline},
 };
 
 /// Enough for some epochs of a second.
@@ -22,11 +22,14 @@ pub(crate) fn run(table: &mut Table) -> Result<()> {
         let records = blocks.records();
         let pipeline =
             pipeline(name, folder.path()).source_of(blocks).step_of(CutFront).sink("drop:").checkpoint(checkpoint);
-        let mut before = 0;
         move || {
-            let summary = run_pipeline(&pipeline)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (summary, epochs) = runtime.block_on(async {
+                let mut running = pipeline.start()?;
+                let summary = running.wait().await?;
+                anyhow::Ok((summary, running.handle().status().epochs))
+            })?;
             ensure!(dropped(&summary) == records, "{} of {records} records came through", dropped(&summary));
-            let epochs = summary.epoch - std::mem::replace(&mut before, summary.epoch);
             ensure!(epochs >= epochs_min, "only {epochs} epochs were cut; there is nothing to measure");
             Ok(records)
         }
