@@ -85,8 +85,7 @@ fn open(reading: &Reading, saved: Option<&Mark>, until_end: bool) -> Result<Opti
     }
 }
 
-const ELSEWHERE: &str =
-    "bring the file back, or begin anew: `millstream state reset PIPELINE`";
+const ELSEWHERE: &str = "bring the file back, or begin anew: `millstream state reset PIPELINE`";
 
 /// Whether the file is the one that was read so far.
 fn recognise(mark: &Mark, opened: &Opened, path: &Path) -> Result<()> {
