@@ -60,7 +60,7 @@ pub(crate) struct DeadLetterTask {
     pub(crate) context: Context,
     pub(crate) sink: Box<dyn Sink>,
     pub(crate) style: Style,
-    pub(crate) letters: mpsc::Receiver<(Epoch, DeadLetter)>,
+    pub(crate) letters: mpsc::Receiver<(Epoch, Box<DeadLetter>)>,
     pub(crate) commands: mpsc::UnboundedReceiver<DeadLetterCommand>,
     pub(crate) stop_after: Option<u64>,
     pub(crate) causes: Causes,
@@ -70,7 +70,7 @@ pub(crate) struct DeadLetterTask {
 
 impl DeadLetterTask {
     pub(crate) async fn run(mut self) -> Result<(), Halt> {
-        let mut later: VecDeque<(Epoch, DeadLetter)> = VecDeque::new();
+        let mut later: VecDeque<(Epoch, Box<DeadLetter>)> = VecDeque::new();
         let mut tokens: VecDeque<(Epoch, Token)> = VecDeque::new();
         loop {
             tokio::select! {
@@ -109,8 +109,8 @@ impl DeadLetterTask {
 
     async fn take(
         &mut self,
-        (epoch, letter): (Epoch, DeadLetter),
-        later: &mut VecDeque<(Epoch, DeadLetter)>,
+        (epoch, letter): (Epoch, Box<DeadLetter>),
+        later: &mut VecDeque<(Epoch, Box<DeadLetter>)>,
     ) -> Result<(), Halt> {
         if epoch > self.epoch {
             later.push_back((epoch, letter));
@@ -131,7 +131,7 @@ impl DeadLetterTask {
     }
 
     /// A failure of this sink is tried again by its rules; then the pipeline stops.
-    async fn write(&mut self, letter: DeadLetter) -> Result<(), Halt> {
+    async fn write(&mut self, letter: Box<DeadLetter>) -> Result<(), Halt> {
         let record = match self.style {
             Style::Record => letter.into_record(),
             Style::Whole => {

@@ -194,7 +194,7 @@ impl Bounds {
     }
 }
 
-type Letter = (Epoch, DeadLetter);
+type Letter = (Epoch, Box<DeadLetter>);
 
 /// What all tasks share.
 struct Wiring {

@@ -89,7 +89,7 @@ pub(crate) struct Context {
     pub(crate) pace: Arc<Pace>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) reports: mpsc::UnboundedSender<Report>,
-    pub(crate) letters: mpsc::Sender<(Epoch, DeadLetter)>,
+    pub(crate) letters: mpsc::Sender<(Epoch, Box<DeadLetter>)>,
     pub(crate) board: Arc<Board>,
     pub(crate) probe: Probe,
 }
@@ -135,7 +135,7 @@ impl Context {
             Verdict::Then(Then::DeadLetter) => {
                 tracing::debug!(stage, record = record.id(), attempts, error = %error.chain(), "record becomes a dead letter");
                 let attempts = if attempts == Rules::NO_RETRY { 1 } else { attempts };
-                let letter = DeadLetter::new(record.clone(), stage, error, attempts);
+                let letter = Box::new(DeadLetter::new(record.clone(), stage, error, attempts));
                 self.letters.send((epoch, letter)).await.map_err(|_| Halt::Gone)?;
                 metrics.dead.add(1);
                 Ok(Fate::Done)
