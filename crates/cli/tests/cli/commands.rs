@@ -62,3 +62,19 @@ fn shells_and_manual() {
     assert!(folder.run("man relay").code(0).out.contains("resume"));
     assert!(folder.run("--version").code(0).out.starts_with("millstream 0."));
 }
+
+#[test]
+fn all_examples_are_valid_by_the_schema() {
+    let schema: serde_json::Value = serde_json::from_str(&Folder::new().run("schema").code(0).out).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
+    assert!(!files.is_empty());
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let file: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        let errors: Vec<String> = schema.iter_errors(&file).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{}: {errors:?}", path.display());
+    }
+}
