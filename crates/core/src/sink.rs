@@ -31,6 +31,7 @@ pub trait Sink: Send {
     async fn write(&mut self, batch: Batch) -> Result<WriteId>;
 
     /// The truth about every write since the last flush: what is not reported as rejected has been delivered.
+    /// An error leaves that open: the runtime opens the sink again at the checkpoint, and the records come again.
     async fn flush(&mut self) -> Result<Outcomes>;
 
     /// Makes all that was flushed ready to count with `epoch`, and says how to make it count. Comes after `flush`.

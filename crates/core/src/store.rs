@@ -64,6 +64,7 @@ pub trait Store: Send {
 
     /// The deciding write: succeeds only if the newest checkpoint is of epoch `expected` (0: there is none), else
     /// [`ErrorKind::Fenced`](crate::ErrorKind::Fenced).
+    /// Any other error leaves the outcome open until `fence` and `load`. Cancelled, it may still take effect.
     async fn decide(&mut self, checkpoint: Checkpoint, expected: Epoch) -> Result<()>;
 
     /// Forgets checkpoints and state, to begin anew. Keeps ownership.
