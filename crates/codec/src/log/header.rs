@@ -61,7 +61,7 @@ impl HeaderReader {
         if time.is_some() {
             front += parts.next().map_or(0, |part| part.len() + 1);
         }
-        let mut stream = None;
+        let (mut stream, mut stream_at) = (None, 0..0);
         if let Some(part) = parts.next() {
             let name = part.trim_ascii();
             if !valid_stream(name) {
@@ -70,7 +70,7 @@ impl HeaderReader {
             // All of a valid name is ASCII.
             stream = Some(std::str::from_utf8(name).ok()?);
             let start = front + part.len() - part.trim_ascii_start().len();
-            self.stream = start..start + name.len();
+            stream_at = start..start + name.len();
             front += part.len() + 1;
         }
         let sequence = number(parts.next())?;
@@ -84,7 +84,7 @@ impl HeaderReader {
         self.front.clear();
         if sequence.is_some() {
             self.front.extend_from_slice(&line[..front]);
-            self.time = time;
+            (self.time, self.stream) = (time, stream_at);
         }
         Some((Header { time, stream, sequence, shard }, payload(line, len + 1)))
     }
