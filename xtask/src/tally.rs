@@ -10,8 +10,9 @@ use anyhow::{Context, Result, bail};
 use crate::workspace::show;
 
 /// Skips that also continuous integration may see: the beginning of what a test prints behind `skipped: `, and why.
-const MAY_BE_SKIPPED: [(&str, &str); 2] = [
+const MAY_BE_SKIPPED: [(&str, &str); 3] = [
     ("no fixture at", "another implementation's file lies beside the project, not in it"),
+    ("cannot mount a tmpfs", "a container may forbid it, root or not"),
     ("root may", "permissions cannot be tested as root, and as anyone else nothing can be installed"),
 ];
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use millstream_core::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, Body, ColumnBuilder, Component, Envelope, Error, ErrorKind, Event, Form,
     Forms, Lag, PlanContext, Planner, Position, Result, Resume, SeekTo, Sequences, ShardKey, Shards, Source,
-    SourceCapabilities, SourcePlan, Times, parse_options,
+    SourceCapabilities, SourcePlan, Times, Told, parse_options,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -108,6 +108,7 @@ impl Source for ValuesSource {
             times: Times::Absent,
             keys: None,
             headers: None,
+            told: Told::default(),
         };
         let body = Body::Bytes(column.finish(), Forms::Same(self.plan.form));
         Ok(Event::Batch(Batch::new(envelope, body).into()))

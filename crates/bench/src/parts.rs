@@ -8,7 +8,7 @@ use bytes::Bytes;
 use millstream::{Home, Pipeline, Span, Summary, runtime::CheckpointSpec};
 use millstream_core::{
     Batch, Body, Column, Envelope, Event, Extent, Form, Forms, Position, Resume, Sequences, ShardKey, Shards, Source,
-    SourceCapabilities, SourcePlan, Times,
+    SourceCapabilities, SourcePlan, Times, Told,
 };
 
 /// A source that hands out batches over one block of bytes, cut anew for each batch as a reader would.
@@ -115,6 +115,7 @@ impl Source for Reader {
             times: Times::Absent,
             keys: None,
             headers: None,
+            told: Told::default(),
         };
         self.given += 1;
         self.sequence += column.len() as u128;

@@ -52,6 +52,29 @@ pub struct Envelope {
     pub keys: Option<Column>,
     /// Headers, if any record has one.
     pub headers: Option<Headers>,
+    /// What else the system told.
+    pub told: Told,
+}
+
+/// What a system tells of the records beside their contents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Their times are those at which the system took them, not those that their producers gave.
+    pub appended: bool,
+    /// How often each was handed out, this time included; absent: all for the first time.
+    pub deliveries: Option<Arc<Vec<u32>>>,
+}
+
+impl Told {
+    /// How often a physical row was handed out.
+    pub fn deliveries(&self, row: usize) -> u32 {
+        self.deliveries.as_ref().and_then(|all| all.get(row).copied()).unwrap_or(1)
+    }
+
+    fn gather(&self, rows: &Rows) -> Self {
+        let gathered = |all: &Arc<Vec<u32>>| Arc::new(rows.iter().map(|row| all[row]).collect());
+        Told { appended: self.appended, deliveries: self.deliveries.as_ref().map(gathered) }
+    }
 }
 
 /// Stream and shard of each row.
@@ -355,6 +378,7 @@ impl Batch {
             times,
             keys: envelope.keys.as_ref().map(|keys| keys.gather(rows)),
             headers: envelope.headers.as_ref().map(|headers| headers.gather(rows)),
+            told: envelope.told.gather(rows),
         }
     }
 
@@ -488,6 +512,11 @@ impl<'a> RecordRef<'a> {
         self.batch.indexes.as_ref().map_or(0, |all| all[self.logical])
     }
 
+    /// How often the system has handed it out, this time included; 1 where it does not count.
+    pub fn deliveries(&self) -> u32 {
+        self.batch.envelope.told.deliveries(self.envelope_row())
+    }
+
     /// The value as the source gave it.
     pub fn original(&self) -> Option<&'a [u8]> {
         match &self.batch.original {
@@ -514,6 +543,7 @@ impl<'a> RecordRef<'a> {
             value: self.value().map(own),
             form: self.form(),
             original: self.batch.original.as_ref().and_then(|original| original.get(self.envelope_row())).map(own),
+            deliveries: self.deliveries(),
         }
     }
 

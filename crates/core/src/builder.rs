@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     Batch, Body, Envelope, Form, Record, RecordRef, ShardKey, Timestamp,
-    batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Forms, Sequences, Shards, Times},
+    batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Forms, Sequences, Shards, Times, Told},
     column::{ColumnBuilder, HeadersBuilder},
 };
 
@@ -23,6 +23,8 @@ pub struct BatchBuilder {
     shards: Vec<u32>,
     originals: Option<ColumnBuilder>,
     indexes: Option<Vec<u64>>,
+    deliveries: Option<Vec<u32>>,
+    appended: bool,
     side_bytes: usize,
 }
 
@@ -40,6 +42,7 @@ impl BatchBuilder {
         self.headers(headers);
         self.value(record.value.as_deref());
         self.derived(record.index, record.original.as_ref().map(|bytes| Some(&**bytes)), record.value.as_deref());
+        self.deliveries(record.deliveries);
     }
 
     /// Appends a copy of a record of another batch.
@@ -49,6 +52,7 @@ impl BatchBuilder {
         self.headers(record.headers());
         self.value(record.value());
         self.derived(record.index(), record.kept_original(), record.value());
+        self.deliveries(record.deliveries());
     }
 
     /// Appends a plain record of a source: a value, and perhaps a key.
@@ -65,6 +69,22 @@ impl BatchBuilder {
         self.key(key);
         self.value(value);
         self.derived(0, None, value);
+    }
+
+    /// Says how often the record that was appended last has been handed out.
+    pub fn deliveries(&mut self, times: u32) {
+        if times != 1 || self.deliveries.is_some() {
+            let rows = self.sequences.len();
+            let deliveries = self.deliveries.get_or_insert_default();
+            deliveries.resize(rows, 1);
+            deliveries.pop();
+            deliveries.push(times);
+        }
+    }
+
+    /// Says that the times of this batch are those at which the system took the records.
+    pub fn appended(&mut self) {
+        self.appended = true;
     }
 
     /// Number of records.
@@ -119,6 +139,13 @@ impl BatchBuilder {
                 headers.pad(rows);
                 headers.finish()
             }),
+            told: Told {
+                appended: all.appended,
+                deliveries: all.deliveries.map(|mut deliveries| {
+                    deliveries.resize(rows, 1);
+                    Arc::new(deliveries)
+                }),
+            },
         };
         let mut batch = Batch::new(envelope, Body::Bytes(all.values.finish(), forms));
         let originals = all.originals.map(|mut originals| {

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Error, ErrorKind, Form, Operator, Result, SeekTo, Sink, SinkCapabilities, Source, SourceCapabilities, Transform,
-    Url, options::suggest,
+    Error, ErrorKind, Form, Host, Operator, Result, SeekTo, Sink, SinkCapabilities, Source, SourceCapabilities,
+    Transform, Url, options::suggest,
 };
 
 /// What a pipeline promises of each record.
@@ -36,6 +36,8 @@ impl fmt::Display for Delivery {
 /// What a component may want to know of the pipeline that it is planned into.
 #[derive(Clone, Default)]
 pub struct PlanContext {
+    /// The pipeline's name; empty where there is no pipeline.
+    pub pipeline: String,
     /// The pipeline's promise.
     pub delivery: Delivery,
     /// All sources end by themselves. Only known to steps and sinks.
@@ -51,9 +53,14 @@ pub struct PlanContext {
 /// Shows no variables: they may hold secrets.
 impl fmt::Debug for PlanContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PlanContext { delivery, bounded, append, form, vars: _ } = self;
+        let PlanContext { pipeline, delivery, bounded, append, form, vars: _ } = self;
         let mut shown = f.debug_struct("PlanContext");
-        shown.field("delivery", delivery).field("bounded", bounded).field("append", append).field("form", form);
+        shown
+            .field("pipeline", pipeline)
+            .field("delivery", delivery)
+            .field("bounded", bounded)
+            .field("append", append)
+            .field("form", form);
         shown.finish_non_exhaustive()
     }
 }
@@ -85,6 +92,17 @@ pub trait SinkPlan: Send + Sync + fmt::Debug {
 
     /// What it writes to, for people; secrets hidden.
     fn describe(&self) -> String;
+
+    /// The system in whose transactions it can write, such as `kafka://b1:9092`: sinks with the same one share a host.
+    /// Only where [`SinkCapabilities::way`] is [`Way::Hosting`](crate::Way::Hosting).
+    fn transaction(&self) -> Option<String> {
+        None
+    }
+
+    /// A host of that system's transactions, not yet connected.
+    fn host(&self) -> Result<Box<dyn Host>> {
+        Err(Error::new(ErrorKind::Unsupported, "this sink has no transactions"))
+    }
 
     /// What `check` should warn about, such as keys that are dropped.
     fn warnings(&self) -> Vec<String> {

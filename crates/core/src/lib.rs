@@ -33,7 +33,7 @@ mod time;
 mod url;
 
 pub use batch::{
-    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, Body, Envelope, Forms, Parsed, RecordRef, Sequences, Shards, Times,
+    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, Body, Envelope, Forms, Parsed, RecordRef, Sequences, Shards, Times, Told,
 };
 pub use builder::BatchBuilder;
 pub use codec::{Codec, Decoder, Encoder, Frames};
@@ -43,11 +43,11 @@ pub use dead_letter::DeadLetter;
 pub use error::{Blame, Class, Error, ErrorKind, Facts, Place, Result};
 pub use guard::{each_row, panicked, try_each_row};
 pub use options::{parse_options, suggest};
-pub use position::{CHECKPOINT_VERSION, Checkpoint, Epoch, Position, SeekTo, SourceCheckpoint, Token};
+pub use position::{CHECKPOINT_VERSION, Checkpoint, Epoch, Position, SeekTo, SourceCheckpoint, Stamp, Token};
 pub use record::{Form, Record, ShardKey};
 pub use rows::Rows;
 pub use secret::Secret;
-pub use sink::{Host, Hosted, Last, Outcomes, Sink, SinkCapabilities, Way, WriteId};
+pub use sink::{Companion, Host, Hosted, Last, Outcomes, Share, Sink, SinkCapabilities, Way, WriteId};
 pub use source::{Event, Lag, Owner, Read, Resume, Source, SourceCapabilities};
 pub use step::{Failed, Operator, Output, StepCounts, Transform};
 pub use store::{Change, GROUPS, Segment, Store, group, group_of_hash};

@@ -147,6 +147,17 @@ impl Token {
     }
 }
 
+/// Who commits: kept beside positions and transactions in other systems, so that a later run knows its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// The store of its checkpoints.
+    pub store_id: String,
+    /// The epoch.
+    pub epoch: Epoch,
+}
+
 /// What is durable of an epoch. Writing it is the one act that decides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {

@@ -97,6 +97,17 @@ pub struct Record {
     /// The value as the source gave it, where a step has replaced it since.
     #[serde(default)]
     pub original: Option<Bytes>,
+    /// How often the system has handed it out, this time included, where it counts that; else 1.
+    #[serde(default = "first_time", skip_serializing_if = "is_first_time")]
+    pub deliveries: u32,
+}
+
+fn first_time() -> u32 {
+    1
+}
+
+fn is_first_time(deliveries: &u32) -> bool {
+    *deliveries == 1
 }
 
 impl Record {
@@ -112,6 +123,7 @@ impl Record {
             value: Some(value.into()),
             form: Form::Bytes,
             original: None,
+            deliveries: 1,
         }
     }
 

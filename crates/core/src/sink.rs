@@ -1,10 +1,10 @@
 //! The contracts of a sink, and of a sink that hosts the checkpoint.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{Batch, Checkpoint, Epoch, Error, Result, Token};
+use crate::{Batch, Checkpoint, Epoch, Error, ErrorKind, Result, Stamp, Token};
 
 /// Names one accepted [`Sink::write`]; given in order by the sink, unique while it is open.
 pub type WriteId = u64;
@@ -21,6 +21,17 @@ pub type WriteId = u64;
 /// All calls come from one task. Bodies may be parsed: call [`Batch::into_bytes`].
 #[async_trait]
 pub trait Sink: Send {
+    /// Who writes, with the newest epoch that counts. Comes before `open` in a pipeline.
+    fn introduce(&mut self, stamp: &Stamp) {
+        let _ = stamp;
+    }
+
+    /// Takes part in the transactions of a host; see [`Host::share`]. Comes before `open`.
+    fn join(&mut self, share: &Share) -> Result<()> {
+        let _ = share;
+        Err(Error::new(ErrorKind::Unsupported, "this sink cannot write in the transaction of another"))
+    }
+
     /// Connects, and brings the system to where the checkpoint stands: cuts to its mark, commits the tokens that it names,
     /// aborts younger ones. `resume` holds the newest tokens of the checkpoint, oldest first; empty: nothing was ever
     /// committed. Called again after an error that can be retried.
@@ -52,11 +63,6 @@ pub trait Sink: Send {
     async fn abort(&mut self, token: &Token) -> Result<()> {
         let _ = token;
         Ok(())
-    }
-
-    /// The side that can host the checkpoint, where [`SinkCapabilities::way`] is [`Way::Hosting`].
-    fn host(&mut self) -> Option<&mut dyn Host> {
-        None
     }
 
     /// Disconnects. Not called after a crash.
@@ -122,17 +128,49 @@ pub struct SinkCapabilities {
     pub record_bytes_max: Option<u64>,
 }
 
-/// The side of a sink that can carry the checkpoint in its own transaction.
+/// What sinks of one system share to write in one transaction. Opaque to all but their connector.
+pub type Share = Arc<dyn Any + Send + Sync>;
+
+/// What a source gives to a host of its system. Opaque to all but their connector.
+pub type Companion = Arc<dyn Any + Send + Sync>;
+
+/// Carries the checkpoint inside the transaction in which the sinks of one system write.
+///
+/// ```text
+/// introduce, fence       older runners are shut out; only then is the checkpoint read
+///   share                each sink joins, and is opened
+///   commit(checkpoint)   the deciding write
+/// ```
+///
+/// A transaction begins with the first write of a sink and ends with `commit`: no sink is given a record of the next epoch
+/// before that. All calls come from one task, which is not that of the sinks.
 #[async_trait]
 pub trait Host: Send {
-    /// Shuts out every older runner, and only then reads the checkpoint.
+    /// Who runs; comes before `fence`. The epoch is not known yet.
+    fn introduce(&mut self, stamp: &Stamp);
+
+    /// Connects, shuts out every older runner, and only then reads the checkpoint. Called again after every failure.
     async fn fence(&mut self) -> Result<Option<Checkpoint>>;
 
-    /// Begins the transaction of `epoch`.
-    async fn begin(&mut self, epoch: Epoch) -> Result<()>;
+    /// What the sinks of this system join.
+    fn share(&self) -> Share;
 
-    /// The deciding write: the checkpoint and the sources' companions, in the transaction of its epoch.
-    async fn commit(&mut self, checkpoint: &Checkpoint, companions: &[Arc<dyn Any + Send + Sync>]) -> Result<Hosted>;
+    /// The deciding write: the checkpoint, and the companions of sources of this system by the sources' names, in the
+    /// transaction of its epoch.
+    async fn commit(&mut self, checkpoint: &Checkpoint, companions: &[(String, Companion)]) -> Hosted;
+
+    /// How old a transaction may get, in time: epochs are made no longer than that.
+    fn age_max(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Forgets the checkpoint, to begin anew; comes after `fence`.
+    async fn reset(&mut self) -> Result<()>;
+
+    /// Disconnects.
+    async fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// How a hosted deciding write ended.
@@ -144,4 +182,6 @@ pub enum Hosted {
     Aborted(Error),
     /// Nobody knows: go through recovery.
     Unknown(Error),
+    /// Another runner has taken over; this one must not come back.
+    Fenced(Error),
 }

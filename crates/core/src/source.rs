@@ -1,10 +1,10 @@
 //! The contract of a source.
 
-use std::{any::Any, sync::Arc};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Batch, Error, ErrorKind, Position, Result, SeekTo, ShardKey};
+use crate::{Batch, Companion, Error, ErrorKind, Position, Result, SeekTo, ShardKey, Stamp};
 
 /// Reads batches from one system. The runtime owns every loop, retry, reconnect and shutdown around it.
 ///
@@ -23,10 +23,17 @@ pub trait Source: Send {
     /// Behind the last record that `next` has returned.
     fn position(&self) -> Result<Position>;
 
-    /// Everything up to `upto` is durable: acknowledge, store the group's offsets, delete. Idempotent.
-    async fn commit(&mut self, upto: &Position) -> Result<()> {
-        let _ = upto;
+    /// Everything up to `upto` is durable: acknowledge, store the group's offsets, delete. Idempotent. A system that keeps
+    /// something beside the position keeps the stamp there.
+    async fn commit(&mut self, upto: &Position, stamp: Option<&Stamp>) -> Result<()> {
+        let _ = (upto, stamp);
         Ok(())
+    }
+
+    /// These records are done, though others before them are not. Only where [`SourceCapabilities::acknowledge`].
+    async fn acknowledge(&mut self, records: &Batch) -> Result<()> {
+        let _ = records;
+        Err(Error::new(ErrorKind::Unsupported, "this source cannot acknowledge single records"))
     }
 
     /// Goes elsewhere, on all shards or on those named. After an error the source stands where it stood.
@@ -67,8 +74,9 @@ pub trait Source: Send {
         Ok(())
     }
 
-    /// What a hosting sink of the same system puts into its transaction, such as a group's metadata.
-    fn companion(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+    /// What a host of the same system puts into its transaction, such as a group's metadata, or the ids to acknowledge.
+    /// Asked at each barrier, together with `position`.
+    fn companion(&self) -> Option<Companion> {
         None
     }
 
@@ -101,11 +109,20 @@ pub struct Read {
     /// Positions in the batch, ascending, of records that are at fault (not decodable, say), each with the cause.
     /// They follow the source's error rule and go no further.
     pub failed: Vec<(u32, Error)>,
+    /// Its epoch is to be cut at once: the source gives no more before these have been committed.
+    pub alone: bool,
+}
+
+impl Read {
+    /// Records, and which of them are at fault.
+    pub fn new(batch: Batch, failed: Vec<(u32, Error)>) -> Self {
+        Read { batch, failed, alone: false }
+    }
 }
 
 impl From<Batch> for Read {
     fn from(batch: Batch) -> Self {
-        Read { batch, failed: Vec::new() }
+        Read::new(batch, Vec::new())
     }
 }
 
@@ -118,11 +135,15 @@ pub struct Resume {
     pub start: SeekTo,
     /// Stop at the end as it is now, also where the source would follow.
     pub until_end: bool,
+    /// The pipeline, with the newest epoch that counts; `None` where there is no pipeline.
+    pub stamp: Option<Stamp>,
+    /// The pipeline keeps keyed state: it must agree with where the source begins.
+    pub keyed: bool,
 }
 
 impl Default for Resume {
     fn default() -> Self {
-        Resume { position: None, start: SeekTo::Beginning, until_end: false }
+        Resume { position: None, start: SeekTo::Beginning, until_end: false, stamp: None, keyed: false }
     }
 }
 
@@ -161,8 +182,10 @@ pub struct SourceCapabilities {
     pub groups: bool,
     /// It can take single records back.
     pub give_back: bool,
-    /// It has claims that must be renewed.
-    pub keep_alive: bool,
+    /// It can take note of single records that are done before others, with [`Source::acknowledge`].
+    pub acknowledge: bool,
+    /// It has claims that must be renewed this often.
+    pub keep_alive: Option<Duration>,
 }
 
 impl SourceCapabilities {
@@ -174,7 +197,8 @@ impl SourceCapabilities {
         seek_time: true,
         groups: false,
         give_back: false,
-        keep_alive: false,
+        acknowledge: false,
+        keep_alive: None,
     };
 
     /// A stream that cannot be read again.

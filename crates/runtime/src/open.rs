@@ -7,8 +7,8 @@ use std::{
 };
 
 use millstream_core::{
-    Checkpoint, DeadLetter, Delivery, Epoch, Error, ErrorKind, Operator, Result, Resume, Role, Step as CoreStep, Store,
-    Token,
+    Checkpoint, DeadLetter, Delivery, Epoch, Error, ErrorKind, Operator, Result, Resume, Role, Stamp, Step as CoreStep,
+    Store, Token,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -248,6 +248,11 @@ impl Build<'_> {
         }
     }
 
+    fn stamp(&self) -> Stamp {
+        let (plan, store) = (&self.lasting.plan, &self.lasting.store);
+        Stamp { pipeline: plan.name.clone(), store_id: store.id(), epoch: self.decided }
+    }
+
     /// Makes the edges between tasks; inside a chain of fused steps there are none.
     fn edges(&self) -> Edges {
         let plan = &self.lasting.plan;
@@ -290,6 +295,7 @@ impl Build<'_> {
         };
         let failed = failure(&node.name);
         let mut sink = plan.create().map_err(&failed)?;
+        sink.introduce(&self.stamp());
         sink.open(tokens(checkpoint, &node.name)).await.map_err(&failed)?;
         let (parked, _) = self.parked(&node.name).await?;
         let hold_back = self.lasting.plan.delivery == Delivery::ExactlyOnce;
@@ -315,6 +321,7 @@ impl Build<'_> {
         };
         let failed = failure(DEAD_LETTERS);
         let mut sink = plan.create().map_err(&failed)?;
+        sink.introduce(&self.stamp());
         sink.open(tokens(checkpoint, DEAD_LETTERS)).await.map_err(&failed)?;
         let lasting = &self.lasting;
         let context = Context {
@@ -392,7 +399,9 @@ impl Build<'_> {
                 let mut source = plan.create().map_err(&failed)?;
                 let position =
                     saved.filter(|saved| !kept || !saved.position.0.is_empty()).map(|saved| saved.position.clone());
-                source.open(&Resume { position, start, until_end }).await.map_err(&failed)?;
+                let keyed = self.lasting.plan.nodes.iter().any(Node::stateful);
+                let stamp = Some(self.stamp());
+                source.open(&Resume { position, start, until_end, stamp, keyed }).await.map_err(&failed)?;
                 slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(source);
                 Lease::take(&slot).ok_or_else(|| failed(crate::task::bug("a source is gone")))?
             }
@@ -406,6 +415,7 @@ impl Build<'_> {
             id,
             lease,
             capabilities: plan.capabilities(),
+            stamp: self.stamp(),
             outputs: edges.outputs(i, 1),
             commands,
             retained,

@@ -161,6 +161,7 @@ struct Planning<'a> {
 impl<'a> Planning<'a> {
     fn new(spec: &'a PipelineSpec, registry: &'a Registry, options: PlanOptions) -> Self {
         let context = PlanContext {
+            pipeline: spec.name.clone(),
             delivery: spec.delivery,
             append: options.append || options.until_end,
             vars: spec.vars.clone(),

@@ -8,7 +8,7 @@ use std::{
 
 use millstream_core::{
     Batch, Delivery, Epoch, Error, ErrorKind, Event, Last, Owner, Position, Read, SeekTo, ShardKey, Source,
-    SourceCapabilities, SourceCheckpoint,
+    SourceCapabilities, SourceCheckpoint, Stamp,
 };
 use tokio::sync::mpsc;
 
@@ -64,6 +64,8 @@ pub(crate) struct SourceTask {
     pub(crate) id: usize,
     pub(crate) lease: Lease,
     pub(crate) capabilities: SourceCapabilities,
+    /// Who commits.
+    pub(crate) stamp: Stamp,
     pub(crate) outputs: Outputs,
     pub(crate) commands: mpsc::UnboundedReceiver<SourceCommand>,
     pub(crate) retained: Arc<Mutex<Retained>>,
@@ -211,7 +213,8 @@ impl SourceTask {
             upto = Some(position);
         }
         if let Some(position) = upto {
-            self.source()?.commit(&position).await.map_err(|error| self.context.fatal(error))?;
+            let stamp = Stamp { epoch, ..self.stamp.clone() };
+            self.source()?.commit(&position, Some(&stamp)).await.map_err(|error| self.context.fatal(error))?;
         }
         if self.retains() {
             lock(&self.retained).committed(epoch);
@@ -271,7 +274,7 @@ impl SourceTask {
     }
 
     async fn read(&mut self, read: Read, at: &mut Progress) -> Result<(), Halt> {
-        let Read { mut batch, mut failed } = read;
+        let Read { mut batch, mut failed, alone } = read;
         let metrics = self.context.metrics.clone();
         if let Some(most) = self.count_max {
             let left = usize::try_from(most.saturating_sub(metrics.records_in.get())).unwrap_or(usize::MAX);
@@ -288,6 +291,9 @@ impl SourceTask {
             lock(&self.retained).keep(at.epoch, batch.clone());
         }
         self.give(batch, at).await?;
+        if alone {
+            self.context.pace.urge();
+        }
         if self.counted() { self.end(at).await } else { Ok(()) }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use millstream_core::{
     BATCH_RECORDS_MAX, BatchBuilder, Error, Event, Form, Owner, Position, Record, Result, Resume, SeekTo, ShardKey,
-    Source, SourceCapabilities, SourcePlan,
+    Source, SourceCapabilities, SourcePlan, Stamp,
 };
 use tokio::sync::Notify;
 
@@ -175,7 +175,7 @@ impl Source for Reader {
         Ok(position)
     }
 
-    async fn commit(&mut self, upto: &Position) -> Result<()> {
+    async fn commit(&mut self, upto: &Position, _: Option<&Stamp>) -> Result<()> {
         self.fake.lock().committed = Some(upto.clone());
         Ok(())
     }

@@ -109,6 +109,6 @@ impl SkeletonSource {
             self.sequence += 1;
             builder.push_value(&self.origin, self.sequence, None, self.codec.form(), None, Some(&value));
         }
-        Read { batch: builder.finish(), failed }
+        Read::new(builder.finish(), failed)
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, mem::take};
 
 use bytes::Bytes;
 use millstream_core::{
-    Batch, BatchBuilder, Body, Envelope, Error, Form, Frames, Read, Sequences, ShardKey, Shards, Times,
+    Batch, BatchBuilder, Body, Envelope, Error, Form, Frames, Read, Sequences, ShardKey, Shards, Times, Told,
 };
 
 use super::mark::TailMark;
@@ -69,8 +69,9 @@ impl Assembler {
                 times: Times::Absent,
                 keys: None,
                 headers: None,
+                told: Told::default(),
             };
-            let read = Read { batch: Batch::new(envelope, body), failed };
+            let read = Read::new(Batch::new(envelope, body), failed);
             self.items.push(Item { read: Some(read), bytes: piece, ..Item::default() });
             return;
         }
@@ -120,7 +121,7 @@ impl Assembler {
 
     fn finish_batch(&mut self, bytes: u64) {
         if !self.builder.is_empty() {
-            let read = Read { batch: self.builder.finish(), failed: take(&mut self.failed) };
+            let read = Read::new(self.builder.finish(), take(&mut self.failed));
             let marks = take(&mut self.marks);
             self.items.push(Item { read: Some(read), marks, bytes, added: Vec::new() });
         }

@@ -90,7 +90,7 @@ pub fn sink_with(options: Value, context: &PlanContext) -> Result<Box<dyn Sink>,
 }
 
 pub fn resume(position: Option<Position>, start: SeekTo) -> Resume {
-    Resume { position, start, until_end: false }
+    Resume { position, start, ..Resume::default() }
 }
 
 pub fn fresh() -> Resume {

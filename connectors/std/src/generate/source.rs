@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use millstream_core::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, Body, ColumnBuilder, Envelope, Error, ErrorKind, Event, Forms, Lag,
-    Position, Result, Resume, SeekTo, Sequences, ShardKey, Shards, Source, Times, Timestamp,
+    Position, Result, Resume, SeekTo, Sequences, ShardKey, Shards, Source, Times, Timestamp, Told,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -91,6 +91,7 @@ impl GenerateSource {
             times: Times::Same(now),
             keys: None,
             headers: None,
+            told: Told::default(),
         };
         Batch::new(envelope, Body::Bytes(column.finish(), Forms::Same(self.plan.form)))
     }

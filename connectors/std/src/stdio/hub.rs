@@ -278,7 +278,7 @@ fn wanted(consumer: &Consumer, item: &Item) -> Option<Item> {
         Shards::Each(..) => false,
     };
     if all {
-        return Some(Ok(Read { batch: read.batch.clone(), failed: read.failed.clone() }));
+        return Some(Ok(Read::new(read.batch.clone(), read.failed.clone())));
     }
     let picks: Vec<u32> = (0..read.batch.len())
         .filter(|i| consumer.wants(&read.batch.get(*i).origin().stream))
@@ -291,5 +291,5 @@ fn wanted(consumer: &Consumer, item: &Item) -> Option<Item> {
 fn pick(read: &Read, picks: Vec<u32>) -> Read {
     let at = |row: &u32| picks.binary_search(row).ok().map(|at| at as u32);
     let failed = read.failed.iter().filter_map(|(row, error)| Some((at(row)?, error.clone()))).collect();
-    Read { batch: read.batch.select(picks), failed }
+    Read::new(read.batch.select(picks), failed)
 }

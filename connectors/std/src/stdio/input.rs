@@ -8,7 +8,7 @@ use std::{io, time::Duration};
 use bytes::Bytes;
 use millstream_codec::log::LogDecoder;
 use millstream_core::{
-    Batch, Decoder, Envelope, Error, ErrorKind, Form, Frames, Read, Result, Sequences, ShardKey, Shards, Times,
+    Batch, Decoder, Envelope, Error, ErrorKind, Form, Frames, Read, Result, Sequences, ShardKey, Shards, Times, Told,
 };
 
 /// How much is read at once: four times what a pipe holds by default.
@@ -51,8 +51,9 @@ impl Cutter {
                     times: Times::Absent,
                     keys: None,
                     headers: None,
+                    told: Told::default(),
                 };
-                (taken, Some(Read { failed: failed.collect(), batch: Batch::new(envelope, body) }))
+                (taken, Some(Read::new(Batch::new(envelope, body), failed.collect())))
             }
         }
     }

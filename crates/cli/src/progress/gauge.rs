@@ -1,14 +1,12 @@
 //! How far a source has come: asked of the source itself, after each event that it gives.
 
-use std::{
-    any::Any,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use millstream::{
     core::{
-        Batch, Event, Form, Lag, Position, Result, Resume, SeekTo, ShardKey, Source, SourceCapabilities, SourcePlan,
+        Batch, Companion, Event, Form, Lag, Position, Result, Resume, SeekTo, ShardKey, Source, SourceCapabilities,
+        SourcePlan, Stamp,
     },
     runtime::{Plan, Planned},
 };
@@ -133,8 +131,12 @@ impl Source for Watched {
         self.inner.position()
     }
 
-    async fn commit(&mut self, upto: &Position) -> Result<()> {
-        self.inner.commit(upto).await
+    async fn commit(&mut self, upto: &Position, stamp: Option<&Stamp>) -> Result<()> {
+        self.inner.commit(upto, stamp).await
+    }
+
+    async fn acknowledge(&mut self, records: &Batch) -> Result<()> {
+        self.inner.acknowledge(records).await
     }
 
     async fn seek(&mut self, to: &SeekTo, shards: Option<&[ShardKey]>) -> Result<()> {
@@ -165,7 +167,7 @@ impl Source for Watched {
         self.inner.keep_alive().await
     }
 
-    fn companion(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+    fn companion(&self) -> Option<Companion> {
         self.inner.companion()
     }
 

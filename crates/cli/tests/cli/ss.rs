@@ -107,7 +107,7 @@ fn a_second_writer_is_told() {
 #[test]
 fn a_foreign_file_is_read() {
     if !Path::new(FOREIGN).exists() {
-        println!("skipped: {FOREIGN} is not there");
+        println!("skipped: no fixture at {FOREIGN}");
         return;
     }
     let folder = Folder::new();

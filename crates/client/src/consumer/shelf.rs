@@ -311,7 +311,7 @@ impl Inner {
         if self.closed {
             return;
         }
-        let Read { batch, failed } = read;
+        let Read { batch, failed, .. } = read;
         let batch = batch.into_bytes();
         let plain = self.assigned.all() && self.log.as_ref().is_none_or(Log::skips_nothing);
         let mut rows = None;

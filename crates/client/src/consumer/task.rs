@@ -16,9 +16,6 @@ use super::{
 };
 use crate::{ConsumerOptions, Positions, Retrying, Saved};
 
-/// How often claims on what is handed out are renewed: well below the shortest time after which systems take them away.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(3);
-
 /// How long a source may take to disconnect.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
@@ -125,7 +122,7 @@ impl Task {
                     _ => None,
                 };
                 let position = saved.as_ref().map(|saved| saved.position.clone());
-                source.open(&Resume { position, start: start.clone(), until_end }).await?;
+                source.open(&Resume { position, start: start.clone(), until_end, ..Resume::default() }).await?;
                 Ok::<_, Error>(saved)
             };
             let opened = tokio::select! {
@@ -172,7 +169,7 @@ impl Task {
         loop {
             let reads = at.reading && self.shelf.room();
             let commit_at = self.commit_at(&at);
-            let keep_alive_at = self.capabilities.keep_alive.then(|| at.kept_alive_at + KEEP_ALIVE_EVERY);
+            let keep_alive_at = self.capabilities.keep_alive.map(|every| at.kept_alive_at + every);
             let (source, retry_at) = (&mut self.source, at.retry_at);
             let next = async move {
                 if let Some(when) = retry_at {
@@ -360,7 +357,7 @@ impl Task {
             if let Keeping::Saved(positions, name) = &self.keeping {
                 positions.save(name, &saved).await?;
             }
-            self.source.commit(&saved.position).await
+            self.source.commit(&saved.position, None).await
         };
         let result = committed.await.map_err(|error| error.context(format!("cannot commit {}", self.what)));
         if result.is_err()

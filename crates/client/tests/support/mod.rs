@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use millstream_client::{Backend, Retry, Streamer};
 use millstream_core::{
     BatchBuilder, Error, ErrorKind, Event, Form, Owner, Position, Read, Record, Result, Resume, SeekTo, ShardKey,
-    SinkPlan, Source, SourceCapabilities, SourcePlan, Timestamp,
+    SinkPlan, Source, SourceCapabilities, SourcePlan, Stamp, Timestamp,
 };
 use millstream_testkit::FakeSink;
 use tokio::sync::Notify;
@@ -258,7 +258,7 @@ impl Source for Reader {
                 }
                 if !builder.is_empty() {
                     state.handed += builder.len();
-                    return Ok(Event::Batch(Read { batch: builder.finish(), failed }));
+                    return Ok(Event::Batch(Read::new(builder.finish(), failed)));
                 }
                 if state.ended || self.until.is_some() {
                     return Ok(Event::End);
@@ -278,7 +278,7 @@ impl Source for Reader {
         Ok(position)
     }
 
-    async fn commit(&mut self, upto: &Position) -> Result<()> {
+    async fn commit(&mut self, upto: &Position, _: Option<&Stamp>) -> Result<()> {
         self.log.lock().committed = Some(upto.clone());
         Ok(())
     }

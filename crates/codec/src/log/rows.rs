@@ -24,14 +24,14 @@ pub(super) struct Rows {
     /// Sequence of the first row, as long as all rows are plain.
     first: u128,
     /// Empty as long as all rows are plain.
-    told: Vec<Told>,
+    told: Vec<Facts>,
     /// Smallest and largest sequence of the batch.
     range: (u128, u128),
 }
 
 /// What is known of a row.
 #[derive(Clone, Copy)]
-struct Told {
+struct Facts {
     stream: u32,
     sequence: u128,
     time: Option<Timestamp>,
@@ -72,7 +72,7 @@ impl Rows {
             }
             self.range = (low, high);
             self.streams.number(stream, Some(sequence));
-            self.told.push(Told { stream, sequence, time: header.time });
+            self.told.push(Facts { stream, sequence, time: header.time });
         }
         // A block is far smaller than 4 GiB; beyond that the row reads as absent.
         self.extents.push(match (u32::try_from(start), u32::try_from(end)) {
@@ -86,7 +86,7 @@ impl Rows {
     fn tell(&mut self) {
         if self.told.is_empty() && !self.extents.is_empty() {
             let rows = self.extents.len() as u128;
-            self.told.extend((self.first..self.first + rows).map(|sequence| Told { stream: 0, sequence, time: None }));
+            self.told.extend((self.first..self.first + rows).map(|sequence| Facts { stream: 0, sequence, time: None }));
             self.range = (self.first, self.first + rows - 1);
         }
     }
@@ -114,6 +114,7 @@ impl Rows {
                 times: Times::Absent,
                 keys: None,
                 headers: None,
+                told: Default::default(),
             },
             Some(first) => Envelope {
                 shards: match told.iter().all(|row| row.stream == first.stream) {
@@ -130,14 +131,15 @@ impl Rows {
                 },
                 keys: None,
                 headers: None,
+                told: Default::default(),
             },
         };
         let batch = Batch::new(envelope, Body::Bytes(column, Forms::Same(form)));
-        Some(Read { batch, failed: std::mem::take(&mut self.failed) })
+        Some(Read::new(batch, std::mem::take(&mut self.failed)))
     }
 }
 
-fn sequences(told: &[Told], base: u128) -> Sequences {
+fn sequences(told: &[Facts], base: u128) -> Sequences {
     if told.iter().enumerate().all(|(i, row)| row.sequence - base == i as u128) {
         return Sequences::Run(base);
     }

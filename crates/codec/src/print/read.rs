@@ -87,5 +87,6 @@ pub fn read_record(line: &[u8], stream: &str) -> Result<Record> {
         form,
         index: 0,
         original: None,
+        deliveries: 1,
     })
 }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use millstream_codec::CodecOptions;
 use millstream_core::{
-    Batch, BatchBuilder, Body, Codec, Envelope, Error, Form, Frames, Sequences, ShardKey, Shards, Times,
+    Batch, BatchBuilder, Body, Codec, Envelope, Error, Form, Frames, Sequences, ShardKey, Shards, Times, Told,
 };
 
 /// A record as it came out: its value, or the error and what was kept.
@@ -21,6 +21,7 @@ pub fn batch(body: Body) -> Batch {
         times: Times::Absent,
         keys: None,
         headers: None,
+        told: Told::default(),
     };
     Batch::new(envelope, body)
 }

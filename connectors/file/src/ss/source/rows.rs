@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_core::{
     Batch, Body, Column, ColumnBuilder, Envelope, Error, Extent, Form, Forms, Read, Sequences, ShardKey, Shards, Times,
-    Timestamp,
+    Timestamp, Told,
 };
 
 /// Rows of one batch to be.
@@ -100,13 +100,19 @@ impl Rows {
             None => Sequences::Run(self.first_sequence.into()),
             Some(sequences) => Sequences::Each(0, Arc::new(sequences)),
         };
-        let envelope =
-            Envelope { shards, sequences, times: Times::Each(Arc::new(self.times)), keys: None, headers: None };
+        let envelope = Envelope {
+            shards,
+            sequences,
+            times: Times::Each(Arc::new(self.times)),
+            keys: None,
+            headers: None,
+            told: Told::default(),
+        };
         let column = Column::new(data.clone(), self.extents);
         // A few records must not keep a block alive.
         let column =
             if self.bytes.saturating_mul(SPARSE) < data.len() { copied(&column, rows, self.bytes) } else { column };
-        Read { batch: Batch::new(envelope, Body::Bytes(column, Forms::Same(form))), failed: self.failed }
+        Read::new(Batch::new(envelope, Body::Bytes(column, Forms::Same(form))), self.failed)
     }
 }
 

@@ -56,7 +56,7 @@ async fn open(component: &Planned, name: &str, checkpoint: Option<&Checkpoint>) 
             let saved = checkpoint.and_then(|checkpoint| checkpoint.sources.get(name));
             let position = saved.map(|saved| saved.position.clone());
             let mut source = plan.create()?;
-            source.open(&Resume { position, start: plan.start(), until_end: true }).await?;
+            source.open(&Resume { position, start: plan.start(), until_end: true, ..Resume::default() }).await?;
             source.close().await
         }
         Planned::Sink(plan) => {
