@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use millstream_codec::{CodecOptions, Compression, Compressor, Decompressor, default_for_path};
+use millstream_codec::{CodecOptions, Compression, Decompressor, default_for_path};
 use millstream_core::{Codec, Result};
 
 /// Most bytes that one step of unpacking may give: a few kilobytes can unpack to gigabytes.
@@ -40,10 +40,5 @@ impl Format {
     /// Undoes the compression, if there is one.
     pub(crate) fn decompressor(&self) -> Result<Option<Decompressor>> {
         self.packed().then(|| Decompressor::new(self.compression)).transpose()
-    }
-
-    /// Compresses, if it is wanted.
-    pub(crate) fn compressor(&self) -> Result<Option<Compressor>> {
-        self.packed().then(|| Compressor::new(self.compression)).transpose()
     }
 }

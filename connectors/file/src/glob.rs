@@ -28,7 +28,12 @@ enum Part {
 pub(crate) struct Found {
     pub(crate) files: BTreeSet<PathBuf>,
     pub(crate) folders: BTreeSet<PathBuf>,
+    /// Files that will match when they are finished are found too.
+    open: bool,
 }
+
+/// Ending of a file that is still written and gets its final name later.
+pub(crate) const OPEN: &str = ".part";
 
 impl Pattern {
     /// Reads a pattern; every text is one.
@@ -59,6 +64,15 @@ impl Pattern {
         self.parts.iter().any(|part| !matches!(part, Part::Literal(_)))
     }
 
+    /// What the names of all files that match begin with.
+    pub(crate) fn prefix(&self) -> String {
+        match self.parts.last() {
+            Some(Part::Literal(name)) => name.clone(),
+            Some(Part::Wild(pattern)) => pattern.iter().take_while(|c| !matches!(c, '*' | '?')).collect(),
+            Some(Part::Folders) | None => String::new(),
+        }
+    }
+
     /// The pattern as written.
     pub(crate) fn text(&self) -> &str {
         &self.text
@@ -66,7 +80,15 @@ impl Pattern {
 
     /// All files that match now. Folders that do not exist have none; those that cannot be read are an error.
     pub(crate) fn find(&self) -> io::Result<Found> {
-        let mut found = Found::default();
+        self.find_into(Found::default())
+    }
+
+    /// The same, and files that are still written and will match when they have got their final names.
+    pub(crate) fn find_with_open(&self) -> io::Result<Found> {
+        self.find_into(Found { open: true, ..Found::default() })
+    }
+
+    fn find_into(&self, mut found: Found) -> io::Result<Found> {
         if let Some(path) = self.literal() {
             found.files.insert(path.to_owned());
             found.folders.insert(folder_of(path).to_owned());
@@ -93,9 +115,13 @@ fn walk(folder: &Path, parts: &[Part], found: &mut Found) -> io::Result<()> {
             for name in names(folder, found)? {
                 // A leading dot must be written, so that hidden files (our own marks among them) are not swept in.
                 let hidden = name.starts_with('.') && pattern.first() != Some(&'.');
-                // An output that is still being written gets its final name later.
-                let open = name.ends_with(".part") && !pattern.ends_with(&['.', 'p', 'a', 'r', 't']);
-                if !hidden && !open && matches(pattern, &name.chars().collect::<Vec<_>>()) {
+                let wanted = pattern.ends_with(&['.', 'p', 'a', 'r', 't']);
+                let finished = match name.strip_suffix(OPEN).filter(|_| !wanted) {
+                    None => name.as_str(),
+                    Some(finished) if found.open && rest.is_empty() => finished,
+                    Some(_) => continue,
+                };
+                if !hidden && matches(pattern, &finished.chars().collect::<Vec<_>>()) {
                     step(folder.join(name), rest, found)?;
                 }
             }
@@ -199,6 +225,8 @@ mod tests {
                 found.files.iter().map(|path| path.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned());
             names.collect::<Vec<_>>()
         };
+        let with_open = Pattern::new(&format!("{}/?.log", dir.path().display())).find_with_open().unwrap();
+        assert_eq!(with_open.files.last(), Some(&dir.path().join("c.log.part")));
         assert_eq!(find("*"), ["a.log", "b.log"]);
         assert_eq!(find("**/*.log"), ["a.log", "b.log", "x/d.log", "x/y/e.log"]);
         assert_eq!(find("x/**/?.txt"), ["x/y/f.txt"]);

@@ -128,7 +128,7 @@ impl FileSinkOptions {
 }
 
 impl Rotate {
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let wrong = |key: &str, text: &str, hint: &str| {
             Err(Error::new(ErrorKind::Option, text).hint(hint.to_owned()).within(key))
         };

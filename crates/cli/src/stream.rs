@@ -24,7 +24,7 @@ use crate::{
 /// What `relay` and `consume` share: where to begin, and where to stop.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Range {
-    /// Where to begin: `beginning`, `end`, a sequence number (inclusive), or a time in RFC 3339
+    /// Where to begin: `beginning`, `end`, `committed` (by the group), a sequence number (inclusive), or a time in RFC 3339
     #[arg(long, value_name = "WHERE", value_parser = |text: &str| text.parse::<SeekTo>().map_err(readable))]
     pub(crate) start: Option<SeekTo>,
     /// Stop at the end as it is now; without it new records are waited for, until the stream itself ends
@@ -33,8 +33,8 @@ pub(crate) struct Range {
     /// Stop after N records
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
-    // Known, because people will try it; no backend of this version has groups.
-    #[arg(long, hide = true, value_name = "NAME")]
+    /// Read as a member of a group, which shares the records and keeps the position
+    #[arg(long, value_name = "NAME")]
     pub(crate) group: Option<String>,
 }
 
@@ -106,12 +106,25 @@ impl Endpoint {
         self.properties.iter().any(|known| known == option)
     }
 
-    /// Applies where to begin and whether to follow.
-    pub(crate) fn range(&mut self, range: &Range) -> Result<()> {
-        if range.group.is_some() {
+    /// Reads as a member of a group.
+    fn join(&mut self, group: &str) -> Result<()> {
+        if !self.knows("group") {
             let message = format!("cannot read `{}` as a member of a group: files and pipes have none", self.shown);
             return Err(Error::new(ErrorKind::Unsupported, message)
                 .hint("`relay --resume NAME` keeps a position without a group"));
+        }
+        match self.options.insert("group".to_owned(), Value::String(group.to_owned())) {
+            Some(other) if other != *group => {
+                Err(Error::new(ErrorKind::Option, format!("`{}` and --group name different groups", self.shown)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Applies where to begin and whether to follow. `live`: where to begin by itself in a system that never ends.
+    pub(crate) fn range(&mut self, range: &Range, live: SeekTo) -> Result<()> {
+        if let Some(group) = &range.group {
+            self.join(group)?;
         }
         if self.knows("follow") && !self.options.contains_key("follow") {
             let mut follows = self.options.clone();
@@ -124,8 +137,11 @@ impl Endpoint {
         let start = match &range.start {
             Some(start) => start.clone(),
             // A component that follows begins at the end by default; a command does not.
-            None if self.knows("start") && !self.options.contains_key("start") => SeekTo::Beginning,
-            None => return Ok(()),
+            None if !self.knows("start") || self.options.contains_key("start") => return Ok(()),
+            None if self.options.contains_key("group") => SeekTo::Committed,
+            // Systems with groups are live.
+            None if self.knows("group") && !range.until_end => live,
+            None => SeekTo::Beginning,
         };
         if !self.knows("start") {
             return match start {

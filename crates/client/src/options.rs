@@ -14,7 +14,7 @@ pub enum Mode {
     RealTime,
     /// Goes on where a consumer of the same name has committed.
     Resumable {
-        /// Name under which the position is kept.
+        /// Name under which the position is kept; in a system with groups, the name of a group of one.
         name: String,
     },
     /// Shares the records with the other members of its group: each record goes to one of them.
@@ -59,7 +59,7 @@ pub struct ConsumerOptions {
     /// How often what is done is committed by itself; `None`: only by [`Consumer::commit`](crate::Consumer::commit) and at
     /// the end. Default 1 s: what a crash repeats is small, and a file is not synced all the time.
     pub commit_every: Option<Duration>,
-    /// Where positions are kept. By default beside the stream if that is a file.
+    /// Where positions are kept. By default beside the stream if that is a file, and by the system itself if it has groups.
     pub positions: Option<Arc<dyn Positions>>,
     /// Reading waits when so many records are read and not handed out. One batch more may be there. Default 16384, four
     /// full batches: enough to keep the consumer busy while the source turns round.

@@ -140,15 +140,28 @@ impl Streamer {
     }
 
     fn resumable(&self, name: &str, streams: &[&str], options: &ConsumerOptions) -> Result<Lane> {
-        let source = self.shared.backend.source(streams, None)?;
+        let mut source = self.shared.backend.source(streams, None)?;
+        let mut positions = self.positions(options);
+        if positions.is_none() {
+            // A system with groups keeps the position of one that has a single member.
+            let of_group = self.shared.backend.source(streams, Some(name).filter(|name| !name.is_empty()))?;
+            if of_group.capabilities().owner == Owner::System {
+                source = of_group;
+            }
+        }
         if source.capabilities().owner == Owner::Nobody {
             let what = format!("cannot resume {}: nobody can read again what was read", source.describe());
             return Err(Error::new(ErrorKind::Unsupported, what).hint("use a real-time consumer"));
         }
-        let positions = self.positions(options).ok_or_else(|| {
-            Error::new(ErrorKind::Option, format!("there is no place for the position of `{name}`"))
-                .hint("give `positions`, such as `PositionFiles::within(folder)`")
-        })?;
+        let keeping = match (positions.take(), source.capabilities().owner) {
+            (Some(positions), _) => Keeping::Saved(positions, name.to_owned()),
+            (None, Owner::System) => Keeping::Source,
+            (None, _) => {
+                let what = format!("there is no place for the position of `{name}`");
+                return Err(Error::new(ErrorKind::Option, what)
+                    .hint("give `positions`, such as `PositionFiles::within(folder)`"));
+            }
+        };
         if name.is_empty() {
             return Err(
                 Error::new(ErrorKind::Option, "a resumable consumer needs a name").hint("name it by what it does")
@@ -162,7 +175,6 @@ impl Streamer {
             return Err(Error::new(ErrorKind::Exists, format!("a consumer `{name}` is open already"))
                 .hint("close it first, or give this one another name"));
         }
-        let keeping = Keeping::Saved(positions, name.to_owned());
         let plan = self.plan(source, keeping, options, named.turnstile.clone());
         let lane = Feed::start(plan, options, &engine)?;
         named.feed = Arc::downgrade(&lane.feed);

@@ -12,29 +12,10 @@ use std::{
 };
 
 use futures::executor::block_on;
-use millstream_client::{Backend, Consumer, ConsumerOptions, ProducerOptions, Streamer};
-use millstream_core::{ErrorKind, Registry, Result, SeekTo, SinkPlan, SourcePlan};
-use millstream_std::{Reading, Stdio, StdioSinkOptions};
-use support::{everywhere, text};
-
-/// The standard streams, or any two ends of pipes.
-#[derive(Clone, Debug)]
-struct Pipes(Stdio);
-
-impl Backend for Pipes {
-    fn source(&self, streams: &[&str], group: Option<&str>) -> Result<Box<dyn SourcePlan>> {
-        Ok(self.0.consumer(streams.iter().map(|name| (*name).to_owned()).collect(), group.map(str::to_owned)))
-    }
-
-    fn sink(&self, stream: &str) -> Result<Box<dyn SinkPlan>> {
-        let stream = Some(stream.to_owned()).filter(|stream| !stream.is_empty());
-        self.0.producer(&StdioSinkOptions { stream, ..StdioSinkOptions::default() })
-    }
-
-    fn describe(&self) -> String {
-        "standard input and output".to_owned()
-    }
-}
+use millstream_client::{Consumer, ConsumerOptions, ProducerOptions, Streamer};
+use millstream_core::{ErrorKind, Registry, SeekTo};
+use millstream_std::{Reading, Stdio};
+use support::{Pipes, everywhere, text};
 
 #[derive(Clone, Debug, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);

@@ -81,6 +81,12 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
     /// What it reads, for people; secrets hidden.
     fn describe(&self) -> String;
 
+    /// The system whose host takes its position into the transaction, named as by [`SinkPlan::transaction`]. Needed for
+    /// `exactly_once` where [`Owner::System`](crate::Owner::System) remembers it.
+    fn transaction(&self) -> Option<String> {
+        None
+    }
+
     /// The source, not yet opened.
     fn create(&self) -> Result<Box<dyn Source>>;
 }

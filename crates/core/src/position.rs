@@ -173,13 +173,17 @@ pub struct Checkpoint {
     pub sources: BTreeMap<String, SourceCheckpoint>,
     /// Tokens that are not known to be committed, oldest first, by the sink's name.
     pub sinks: BTreeMap<String, Vec<(Epoch, Token)>>,
-    /// The pending segments of keyed state that belong to it: epoch and hash, oldest first.
+    /// The pending segments of keyed state that belong to it, epoch and hash, oldest first; where its epoch changed no state,
+    /// the newest one before it, so that a lost volume is noticed. Empty: there is no state.
     pub segments: Vec<(Epoch, u64)>,
     /// All inputs had ended by themselves.
     pub finished: bool,
     /// It was the last one of a run that the next one goes on from.
     #[serde(default)]
     pub drained: bool,
+    /// The system whose transaction decided it; `None`: our own store did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// When it was decided.
     pub decided_at: Timestamp,
 }

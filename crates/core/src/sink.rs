@@ -156,7 +156,7 @@ pub trait Host: Send {
     fn share(&self) -> Share;
 
     /// The deciding write: the checkpoint, and the companions of sources of this system by the sources' names, in the
-    /// transaction of its epoch.
+    /// transaction of its epoch, which may hold no records. Dropped, its outcome is unknown.
     async fn commit(&mut self, checkpoint: &Checkpoint, companions: &[(String, Companion)]) -> Hosted;
 
     /// How old a transaction may get, in time: epochs are made no longer than that.

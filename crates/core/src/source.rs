@@ -11,7 +11,8 @@ use crate::{Batch, Companion, Error, ErrorKind, Position, Result, SeekTo, ShardK
 /// Call order: `open`, then any of the others, then `close`. All calls come from one task.
 #[async_trait]
 pub trait Source: Send {
-    /// Connects, and goes to where `resume` says. Called again after an error that can be retried.
+    /// Connects, and goes to where `resume` says. Called again after an error that can be retried, and after a restart inside
+    /// the process: what it holds in the system (membership, claims) it keeps then.
     async fn open(&mut self, resume: &Resume) -> Result<()>;
 
     /// The next event; waits until there is one, and for as long as that takes.
@@ -19,6 +20,13 @@ pub trait Source: Send {
     /// Cancel-safe: when the future is dropped, nothing that it has read is lost, and the position has not moved. An error
     /// of a class that can be retried is followed by another call; any other ends the source.
     async fn next(&mut self) -> Result<Event>;
+
+    /// The next event that is no records: shards that are added, leave or are lost. Asked instead of `next` while no records
+    /// are wanted, because what is behind is full or the pipeline drains; errors wait for `next`. Cancel-safe; `next` does not
+    /// say it again.
+    async fn news(&mut self) -> Event {
+        std::future::pending().await
+    }
 
     /// Behind the last record that `next` has returned.
     fn position(&self) -> Result<Position>;
@@ -57,7 +65,8 @@ pub trait Source: Send {
         None
     }
 
-    /// Gives shards away after the epoch that drained them; the answer to [`Event::Leaving`].
+    /// Gives shards away after the epoch that drained them; the answer to [`Event::Leaving`]. From then on `position` does not
+    /// name them.
     async fn release(&mut self, shards: &[ShardKey]) -> Result<()> {
         let _ = shards;
         Ok(())
@@ -70,12 +79,14 @@ pub trait Source: Send {
     }
 
     /// Renews the claim on what has been handed over and is not yet committed. Only where [`SourceCapabilities::keep_alive`].
+    /// Cancel-safe: it is dropped when it takes longer than that interval. An error is a warning.
     async fn keep_alive(&mut self) -> Result<()> {
         Ok(())
     }
 
     /// What a host of the same system puts into its transaction, such as a group's metadata, or the ids to acknowledge.
-    /// Asked at each barrier, together with `position`.
+    /// Asked at each barrier, together with `position`, where a host takes it. `commit` follows all the same: the system knows
+    /// already, but what the source holds for it can go.
     fn companion(&self) -> Option<Companion> {
         None
     }
@@ -93,7 +104,7 @@ pub enum Event {
     Batch(Read),
     /// These shards are read from now on.
     Added(Vec<ShardKey>),
-    /// These shards are to be given away; the runtime answers with [`Source::release`].
+    /// These shards are to be given away: no more records of them follow. The runtime answers with [`Source::release`].
     Leaving(Vec<ShardKey>),
     /// These shards are gone; what was read of them and is not committed must be thrown away.
     Lost(Vec<ShardKey>),

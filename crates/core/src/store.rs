@@ -42,7 +42,11 @@ pub struct Segment {
 
 /// Keeps checkpoints and keyed state, together or not at all.
 ///
-/// Call order: `fence`, `load`, reads, then for each epoch `write` and `decide`.
+/// ```text
+/// fence  load  [adopt]         what counts; adopt only where a host's checkpoint is newer
+///   scan*
+///   write  [sync]  decide      for each epoch; sync only where a host decides, before it does
+/// ```
 #[async_trait]
 pub trait Store: Send {
     /// Takes ownership; fails with [`ErrorKind::Locked`](crate::ErrorKind::Locked) where another runner has it. Only after
@@ -52,8 +56,19 @@ pub trait Store: Send {
     /// Identity of the store; a new one has a new identity.
     fn id(&self) -> String;
 
-    /// The newest decided checkpoint. Pending segments up to it are applied, younger ones thrown away.
+    /// The newest decided checkpoint. Pending segments up to it are applied; younger ones are thrown away by the next
+    /// `write`, `adopt` or `decide`.
     async fn load(&mut self) -> Result<Option<Checkpoint>>;
+
+    /// Whether it was reset and has decided nothing since: what a host still holds is to be forgotten, too. Known after `load`.
+    fn was_reset(&self) -> bool;
+
+    /// Goes on to a checkpoint that a host has decided, newer than what `load` found: applies the pending segments that it
+    /// names, throws the others away. An empty store takes its identity. Comes between `load` and all else.
+    ///
+    /// [`ErrorKind::StateMismatch`](crate::ErrorKind::StateMismatch) where it names a segment that is not here, or belongs to
+    /// another store; then nothing has changed. Any other error leaves the outcome open until `fence` and `load`.
+    async fn adopt(&mut self, checkpoint: Checkpoint) -> Result<()>;
 
     /// All keys of a stage, in any order, as of the loaded checkpoint.
     async fn scan(&mut self, stage: &str) -> Result<Vec<Change>>;
@@ -61,6 +76,9 @@ pub trait Store: Send {
     /// Makes the changes of an epoch durable, or part of the same sync as the deciding write that follows. Answers with
     /// the segment's hash, which the checkpoint names.
     async fn write(&mut self, pending: Segment) -> Result<u64>;
+
+    /// Makes all that was written durable by itself, because a host and not `decide` will make it count.
+    async fn sync(&mut self) -> Result<()>;
 
     /// The deciding write: succeeds only if the newest checkpoint is of epoch `expected` (0: there is none), else
     /// [`ErrorKind::Fenced`](crate::ErrorKind::Fenced).

@@ -31,7 +31,7 @@ mod tests;
 
 pub use connect::connect;
 pub use home::Home;
-pub use millstream_bundle::registry;
+pub use millstream_bundle::{key_reader, registry};
 pub use millstream_client as client;
 pub use millstream_core as core;
 pub use millstream_core::{Delivery, Error, ErrorKind, Record, RecordRef, Result, SeekTo, Size, Span, Timestamp};

@@ -1,20 +1,17 @@
-//! The coordinator: cuts epochs, collects what is known of them, makes the deciding write, tells everybody.
+//! The coordinator: cuts epochs, and collects what is known of them until they can be decided.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
-use millstream_core::{
-    CHECKPOINT_VERSION, Change, Checkpoint, Epoch, Error, ErrorKind, Last, Segment, SourceCheckpoint, Timestamp, Token,
-};
+use millstream_core::{Change, Companion, Epoch, Error, ErrorKind, Last, SourceCheckpoint, Token};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     channel::Barrier,
     dead_letter_task::DeadLetterCommand,
     open::{DEAD_LETTERS, Lasting, Opened},
-    probe::Step,
     run::{Control, Ended, Phase},
     sink_task::SinkCommand,
     source_task::SourceCommand,
@@ -33,12 +30,14 @@ pub(crate) struct Ends {
 }
 
 /// What is known of an epoch that is under way.
-struct Open {
-    barrier: Barrier,
-    cut_at: Instant,
-    sources: BTreeMap<String, SourceCheckpoint>,
-    state: Vec<(String, Vec<Change>)>,
-    tokens: Vec<(String, Token)>,
+pub(crate) struct Open {
+    pub(crate) barrier: Barrier,
+    pub(crate) cut_at: Instant,
+    pub(crate) sources: BTreeMap<String, SourceCheckpoint>,
+    /// What sources give to the host, by their names.
+    pub(crate) companions: Vec<(String, Companion)>,
+    pub(crate) state: Vec<(String, Vec<Change>)>,
+    pub(crate) tokens: Vec<(String, Token)>,
     /// Reports of sources, stages and sinks that are still to come.
     missing: usize,
     letters_asked: bool,
@@ -56,27 +55,31 @@ enum Aim {
 }
 
 pub(crate) struct Coordinator<'a> {
-    lasting: &'a mut Lasting,
-    opened: Opened,
+    pub(crate) lasting: &'a mut Lasting,
+    pub(crate) opened: Opened,
     reports: mpsc::UnboundedReceiver<Report>,
-    control: &'a mut mpsc::UnboundedReceiver<Control>,
+    pub(crate) control: &'a mut mpsc::UnboundedReceiver<Control>,
     phase: &'a tokio::sync::watch::Sender<Phase>,
-    epochs: VecDeque<Open>,
+    pub(crate) epochs: VecDeque<Open>,
     /// Newest epoch that was cut, and newest that counts.
     cut: Epoch,
-    decided: Epoch,
+    pub(crate) decided: Epoch,
     /// For each sink its tokens that may not have been made to count, and the newest one.
-    tokens: BTreeMap<String, Vec<(Epoch, Token)>>,
+    pub(crate) tokens: BTreeMap<String, Vec<(Epoch, Token)>>,
+    /// The newest segment that the state rests on: each checkpoint names it, so that a lost volume is noticed.
+    pub(crate) segment: Option<(Epoch, u64)>,
+    /// Time from the first record after an epoch to the next one.
+    every: Duration,
     due: Option<Instant>,
     aim: Aim,
     sinks_ended: usize,
     /// Acknowledgements of the newest decision that are still to come.
-    unacknowledged: usize,
+    pub(crate) unacknowledged: usize,
     /// Who waits for an epoch to count.
-    waiting: Vec<(Epoch, tokio::sync::oneshot::Sender<Epoch>)>,
+    pub(crate) waiting: Vec<(Epoch, tokio::sync::oneshot::Sender<Epoch>)>,
     /// When a drain gives up on what is parked, and when on everything.
     patience: Option<Instant>,
-    abort_at: Option<Instant>,
+    pub(crate) abort_at: Option<Instant>,
 }
 
 impl<'a> Coordinator<'a> {
@@ -86,8 +89,13 @@ impl<'a> Coordinator<'a> {
         control: &'a mut mpsc::UnboundedReceiver<Control>,
         phase: &'a tokio::sync::watch::Sender<Phase>,
     ) -> Self {
-        let decided = opened.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
-        let tokens = opened.checkpoint.as_ref().map(|checkpoint| checkpoint.sinks.clone()).unwrap_or_default();
+        let found = opened.checkpoint.take();
+        let decided = found.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
+        let segment = found.as_ref().and_then(|checkpoint| checkpoint.segments.last().copied());
+        let tokens = found.map(|checkpoint| checkpoint.sinks).unwrap_or_default();
+        // A transaction must not get older than its system allows.
+        let age_max = lasting.host.as_ref().and_then(|host| host.age_max());
+        let every = lasting.plan.checkpoint.every.0.min(age_max.unwrap_or(Duration::MAX));
         let reports = opened.ends.reports.take().unwrap_or_else(|| mpsc::unbounded_channel().1);
         if decided == 0 {
             // Fixes where everybody started, before the first record is read.
@@ -103,6 +111,8 @@ impl<'a> Coordinator<'a> {
             cut: decided,
             decided,
             tokens,
+            segment,
+            every,
             due: None,
             aim: Aim::Run,
             sinks_ended: 0,
@@ -115,8 +125,17 @@ impl<'a> Coordinator<'a> {
 
     /// Runs until the pipeline has ended, or cannot go on.
     pub(crate) async fn run(mut self) -> Result<Ended, Failure> {
+        let ended = self.work().await;
+        // Nobody may write any more when the next tasks open.
+        self.opened.tasks.shutdown().await;
+        ended
+    }
+
+    async fn work(&mut self) -> Result<Ended, Failure> {
         loop {
-            self.advance().await?;
+            if let Some(stopped) = self.advance().await? {
+                return Ok(stopped);
+            }
             if let Some(ended) = self.done() {
                 return self.close(ended).await;
             }
@@ -139,8 +158,8 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    /// Does everything that can be done without waiting for anybody.
-    async fn advance(&mut self) -> Result<(), Failure> {
+    /// Does everything that can be done without waiting for a task; an answer if it was told to stop meanwhile.
+    async fn advance(&mut self) -> Result<Option<Ended>, Failure> {
         if self.aim == Aim::Run && self.all_ended() {
             let last = if self.lasting.options.until_end || self.lasting.options.count.is_some() {
                 Last::Drained
@@ -162,9 +181,11 @@ impl<'a> Coordinator<'a> {
             self.cut_now(Last::No);
         }
         while self.ready() {
-            self.decide().await?;
+            if let Some(stopped) = self.decide().await? {
+                return Ok(Some(stopped));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether all of the oldest epoch is known; asks the dead-letter sink, the last one, when all others are done.
@@ -194,7 +215,7 @@ impl<'a> Coordinator<'a> {
 
     fn arm(&mut self) {
         if self.opened.pace.is_active() && self.due.is_none() {
-            self.due = Some(Instant::now() + self.lasting.plan.checkpoint.every.0);
+            self.due = Some(Instant::now() + self.every);
         }
     }
 
@@ -221,6 +242,7 @@ impl<'a> Coordinator<'a> {
             barrier,
             cut_at: Instant::now(),
             sources: BTreeMap::new(),
+            companions: Vec::new(),
             state: Vec::new(),
             tokens: Vec::new(),
             missing,
@@ -236,9 +258,12 @@ impl<'a> Coordinator<'a> {
 
     fn heard(&mut self, report: Report) {
         match report {
-            Report::Source { source, epoch, checkpoint } => {
+            Report::Source { source, epoch, checkpoint, companion } => {
                 let name = self.opened.ends.sources[source].0.clone();
-                self.of(epoch, |open| drop(open.sources.insert(name, checkpoint)));
+                self.of(epoch, |open| {
+                    open.companions.extend(companion.map(|companion| (name.clone(), companion)));
+                    open.sources.insert(name, checkpoint);
+                });
             }
             Report::State { epoch, state } => self.of(epoch, |open| open.state.extend(state)),
             Report::Sink { sink, epoch, token, state } => {
@@ -271,70 +296,15 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    /// The deciding write of the oldest epoch.
-    async fn decide(&mut self) -> Result<(), Failure> {
-        let Some(open) = self.epochs.pop_front() else { return Ok(()) };
-        let epoch = open.barrier.epoch;
-        for (sink, token) in open.tokens {
-            self.tokens.entry(sink).or_default().push((epoch, token));
-        }
-        self.lasting.options.probe.reach(Step::BeforeRecord, epoch);
-        let fail = |error: Error| {
-            let then = if error.facts().retry { AfterFailure::Retry } else { AfterFailure::Stop };
-            Failure { stage: "state".to_owned(), error: error.context(format!("cannot commit epoch {epoch}")), then }
-        };
-        let store = &mut self.lasting.store;
-        let mut segments = Vec::new();
-        if !open.state.is_empty() {
-            let hash = store.write(Segment { epoch, stages: open.state }).await.map_err(fail)?;
-            segments.push((epoch, hash));
-        }
-        let checkpoint = Checkpoint {
-            version: CHECKPOINT_VERSION,
-            store_id: store.id(),
-            plan: self.lasting.plan.fingerprint(),
-            epoch,
-            sources: open.sources,
-            sinks: self.tokens.clone(),
-            segments,
-            finished: open.barrier.last == Last::Finished,
-            drained: open.barrier.last == Last::Drained,
-            decided_at: Timestamp::now(),
-        };
-        store.decide(checkpoint, self.decided).await.map_err(fail)?;
-        self.decided = epoch;
-        self.lasting.metrics.decided(epoch);
-        self.lasting.metrics.epochs.add(1);
-        self.lasting.metrics.epoch_ns.add_time(open.cut_at.elapsed());
-        self.lasting.options.probe.reach(Step::AfterRecord, epoch);
-        self.tell(epoch);
-        Ok(())
-    }
-
-    fn tell(&mut self, epoch: Epoch) {
-        let ends = &self.opened.ends;
-        // Tasks that have gone are noticed by their joins.
-        for (_, sink) in &ends.sinks {
-            let _ = sink.send(SinkCommand::Decided(epoch));
-        }
-        for (_, source) in &ends.sources {
-            let _ = source.send(SourceCommand::Decided(epoch));
-        }
-        if let Some(letters) = &ends.dead_letters {
-            let _ = letters.send(DeadLetterCommand::Decided(epoch));
-        }
-        forget_committed(self.tokens.get_mut(DEAD_LETTERS), epoch);
-        self.unacknowledged += ends.sinks.len() + ends.sources.len() + 1;
-        for (_, waiting) in self.waiting.extract_if(.., |(of, _)| *of <= epoch) {
-            let _ = waiting.send(epoch);
-        }
-    }
-
-    fn obey(&mut self, control: Control) -> Option<Ended> {
+    /// Does what a handle says; an answer if that is to stop at once.
+    pub(crate) fn obey(&mut self, control: Control) -> Option<Ended> {
         match control {
             Control::Drain(deadline) => {
-                if self.aim == Aim::Run {
-                    self.drain(deadline);
+                match self.aim {
+                    Aim::Run => self.drain(deadline),
+                    Aim::Drain => {}
+                    // It ends by itself; but no later than was asked for.
+                    Aim::Last(_) => self.abort_at = self.abort_at.or(Some(abort_at(deadline))),
                 }
                 None
             }
@@ -353,7 +323,7 @@ impl<'a> Coordinator<'a> {
             let _ = source.send(SourceCommand::Stop);
         }
         self.patience = Some(Instant::now() + deadline);
-        self.abort_at = Some(Instant::now() + deadline + deadline.min(LAST_EPOCH_WAIT));
+        self.abort_at = Some(abort_at(deadline));
         self.aim = Aim::Drain;
     }
 
@@ -372,19 +342,12 @@ impl<'a> Coordinator<'a> {
                 let error = millstream_core::panicked(&*error.into_panic()).context("a stage died");
                 Err(Failure { stage, error, then: AfterFailure::Restart })
             }
-            Err(_) => {
-                let error = Error::new(ErrorKind::Interrupted, "the drain took longer than its deadline");
-                Err(Failure {
-                    stage,
-                    error: error.hint("the next run goes on from the last checkpoint"),
-                    then: AfterFailure::Stop,
-                })
-            }
+            Err(_) => Err(too_late()),
         }
     }
 
     /// Lets the tasks go, sources first, and waits for them.
-    async fn close(mut self, ended: Ended) -> Result<Ended, Failure> {
+    async fn close(&mut self, ended: Ended) -> Result<Ended, Failure> {
         for (_, source) in &self.opened.ends.sources {
             let _ = source.send(SourceCommand::Close);
         }
@@ -404,10 +367,22 @@ impl<'a> Coordinator<'a> {
 /// How long the last epoch of a drain may take, once what is parked has been given up.
 const LAST_EPOCH_WAIT: Duration = Duration::from_secs(5);
 
+/// When a drain with this deadline is given up.
+fn abort_at(deadline: Duration) -> Instant {
+    Instant::now() + deadline + deadline.min(LAST_EPOCH_WAIT)
+}
+
 /// Tokens up to `epoch` count; the newest is kept, because it holds the mark for the next recovery.
-fn forget_committed(tokens: Option<&mut Vec<(Epoch, Token)>>, epoch: Epoch) {
+pub(crate) fn forget_committed(tokens: Option<&mut Vec<(Epoch, Token)>>, epoch: Epoch) {
     if let Some(tokens) = tokens {
         let newest = tokens.iter().map(|(of, _)| *of).filter(|of| *of <= epoch).max().unwrap_or(0);
         tokens.retain(|(of, _)| *of >= newest);
     }
+}
+
+/// A drain that was aborted.
+pub(crate) fn too_late() -> Failure {
+    let error = Error::new(ErrorKind::Interrupted, "the drain took longer than its deadline")
+        .hint("the next run goes on from the last checkpoint");
+    Failure { stage: "pipeline".to_owned(), error, then: AfterFailure::Stop }
 }

@@ -1,6 +1,9 @@
 //! The task around the dead-letter sink: the last one in every epoch.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use millstream_core::{DeadLetter, Epoch, Error, ErrorKind, Form, Record, Sink, Token};
@@ -8,7 +11,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     channel::Barrier,
-    park::alone,
+    pace::Gate,
+    park::{alone, size},
     task::{AfterFailure, Context, Halt, Report},
 };
 
@@ -56,11 +60,40 @@ pub struct DeadLetterCause {
 /// What became dead letters so far, by cause.
 pub(crate) type Causes = std::sync::Arc<std::sync::Mutex<BTreeMap<(String, String), DeadLetterCause>>>;
 
+type Letter = (Epoch, Box<DeadLetter>);
+
+/// Letters that must wait for an epoch. Their bytes count as parked, so that sources stop reading before they are too many.
+struct Later {
+    letters: Vec<Letter>,
+    /// All must wait: the transaction is to be decided before anything else is written.
+    all: bool,
+    gate: Arc<Gate>,
+}
+
+impl Later {
+    fn new(gate: Arc<Gate>) -> Self {
+        Later { letters: Vec::new(), all: false, gate }
+    }
+
+    fn push(&mut self, letter: Letter) {
+        self.gate.hold(size(&letter.1.record));
+        self.letters.push(letter);
+    }
+
+    fn drain(&mut self) -> Vec<Letter> {
+        let letters = std::mem::take(&mut self.letters);
+        self.gate.release(letters.iter().map(|(_, letter)| size(&letter.record)).sum());
+        letters
+    }
+}
+
 pub(crate) struct DeadLetterTask {
     pub(crate) context: Context,
     pub(crate) sink: Box<dyn Sink>,
     pub(crate) style: Style,
-    pub(crate) letters: mpsc::Receiver<(Epoch, Box<DeadLetter>)>,
+    /// It writes in a host's transaction, of which there is one at a time.
+    pub(crate) joined: bool,
+    pub(crate) letters: mpsc::Receiver<Letter>,
     pub(crate) commands: mpsc::UnboundedReceiver<DeadLetterCommand>,
     pub(crate) stop_after: Option<u64>,
     pub(crate) causes: Causes,
@@ -70,7 +103,7 @@ pub(crate) struct DeadLetterTask {
 
 impl DeadLetterTask {
     pub(crate) async fn run(mut self) -> Result<(), Halt> {
-        let mut later: VecDeque<(Epoch, Box<DeadLetter>)> = VecDeque::new();
+        let mut later = Later::new(self.context.gate.clone());
         let mut tokens: VecDeque<(Epoch, Token)> = VecDeque::new();
         loop {
             tokio::select! {
@@ -83,8 +116,9 @@ impl DeadLetterTask {
                         let token = self.prepare(barrier).await?;
                         tokens.extend(token.clone().map(|token| (barrier.epoch, token)));
                         self.context.report(Report::DeadLetters { epoch: barrier.epoch, token })?;
-                        for letter in std::mem::take(&mut later) {
-                            self.take(letter, &mut later).await?;
+                        later.all = self.joined;
+                        if !later.all {
+                            self.take_later(&mut later).await?;
                         }
                     }
                     Some(DeadLetterCommand::Decided(epoch)) => {
@@ -92,14 +126,17 @@ impl DeadLetterTask {
                             self.sink.commit(&token).await.map_err(|error| self.context.fatal(error))?;
                         }
                         self.context.report(Report::Acknowledged)?;
+                        if std::mem::take(&mut later.all) {
+                            self.take_later(&mut later).await?;
+                        }
                     }
                     Some(DeadLetterCommand::Close) => {
                         return self.sink.close().await.map_err(|error| self.context.fatal(error));
                     }
                     None => return Err(Halt::Gone),
                 },
-                // Letters of later epochs wait here, and beyond these in the queue.
-                letter = self.letters.recv(), if later.len() < LETTERS_QUEUED_MAX => match letter {
+                // Always taken: behind one of a later epoch there may be one that the next barrier waits for.
+                letter = self.letters.recv() => match letter {
                     Some(letter) => self.take(letter, &mut later).await?,
                     None => return Err(Halt::Gone),
                 },
@@ -107,13 +144,17 @@ impl DeadLetterTask {
         }
     }
 
-    async fn take(
-        &mut self,
-        (epoch, letter): (Epoch, Box<DeadLetter>),
-        later: &mut VecDeque<(Epoch, Box<DeadLetter>)>,
-    ) -> Result<(), Halt> {
-        if epoch > self.epoch {
-            later.push_back((epoch, letter));
+    /// Takes what had to wait, as far as its time has come.
+    async fn take_later(&mut self, later: &mut Later) -> Result<(), Halt> {
+        for letter in later.drain() {
+            self.take(letter, later).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, (epoch, letter): Letter, later: &mut Later) -> Result<(), Halt> {
+        if later.all || epoch > self.epoch {
+            later.push((epoch, letter));
             return Ok(());
         }
         let metrics = self.context.metrics.clone();

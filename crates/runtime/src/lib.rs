@@ -13,23 +13,29 @@
 
 mod align;
 mod channel;
+mod condemn;
 mod coordinate;
 mod dead_letter_task;
+mod decide;
+mod lease;
 mod metrics;
 mod open;
 mod pace;
 mod park;
 mod plan;
 mod probe;
+mod recover;
 mod retain;
 mod rules;
 mod run;
+mod shards;
 mod sink_task;
 mod source_task;
 mod spec;
 mod stage_task;
 mod supervise;
 mod task;
+mod wire;
 
 pub use dead_letter_task::DeadLetterCause;
 pub use metrics::StageFigures;

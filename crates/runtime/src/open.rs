@@ -1,32 +1,34 @@
-//! Recovery: from a plan to tasks that stand where the checkpoint stands. Always in the same order: fence, read the
-//! checkpoint, bring every sink to it, restore state, only then open sources.
+//! From a plan to tasks that stand where the checkpoint stands, always in the same order: recover what counts, bring every
+//! sink to it, restore state, only then open sources.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex},
 };
 
 use millstream_core::{
-    Checkpoint, DeadLetter, Delivery, Epoch, Error, ErrorKind, Operator, Result, Resume, Role, Stamp, Step as CoreStep,
-    Store, Token,
+    Checkpoint, Delivery, Epoch, Error, Host, Operator, Owner, Position, Result, Resume, Role, Share, Stamp,
+    Step as CoreStep, Store, Way,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    align::Inputs,
-    channel::{Receiver, Sender, edge},
+    condemn::Condemned,
     coordinate::Ends,
-    dead_letter_task::{Causes, DeadLetterTask, LETTERS_QUEUED_MAX, Style},
+    dead_letter_task::{Causes, DeadLetterTask, Style},
+    lease::{Kept, lock},
     metrics::{PipelineMetrics, StageMetrics},
-    pace::{Gate, Pace},
+    pace::Pace,
     park::Parked,
     plan::{Node, Plan, Planned},
-    retain::Retained,
+    recover::{Recovered, open_sink},
+    rules::Rules,
     run::{RunFlags, Start},
-    sink_task::SinkTask,
-    source_task::{Lease, Slot, SourceTask},
+    sink_task::{Joined, SinkTask},
+    source_task::SourceTask,
     stage_task::{StageTask, StepRun, Who, ended_state, parked_state},
-    task::{AfterFailure, Board, Context, Failure, Halt, Outputs, Report},
+    task::{AfterFailure, Board, Context, Failure, Halt},
+    wire::{Bounds, Edges, Wiring, chains},
 };
 
 /// What outlives a restart inside the process.
@@ -34,12 +36,16 @@ pub(crate) struct Lasting {
     pub(crate) plan: Arc<Plan>,
     pub(crate) options: RunFlags,
     pub(crate) store: Box<dyn Store>,
+    /// Of the system whose transaction decides epochs, once it has been connected.
+    pub(crate) host: Option<Box<dyn Host>>,
     pub(crate) metrics: Arc<PipelineMetrics>,
     pub(crate) board: Arc<Board>,
     pub(crate) causes: Causes,
-    pub(crate) slots: HashMap<usize, Slot>,
-    pub(crate) retained: HashMap<usize, Arc<Mutex<Retained>>>,
-    /// Where the run began.
+    /// By node.
+    pub(crate) sources: HashMap<usize, Kept>,
+    /// By node.
+    pub(crate) condemned: HashMap<usize, Arc<Mutex<Condemned>>>,
+    /// Where the run began; set once something has been opened.
     pub(crate) start: Option<Start>,
 }
 
@@ -51,8 +57,11 @@ pub(crate) struct Opened {
     pub(crate) pace: Arc<Pace>,
 }
 
+/// The name under which the dead-letter sink stands in a checkpoint.
+pub(crate) const DEAD_LETTERS: &str = "dead_letter";
+
 /// A failure of the opening itself, at `stage`.
-fn failure(stage: &str) -> impl Fn(Error) -> Failure + '_ {
+pub(crate) fn failure(stage: &str) -> impl Fn(Error) -> Failure + '_ {
     move |error| {
         let then = if error.facts().retry { AfterFailure::Retry } else { AfterFailure::Stop };
         Failure { stage: stage.to_owned(), error, then }
@@ -62,167 +71,45 @@ fn failure(stage: &str) -> impl Fn(Error) -> Failure + '_ {
 impl Lasting {
     /// Opens everything and starts the tasks.
     pub(crate) async fn open(&mut self) -> Result<Opened, Failure> {
-        let (checkpoint, start) = self.recover().await?;
+        let Recovered { checkpoint, start, share } = self.recover().await?;
         // A restart inside the process does not change where the run began.
         self.start.get_or_insert(start);
         let decided = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
         self.metrics.roll_back(decided);
         let plan = self.plan.clone();
         let bounds = Bounds::new(&plan);
-        let wiring = Wiring {
-            pace: Arc::new(Pace::new(plan.checkpoint.count, plan.checkpoint.bytes.map(|size| size.0))),
-            gate: Arc::new(Gate::new(bounds.parked)),
-            reports: mpsc::unbounded_channel(),
-            letters: mpsc::channel(LETTERS_QUEUED_MAX),
-        };
+        let mut edges = Edges::new(&plan, &bounds);
+        let wiring = Wiring::new(&plan, &bounds);
         let still_ended = self.still_ended(checkpoint.as_ref());
         let (ends, tasks) = (Ends::default(), JoinSet::new());
-        let mut build = Build { lasting: self, wiring, bounds, decided, still_ended, ends, tasks };
-        let mut edges = build.edges();
+        let mut build = Build { lasting: self, checkpoint, share, wiring, bounds, decided, still_ended, ends, tasks };
         let mut sinks = Vec::new();
         for (i, node) in plan.role(Role::Sink) {
-            sinks.push((i, build.sink(i, node, checkpoint.as_ref(), &mut edges).await?));
+            sinks.push(build.sink(i, node, &mut edges).await?);
         }
-        let letters = build.dead_letters(checkpoint.as_ref()).await?;
+        let letters = build.dead_letters().await?;
         let mut stages = Vec::new();
         for chain in chains(&plan) {
             stages.push(build.stage(&chain, &mut edges).await?);
         }
         let mut sources = Vec::new();
         for (i, node) in plan.role(Role::Source) {
-            sources.push(build.source(i, node, checkpoint.as_ref(), &mut edges).await?);
+            sources.push(build.source(i, node, &mut edges).await?);
         }
-        let Build { wiring, mut ends, mut tasks, .. } = build;
-        sinks.into_iter().for_each(|(_, task)| drop(tasks.spawn(task.run())));
+        let Build { wiring, checkpoint, mut ends, mut tasks, .. } = build;
+        sinks.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         tasks.spawn(letters.run());
         stages.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         sources.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         ends.reports = Some(wiring.reports.1);
         Ok(Opened { tasks, ends, checkpoint, pace: wiring.pace })
     }
-
-    /// Fences, reads the checkpoint, and decides where to begin.
-    async fn recover(&mut self) -> Result<(Option<Checkpoint>, Start), Failure> {
-        let store_failure = failure("state");
-        // Also after a failure in this process: a deciding write whose outcome is unknown is settled by fence and load.
-        self.store.fence().await.map_err(&store_failure)?;
-        let found = self.store.load().await.map_err(&store_failure)?;
-        let Some(checkpoint) = found else { return Ok((None, Start::Fresh)) };
-        self.check_fingerprint(&checkpoint).map_err(&store_failure)?;
-        let anew = match (self.options.fresh, checkpoint.finished && !self.options.go_on) {
-            (true, _) => Some(Start::Fresh),
-            (_, true) => Some(Start::Anew),
-            _ => None,
-        };
-        let Some(anew) = anew else {
-            let epoch = checkpoint.epoch;
-            return Ok((Some(checkpoint), Start::Resuming(epoch)));
-        };
-        // What was decided must count before anything begins anew: a rename may be missing.
-        for (_, node) in self.plan.clone().role(Role::Sink) {
-            let Planned::Sink(plan) = &node.component else { continue };
-            let failed = failure(&node.name);
-            let mut sink = plan.create().map_err(&failed)?;
-            sink.open(tokens(Some(&checkpoint), &node.name)).await.map_err(&failed)?;
-            sink.close().await.map_err(&failed)?;
-        }
-        self.store.reset().await.map_err(&store_failure)?;
-        self.options.fresh = false;
-        Ok((None, anew))
-    }
-
-    /// For each node, whether its end by the checkpoint is one for this run, too: after a crash between an end and the last
-    /// epoch it must not be told twice, but that of `until_end` or `count` is none for a run without them.
-    fn still_ended(&self, checkpoint: Option<&Checkpoint>) -> Vec<bool> {
-        let options = &self.options;
-        let checkpoint = checkpoint.filter(|checkpoint| !checkpoint.drained && !options.go_on);
-        let mut ended: Vec<bool> = Vec::new();
-        // Each node stands behind what it reads.
-        for node in &self.plan.nodes {
-            let still = match &node.component {
-                Planned::Source(source) => {
-                    let by_itself = checkpoint
-                        .and_then(|checkpoint| checkpoint.sources.get(&node.name))
-                        .is_some_and(|saved| saved.ended);
-                    let read = self.metrics.stage(&node.name).records_in.get();
-                    by_itself && (source.capabilities().bounded || options.until_end)
-                        || checkpoint.is_some() && options.count.is_some_and(|most| read >= most)
-                }
-                _ => node.inputs.iter().all(|&(from, _)| ended[from]),
-            };
-            ended.push(still);
-        }
-        ended
-    }
-
-    /// State whose stage is gone, and tokens whose sink is gone, are not forgotten by accident.
-    fn check_fingerprint(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let now = self.plan.fingerprint();
-        let kept = |part: &&str| now.split(',').any(|other| other == *part);
-        let stage = checkpoint.plan.split(',').filter(|part| !part.is_empty()).find(|part| !kept(part));
-        let sink = checkpoint
-            .sinks
-            .keys()
-            .find(|name| *name != DEAD_LETTERS && !self.plan.nodes.iter().any(|node| node.name == **name));
-        let gone = stage.map(|part| format!("the stage `{}`", part.split(':').next().unwrap_or_default()));
-        match gone.or(sink.map(|name| format!("the sink `{name}`"))) {
-            Some(what) if !self.options.allow_dropped_state && !self.options.fresh => Err(Error::new(
-                ErrorKind::StateMismatch,
-                format!("the saved state belongs to {what}, which the pipeline no longer has"),
-            )
-            .hint("give it its name back, or drop that state with --allow-dropped-state, or begin anew with --fresh")),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The name under which the dead-letter sink stands in a checkpoint.
-pub(crate) const DEAD_LETTERS: &str = "dead_letter";
-
-/// Bytes that each kind of buffer may hold, out of `limits.memory`.
-struct Bounds {
-    edge: usize,
-    parked: usize,
-    retained: usize,
-}
-
-impl Bounds {
-    fn new(plan: &Plan) -> Self {
-        let memory = usize::try_from(plan.limits.memory.0).unwrap_or(usize::MAX);
-        let edges = plan.nodes.iter().map(|node| node.inputs.len()).sum::<usize>().max(1);
-        Bounds { edge: (memory / 4 / edges).clamp(64 << 10, 16 << 20), parked: memory / 4, retained: memory / 4 }
-    }
-}
-
-type Letter = (Epoch, Box<DeadLetter>);
-
-/// What all tasks share.
-struct Wiring {
-    pace: Arc<Pace>,
-    gate: Arc<Gate>,
-    reports: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
-    letters: (mpsc::Sender<Letter>, mpsc::Receiver<Letter>),
-}
-
-/// The ends of all edges: by reader, its receivers; by node and port, the senders.
-struct Edges {
-    receivers: HashMap<usize, Vec<Option<Receiver>>>,
-    senders: HashMap<(usize, usize), Vec<Sender>>,
-}
-
-impl Edges {
-    fn inputs(&mut self, node: usize, hold_back: bool) -> Inputs {
-        let receivers = self.receivers.remove(&node).unwrap_or_default();
-        Inputs::new(receivers.into_iter().flatten().collect(), hold_back)
-    }
-
-    fn outputs(&mut self, node: usize, ports: usize) -> Outputs {
-        Outputs { ports: (0..ports).map(|port| self.senders.remove(&(node, port)).unwrap_or_default()).collect() }
-    }
 }
 
 struct Build<'a> {
     lasting: &'a mut Lasting,
+    checkpoint: Option<Checkpoint>,
+    share: Option<Share>,
     wiring: Wiring,
     bounds: Bounds,
     decided: Epoch,
@@ -233,12 +120,13 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    fn context(&self, node: &Node) -> Context {
+    /// What the task of a stage shares with the others; the dead-letter sink has no rules of its own.
+    fn context(&self, name: &str, rules: &Rules) -> Context {
         Context {
-            name: node.name.as_str().into(),
+            name: name.into(),
             delivery: self.lasting.plan.delivery,
-            metrics: self.lasting.metrics.stage(&node.name),
-            rules: node.rules.clone(),
+            metrics: self.lasting.metrics.stage(name),
+            rules: rules.clone(),
             pace: self.wiring.pace.clone(),
             gate: self.wiring.gate.clone(),
             reports: self.wiring.reports.0.clone(),
@@ -251,23 +139,6 @@ impl Build<'_> {
     fn stamp(&self) -> Stamp {
         let (plan, store) = (&self.lasting.plan, &self.lasting.store);
         Stamp { pipeline: plan.name.clone(), store_id: store.id(), epoch: self.decided }
-    }
-
-    /// Makes the edges between tasks; inside a chain of fused steps there are none.
-    fn edges(&self) -> Edges {
-        let plan = &self.lasting.plan;
-        let mut edges = Edges { receivers: HashMap::new(), senders: HashMap::new() };
-        for (reader, node) in plan.nodes.iter().enumerate() {
-            if node.inputs.is_empty() || fused(plan, reader).is_some() {
-                continue;
-            }
-            for &(from, port) in &node.inputs {
-                let (sender, receiver) = edge(self.bounds.edge);
-                edges.senders.entry((from, port)).or_default().push(sender);
-                edges.receivers.entry(reader).or_default().push(Some(receiver));
-            }
-        }
-        edges
     }
 
     async fn parked(&mut self, stage: &str) -> Result<(Parked, Arc<StageMetrics>), Failure> {
@@ -283,64 +154,42 @@ impl Build<'_> {
         Ok((parked, metrics))
     }
 
-    async fn sink(
-        &mut self,
-        i: usize,
-        node: &Node,
-        checkpoint: Option<&Checkpoint>,
-        edges: &mut Edges,
-    ) -> Result<SinkTask, Failure> {
+    async fn sink(&mut self, i: usize, node: &Node, edges: &mut Edges) -> Result<SinkTask, Failure> {
         let Planned::Sink(plan) = &node.component else {
             return Err(failure(&node.name)(crate::task::bug("not a sink")));
         };
-        let failed = failure(&node.name);
-        let mut sink = plan.create().map_err(&failed)?;
-        sink.introduce(&self.stamp());
-        sink.open(tokens(checkpoint, &node.name)).await.map_err(&failed)?;
+        let sink = open_sink(&node.name, &**plan, &self.stamp(), self.share.as_ref(), self.checkpoint.as_ref()).await?;
+        let capabilities = plan.capabilities();
+        let joined = (self.share.is_some() && capabilities.way == Way::Hosting).then(|| {
+            let condemned = self.lasting.condemned.entry(i).or_default().clone();
+            lock(&condemned).again();
+            Joined { condemned, repeats: self.lasting.plan.repeats(i) }
+        });
         let (parked, _) = self.parked(&node.name).await?;
         let hold_back = self.lasting.plan.delivery == Delivery::ExactlyOnce;
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sinks.len();
         self.ends.sinks.push((node.name.clone(), sender));
-        Ok(SinkTask {
-            context: self.context(node),
-            id,
-            sink,
-            capabilities: plan.capabilities(),
-            inputs: edges.inputs(i, hold_back),
-            commands,
-            parked,
-            epoch: self.decided + 1,
-        })
+        let context = self.context(&node.name, &node.rules);
+        let inputs = edges.inputs(i, hold_back);
+        Ok(SinkTask { context, id, sink, capabilities, joined, inputs, commands, parked, epoch: self.decided + 1 })
     }
 
-    async fn dead_letters(&mut self, checkpoint: Option<&Checkpoint>) -> Result<DeadLetterTask, Failure> {
+    async fn dead_letters(&mut self) -> Result<DeadLetterTask, Failure> {
         let (plan, style) = match &self.lasting.plan.dead_letter {
             Some(plan) => (plan.clone(), Style::Record),
             None => (self.lasting.options.dead_letters.clone(), Style::Whole),
         };
-        let failed = failure(DEAD_LETTERS);
-        let mut sink = plan.create().map_err(&failed)?;
-        sink.introduce(&self.stamp());
-        sink.open(tokens(checkpoint, DEAD_LETTERS)).await.map_err(&failed)?;
-        let lasting = &self.lasting;
-        let context = Context {
-            name: DEAD_LETTERS.into(),
-            delivery: lasting.plan.delivery,
-            metrics: lasting.metrics.stage(DEAD_LETTERS),
-            rules: Default::default(),
-            pace: self.wiring.pace.clone(),
-            gate: self.wiring.gate.clone(),
-            reports: self.wiring.reports.0.clone(),
-            letters: self.wiring.letters.0.clone(),
-            board: lasting.board.clone(),
-            probe: Default::default(),
-        };
-        let (stop_after, causes) = (lasting.plan.stop_after, lasting.causes.clone());
+        let sink =
+            open_sink(DEAD_LETTERS, &*plan, &self.stamp(), self.share.as_ref(), self.checkpoint.as_ref()).await?;
+        let joined = self.share.is_some() && plan.capabilities().way == Way::Hosting;
+        let (stop_after, causes) = (self.lasting.plan.stop_after, self.lasting.causes.clone());
         let (sender, commands) = mpsc::unbounded_channel();
         self.ends.dead_letters = Some(sender);
         let letters = std::mem::replace(&mut self.wiring.letters.1, mpsc::channel(1).1);
-        Ok(DeadLetterTask { context, sink, style, letters, commands, stop_after, causes, epoch: self.decided + 1 })
+        let context = self.context(DEAD_LETTERS, &Rules::default());
+        let epoch = self.decided + 1;
+        Ok(DeadLetterTask { context, sink, style, joined, letters, commands, stop_after, causes, epoch })
     }
 
     async fn stage(&mut self, chain: &[usize], edges: &mut Edges) -> Result<StageTask, Failure> {
@@ -365,7 +214,7 @@ impl Build<'_> {
         let hold_back = stateful || plan.delivery == Delivery::ExactlyOnce;
         self.ends.stages += 1;
         Ok(StageTask {
-            context: self.context(&plan.nodes[last]),
+            context: self.context(&plan.nodes[last].name, &plan.nodes[last].rules),
             steps,
             inputs: edges.inputs(first, hold_back),
             outputs: edges.outputs(last, plan.nodes[last].ports()),
@@ -376,81 +225,50 @@ impl Build<'_> {
         })
     }
 
-    async fn source(
-        &mut self,
-        i: usize,
-        node: &Node,
-        checkpoint: Option<&Checkpoint>,
-        edges: &mut Edges,
-    ) -> Result<SourceTask, Failure> {
+    async fn source(&mut self, i: usize, node: &Node, edges: &mut Edges) -> Result<SourceTask, Failure> {
         let Planned::Source(plan) = &node.component else {
             return Err(failure(&node.name)(crate::task::bug("not a source")));
         };
-        let failed = failure(&node.name);
-        let saved = checkpoint.and_then(|checkpoint| checkpoint.sources.get(&node.name));
-        let until_end = self.lasting.options.until_end;
-        let start = self.lasting.options.start.clone().unwrap_or_else(|| plan.start());
-        let slot = self.lasting.slots.entry(i).or_default().clone();
-        let retained = self.lasting.retained.entry(i).or_default().clone();
-        let kept = plan.capabilities().owner == millstream_core::Owner::Nobody;
-        let lease = match kept.then(|| Lease::take(&slot)).flatten() {
-            Some(lease) => lease,
-            None => {
-                let mut source = plan.create().map_err(&failed)?;
-                let position =
-                    saved.filter(|saved| !kept || !saved.position.0.is_empty()).map(|saved| saved.position.clone());
-                let keyed = self.lasting.plan.nodes.iter().any(Node::stateful);
-                let stamp = Some(self.stamp());
-                source.open(&Resume { position, start, until_end, stamp, keyed }).await.map_err(&failed)?;
-                slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(source);
-                Lease::take(&slot).ok_or_else(|| failed(crate::task::bug("a source is gone")))?
-            }
+        let capabilities = plan.capabilities();
+        let keyed = self.lasting.plan.stateful();
+        let kept = self.lasting.sources.entry(i).or_default().clone();
+        let resume = Resume {
+            position: self.position(node, &kept, capabilities.owner),
+            start: self.lasting.options.start.clone().unwrap_or_else(|| plan.start()),
+            until_end: self.lasting.options.until_end,
+            stamp: Some(self.stamp()),
+            keyed,
         };
+        let lease = kept.open(&**plan, &resume).await.map_err(failure(&node.name))?;
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sources.len();
         self.ends.sources.push((node.name.clone(), sender));
-        let ended = self.still_ended[i] && !kept;
+        let system = self.lasting.plan.host().map(|(system, _)| system);
         Ok(SourceTask {
-            context: self.context(node),
+            context: Arc::new(self.context(&node.name, &node.rules)),
             id,
             lease,
-            capabilities: plan.capabilities(),
+            capabilities,
+            accompanies: system.is_some() && system == plan.transaction(),
+            keyed,
             stamp: self.stamp(),
-            outputs: edges.outputs(i, 1),
+            outputs: Arc::new(edges.outputs(i, 1)),
             commands,
-            retained,
+            kept,
             retained_bytes_max: self.bounds.retained,
             count_max: self.lasting.options.count,
             decided: self.decided,
-            read_after: if checkpoint.is_some() { 0 } else { 1 },
-            ended,
+            read_after: if self.checkpoint.is_some() { 0 } else { 1 },
+            ended: self.still_ended[i] && capabilities.owner != Owner::Nobody,
         })
     }
-}
 
-fn tokens<'a>(checkpoint: Option<&'a Checkpoint>, sink: &str) -> &'a [(Epoch, Token)] {
-    checkpoint.and_then(|checkpoint| checkpoint.sinks.get(sink)).map_or(&[], Vec::as_slice)
-}
-
-/// The step that `node` is fused behind: its only input, which has no other reader, and neither does I/O or keeps state
-/// before it.
-fn fused(plan: &Plan, node: usize) -> Option<usize> {
-    let Planned::Step(step) = &plan.nodes[node].component else { return None };
-    let [(from, 0)] = plan.nodes[node].inputs[..] else { return None };
-    let above = &plan.nodes[from];
-    let alone = above.role() == Role::Step && above.ports() == 1 && plan.readers(from)[0].len() == 1;
-    // A step with state gets a task of its own, so that it works beside what is before it.
-    (alone && !step.stateful()).then_some(from)
-}
-
-/// The steps of a plan, fused into chains.
-fn chains(plan: &Plan) -> Vec<Vec<usize>> {
-    let mut chains: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    let mut head: HashMap<usize, usize> = HashMap::new();
-    for (i, _) in plan.role(Role::Step) {
-        let first = fused(plan, i).and_then(|from| head.get(&from).copied()).unwrap_or(i);
-        head.insert(i, first);
-        chains.entry(first).or_default().push(i);
+    /// Where the checkpoint says that a source stands, without what others have now.
+    fn position(&self, node: &Node, kept: &Kept, owner: Owner) -> Option<Position> {
+        let mut position = self.checkpoint.as_ref()?.sources.get(&node.name)?.position.clone();
+        let lost = lock(&kept.lost);
+        position.0.retain(|shard, _| !lost.contains(shard));
+        let has_none = owner == Owner::Nobody && position.0.is_empty();
+        (!has_none).then_some(position)
     }
-    chains.into_values().collect()
 }

@@ -1,8 +1,17 @@
 //! When to cut an epoch, and when to stop reading: signals from the tasks to the coordinator and back.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
+use millstream_core::ShardKey;
 use tokio::sync::Notify;
+
+use crate::lease::lock;
 
 /// Tells the coordinator that there is something to commit. An idle pipeline touches none of it.
 #[derive(Debug, Default)]
@@ -81,11 +90,37 @@ pub(crate) struct Gate {
     held: AtomicUsize,
     bytes_max: usize,
     opened: Notify,
+    /// Parked records of each shard, so that a shard is not given away too early.
+    shards: Mutex<HashMap<ShardKey, usize>>,
 }
 
 impl Gate {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Gate { held: AtomicUsize::new(0), bytes_max, opened: Notify::new() }
+        Gate { held: AtomicUsize::new(0), bytes_max, opened: Notify::new(), shards: Mutex::default() }
+    }
+
+    /// A record of this shard is parked.
+    pub(crate) fn park(&self, shard: &ShardKey, bytes: usize) {
+        self.hold(bytes);
+        *lock(&self.shards).entry(shard.clone()).or_default() += 1;
+    }
+
+    /// A record of this shard is parked no more.
+    pub(crate) fn unpark(&self, shard: &ShardKey, bytes: usize) {
+        self.release(bytes);
+        let mut shards = lock(&self.shards);
+        if let Some(records) = shards.get_mut(shard) {
+            *records -= 1;
+            if *records == 0 {
+                shards.remove(shard);
+            }
+        }
+    }
+
+    /// Whether records of one of these shards are parked.
+    pub(crate) fn parks(&self, shards: &[ShardKey]) -> bool {
+        let parked = lock(&self.shards);
+        shards.iter().any(|shard| parked.contains_key(shard))
     }
 
     pub(crate) fn hold(&self, bytes: usize) {

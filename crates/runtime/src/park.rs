@@ -117,7 +117,7 @@ impl Parked {
             let id = <[u8; 8]>::try_from(&*change.key).map(u64::from_be_bytes).map_err(|_| damaged())?;
             let Some(value) = change.value else { continue };
             let waiting: Waiting = rmp_serde::from_slice(&value).map_err(|cause| damaged().caused_by(cause))?;
-            self.gate.hold(size(&waiting.record));
+            self.gate.park(&waiting.record.origin, size(&waiting.record));
             self.records.insert(id, waiting);
             self.next_id = self.next_id.max(id + 1);
         }
@@ -149,7 +149,7 @@ impl Parked {
     fn insert(&mut self, record: Record, step: usize, attempts: u32, delay: Duration, front: bool) {
         let due = Instant::now() + delay;
         let due_at = Timestamp(Timestamp::now().0.saturating_add(delay.as_nanos().min(i64::MAX as u128) as i64));
-        self.gate.hold(size(&record));
+        self.gate.park(&record.origin, size(&record));
         // A failed record keeps its place before the others of its key by taking an id below theirs.
         let ahead = record.key.as_ref().and_then(|key| self.keys.get(key)).and_then(|queue| queue.front().copied());
         let id = match ahead {
@@ -176,7 +176,7 @@ impl Parked {
 
     fn remove(&mut self, id: u64) -> Option<Waiting> {
         let waiting = self.records.remove(&id)?;
-        self.gate.release(size(&waiting.record));
+        self.gate.unpark(&waiting.record.origin, size(&waiting.record));
         if let Some(queue) = waiting.record.key.as_ref().and_then(|key| self.keys.get_mut(key)) {
             queue.retain(|other| *other != id);
         }
@@ -201,7 +201,7 @@ impl Parked {
 /// Ids are given with gaps, so that a record that fails again and again finds one before those that wait behind it.
 const ID_GAP: u64 = 1 << 20;
 
-fn size(record: &Record) -> usize {
+pub(crate) fn size(record: &Record) -> usize {
     let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
     128 + len(&record.value) + len(&record.key) + len(&record.original)
 }

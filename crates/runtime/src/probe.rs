@@ -19,6 +19,10 @@ pub enum Step {
     AfterPrepare,
     /// Everything is known; the deciding write comes next.
     BeforeRecord,
+    /// The segment is durable; the host decides next.
+    BeforeHost,
+    /// The host has decided; our own store does not know it yet.
+    AfterHost,
     /// The deciding write is done; nobody has been told.
     AfterRecord,
     /// A sink is about to make the epoch count.
@@ -30,7 +34,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// All steps in the order in which an epoch reaches them.
+    /// The steps of every epoch, in the order in which it reaches them.
     pub const ALL: [Step; 10] = [
         Step::BeforeBarrier,
         Step::BetweenStages,
@@ -43,6 +47,9 @@ impl Step {
         Step::AfterSinkCommit,
         Step::BeforeSourceCommit,
     ];
+
+    /// The steps that an epoch reaches besides, between [`Step::BeforeRecord`] and [`Step::AfterRecord`], where a host decides.
+    pub const HOSTED: [Step; 2] = [Step::BeforeHost, Step::AfterHost];
 }
 
 /// Called at every step; may abort the process. For crash tests.

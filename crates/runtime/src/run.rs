@@ -197,6 +197,7 @@ impl Running {
         let lasting = Lasting {
             plan: Arc::new(plan),
             store: options.store,
+            host: None,
             options: RunFlags {
                 dead_letters: options.dead_letters,
                 fresh: options.fresh,
@@ -211,8 +212,8 @@ impl Running {
             metrics: metrics.clone(),
             board: board.clone(),
             causes: Causes::default(),
-            slots: Default::default(),
-            retained: Default::default(),
+            sources: Default::default(),
+            condemned: Default::default(),
             start: None,
         };
         let (control, commands) = mpsc::unbounded_channel();

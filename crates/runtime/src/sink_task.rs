@@ -1,17 +1,25 @@
 //! The task around a sink: writes all the time, learns the outcomes, prepares and commits epochs.
+//!
+//! A sink that writes in a host's transaction waits from each barrier until its epoch is decided: there is one transaction at a
+//! time. A record that is refused there aborts it, so the pipeline plays the epoch again without it.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
 
-use millstream_core::{Batch, Epoch, Error, ErrorKind, Sink, SinkCapabilities, Token, WriteId};
+use millstream_core::{Batch, Epoch, Error, ErrorKind, Record, Sink, SinkCapabilities, Token, WriteId};
 use tokio::sync::mpsc;
 
 use crate::{
     align::{Input, Inputs},
     channel::Barrier,
+    condemn::{CONDEMNED_MAX, Condemned},
+    lease::lock,
     park::{Parked, alone},
     probe::Step,
     stage_task::{park_held, parked_state, sleep},
-    task::{Context, FailedRecord, Fate, Halt, Report},
+    task::{AfterFailure, Context, FailedRecord, Fate, Halt, Report},
 };
 
 /// Bytes of batches whose outcome is not known, above which the sink is asked.
@@ -31,10 +39,20 @@ pub(crate) struct SinkTask {
     pub(crate) id: usize,
     pub(crate) sink: Box<dyn Sink>,
     pub(crate) capabilities: SinkCapabilities,
+    /// It writes in a host's transaction.
+    pub(crate) joined: Option<Joined>,
     pub(crate) inputs: Inputs,
     pub(crate) commands: mpsc::UnboundedReceiver<SinkCommand>,
     pub(crate) parked: Parked,
     pub(crate) epoch: Epoch,
+}
+
+/// What a sink needs beside others in one transaction.
+pub(crate) struct Joined {
+    /// Records that were refused, which outlive the task.
+    pub(crate) condemned: Arc<Mutex<Condemned>>,
+    /// What comes to it comes again as it was after a restart, so that a record can be told by its origin.
+    pub(crate) repeats: bool,
 }
 
 /// Writes whose outcome is not known, and tokens that do not count yet.
@@ -43,6 +61,8 @@ struct Open {
     writes: VecDeque<(WriteId, Batch, u32)>,
     bytes: usize,
     tokens: VecDeque<(Epoch, Token)>,
+    /// The epoch whose transaction is to be decided before anything else is written.
+    undecided: Option<Epoch>,
 }
 
 impl SinkTask {
@@ -59,9 +79,9 @@ impl SinkTask {
                     }
                     None => return Err(Halt::Gone),
                 },
-                () = sleep(self.parked.due()) => self.retry(&mut open).await?,
+                () = sleep(self.parked.due()), if open.undecided.is_none() => self.retry(&mut open).await?,
                 // When the sources have gone, what is left are commands.
-                Ok(input) = self.inputs.next() => match input {
+                Ok(input) = self.inputs.next(), if open.undecided.is_none() => match input {
                     Input::Batch(_, batch) => self.take(batch, &mut open).await?,
                     Input::Barrier(barrier) => self.barrier(barrier, &mut open).await?,
                     Input::End => ending = true,
@@ -90,10 +110,31 @@ impl SinkTask {
         if !self.parked.is_empty() {
             batch = park_held(batch, &mut self.parked, &metrics);
         }
+        if self.joined.as_ref().is_some_and(|joined| !lock(&joined.condemned).is_empty()) {
+            batch = self.leave_out(batch).await?;
+        }
         if let Some(most) = self.capabilities.record_bytes_max {
             batch = self.refuse_large(batch, most).await?;
         }
         self.write(batch, 0, open).await
+    }
+
+    /// Takes out the records for which a transaction was aborted before; their rules are applied now.
+    async fn leave_out(&mut self, batch: Batch) -> Result<Batch, Halt> {
+        let mut fits = Vec::with_capacity(batch.len());
+        for row in 0..batch.len() {
+            let record = batch.get(row).to_record();
+            match self.sentence(&record, 0) {
+                Some((error, attempts)) => Box::pin(self.failed(record, &error, attempts)).await?,
+                None => fits.push(row as u32),
+            }
+        }
+        Ok(if fits.len() == batch.len() { batch } else { batch.select(fits) })
+    }
+
+    /// Why a record that has failed `attempts` times must not be written, and how often it has failed by now.
+    fn sentence(&self, record: &Record, attempts: u32) -> Option<(Error, u32)> {
+        lock(&self.joined.as_ref()?.condemned).apply(record, attempts, self.epoch)
     }
 
     /// Takes out the records that the system would refuse for their size, so that no neighbour fails with them.
@@ -149,6 +190,9 @@ impl SinkTask {
             return Ok(());
         }
         let outcomes = self.sink.flush().await.map_err(|error| self.context.fatal(error))?;
+        if let (Some(joined), false) = (&self.joined, outcomes.rejected.is_empty()) {
+            return Err(self.condemn(joined, outcomes.rejected, &open.writes));
+        }
         let mut rejected = outcomes.rejected.into_iter().peekable();
         open.bytes = 0;
         for (id, batch, attempts) in std::mem::take(&mut open.writes) {
@@ -162,7 +206,34 @@ impl SinkTask {
         Ok(())
     }
 
-    async fn failed(&mut self, record: millstream_core::Record, error: &Error, attempts: u32) -> Result<(), Halt> {
+    /// The transaction is lost with the records that were refused in it: the next try leaves them out.
+    fn condemn(
+        &self,
+        joined: &Joined,
+        rejected: Vec<(WriteId, u32, Error)>,
+        writes: &VecDeque<(WriteId, Batch, u32)>,
+    ) -> Halt {
+        let mut condemned = lock(&joined.condemned);
+        let mut halt = self.context.fatal(crate::task::bug("the sink refused a record that it was not given"));
+        for (id, row, error) in rejected {
+            let Some((_, batch, attempts)) = writes.iter().find(|(of, ..)| *of == id) else { return halt };
+            let record = batch.get(row as usize);
+            let cause = error.clone().context(format!("the transaction is aborted by the record {}", record.id()));
+            if !joined.repeats || condemned.len() >= CONDEMNED_MAX {
+                let why = if joined.repeats {
+                    format!("cannot go on: {CONDEMNED_MAX} records were refused in one epoch")
+                } else {
+                    "cannot play its epoch again: what comes before the sink may give other records".to_owned()
+                };
+                return self.context.fail(cause.context(why), AfterFailure::Stop);
+            }
+            condemned.add(record, error, attempts + 1);
+            halt = self.context.fail(cause, AfterFailure::Replay);
+        }
+        halt
+    }
+
+    async fn failed(&mut self, record: Record, error: &Error, attempts: u32) -> Result<(), Halt> {
         let context = &self.context;
         let failed = FailedRecord {
             stage: &context.name,
@@ -185,8 +256,12 @@ impl SinkTask {
         self.settle(open).await?;
         while let Some(waiting) = self.parked.take(tokio::time::Instant::now()) {
             self.context.metrics.parked.sub(1);
-            self.write(alone(&waiting.record), waiting.attempts, open).await?;
-            self.settle(open).await?;
+            if let Some((error, attempts)) = self.sentence(&waiting.record, waiting.attempts) {
+                Box::pin(self.failed(waiting.record.clone(), &error, attempts)).await?;
+            } else {
+                self.write(alone(&waiting.record), waiting.attempts, open).await?;
+                self.settle(open).await?;
+            }
             self.parked.settled(waiting.record.key.as_deref());
         }
         Ok(())
@@ -207,10 +282,15 @@ impl SinkTask {
             self.context.pace.touch();
         }
         self.epoch = epoch + 1;
+        open.undecided = self.joined.as_ref().map(|_| epoch);
         self.context.report(Report::Sink { sink: self.id, epoch, token, state })
     }
 
     async fn decided(&mut self, epoch: Epoch, open: &mut Open) -> Result<(), Halt> {
+        open.undecided.take_if(|of| *of <= epoch);
+        if let Some(joined) = &self.joined {
+            lock(&joined.condemned).decided(epoch);
+        }
         while let Some((of, token)) = open.tokens.pop_front_if(|(of, _)| *of <= epoch) {
             self.context.reach(Step::BeforeSinkCommit, of);
             self.sink.commit(&token).await.map_err(|error| self.context.fatal(error))?;

@@ -2,22 +2,27 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    future::{Future, poll_fn},
+    sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
 use millstream_core::{
-    Batch, Delivery, Epoch, Error, ErrorKind, Event, Last, Owner, Position, Read, SeekTo, ShardKey, Source,
+    Batch, Delivery, Epoch, Error, Event, Last, Owner, Position, Read, Result, SeekTo, ShardKey, Source,
     SourceCapabilities, SourceCheckpoint, Stamp,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     channel::Barrier,
+    lease::{Kept, Lease, lock},
+    pace::Gate,
     probe::Step,
-    retain::Retained,
     rules::Rules,
-    task::{AfterFailure, Context, FailedRecord, Halt, Outputs, Report},
+    shards::Leaving,
+    stage_task::sleep,
+    task::{Context, FailedRecord, Halt, Outputs, Report},
 };
 
 /// What the coordinator tells a source task.
@@ -33,42 +38,20 @@ pub(crate) enum SourceCommand {
     Close,
 }
 
-/// A source that outlives its task: where nobody remembers its position, the next task goes on with the same one.
-pub(crate) type Slot = Arc<Mutex<Option<Box<dyn Source>>>>;
-
-/// Takes the source out of its slot, and puts it back when the task ends, however it ends.
-pub(crate) struct Lease {
-    source: Option<Box<dyn Source>>,
-    slot: Slot,
-}
-
-impl Lease {
-    pub(crate) fn take(slot: &Slot) -> Option<Self> {
-        let source = lock(slot).take()?;
-        Some(Lease { source: Some(source), slot: slot.clone() })
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        *lock(&self.slot) = self.source.take();
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 pub(crate) struct SourceTask {
-    pub(crate) context: Context,
+    pub(crate) context: Arc<Context>,
     pub(crate) id: usize,
     pub(crate) lease: Lease,
     pub(crate) capabilities: SourceCapabilities,
+    /// A host takes its companion into the transaction.
+    pub(crate) accompanies: bool,
+    /// The pipeline keeps keyed state.
+    pub(crate) keyed: bool,
     /// Who commits.
     pub(crate) stamp: Stamp,
-    pub(crate) outputs: Outputs,
+    pub(crate) outputs: Arc<Outputs>,
     pub(crate) commands: mpsc::UnboundedReceiver<SourceCommand>,
-    pub(crate) retained: Arc<Mutex<Retained>>,
+    pub(crate) kept: Kept,
     /// Bytes that may be kept of what cannot be read again, or be held until their position counts.
     pub(crate) retained_bytes_max: usize,
     /// Stop after so many records.
@@ -82,19 +65,21 @@ pub(crate) struct SourceTask {
 }
 
 /// What changes while the task runs.
-struct Progress {
+pub(crate) struct Progress {
     /// The epoch that records read now belong to.
-    epoch: Epoch,
-    decided: Epoch,
+    pub(crate) epoch: Epoch,
+    pub(crate) decided: Epoch,
     reading: bool,
     positions: VecDeque<(Epoch, Position)>,
-    leaving: Vec<(Epoch, Vec<ShardKey>)>,
+    pub(crate) leaving: Vec<Leaving>,
     /// `at_most_once`: batches whose position does not count yet.
     held: VecDeque<(Epoch, Batch)>,
     held_bytes: usize,
     end_given: bool,
     failures: u32,
-    retry_at: Option<tokio::time::Instant>,
+    retry_at: Option<Instant>,
+    /// When the claim on what was read is renewed next.
+    keep_alive_at: Option<Instant>,
 }
 
 impl SourceTask {
@@ -110,8 +95,9 @@ impl SourceTask {
             end_given: false,
             failures: 0,
             retry_at: None,
+            keep_alive_at: self.capabilities.keep_alive.map(|every| Instant::now() + every),
         };
-        let again = lock(&self.retained).again(at.epoch);
+        let again = lock(&self.kept.retained).again(at.epoch);
         for batch in again {
             self.count(&batch);
             self.give(batch, &mut at).await?;
@@ -121,24 +107,18 @@ impl SourceTask {
         }
         loop {
             let reads = at.reading && !self.ended && at.decided >= self.read_after;
-            let full = self.is_full(&at);
-            let retry_at = at.retry_at;
-            let gate = self.context.gate.clone();
-            let source = self.lease.source.as_mut().ok_or(Halt::Gone)?;
-            let next = async {
-                match retry_at {
-                    Some(when) => tokio::time::sleep_until(when).await,
-                    None => gate.opened().await,
-                }
-                source.next().await
-            };
+            let wanted = reads && !self.is_full(&at);
+            let (keep_alive_at, release_at) = (at.keep_alive_at, at.release_at());
+            let heard = hear(&mut **self.lease.source()?, wanted, at.retry_at, &self.context.gate);
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
                     Some(command) => if !self.obey(command, &mut at).await? { return Ok(()) },
                     None => return Err(Halt::Gone),
                 },
-                event = next, if reads && !full => match event {
+                () = sleep(keep_alive_at) => self.keep_alive(&mut at).await?,
+                () = sleep(release_at) => self.release(&mut at).await?,
+                event = heard => match event {
                     Ok(event) => {
                         if at.failures > 0 {
                             (at.failures, at.retry_at) = (0, None);
@@ -149,20 +129,53 @@ impl SourceTask {
                     Err(error) => {
                         at.failures += 1;
                         let wait = self.context.connection(error, at.failures)?;
-                        at.retry_at = Some(tokio::time::Instant::now() + wait.max(Duration::from_millis(1)));
+                        at.retry_at = Some(Instant::now() + wait.max(Duration::from_millis(1)));
                     }
                 },
             }
         }
     }
 
-    fn source(&mut self) -> Result<&mut Box<dyn Source>, Halt> {
-        // Only `drop` empties the lease.
-        self.lease.source.as_mut().ok_or(Halt::Gone)
+    /// Does work that may wait for room downstream. What the source must do and hear does not wait with it.
+    async fn meanwhile<T>(
+        &mut self,
+        at: &mut Progress,
+        work: impl Future<Output = Result<T, Halt>> + Send,
+    ) -> Result<T, Halt> {
+        let mut work = std::pin::pin!(work);
+        // The common case: there is room.
+        if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+            return done;
+        }
+        loop {
+            let keep_alive_at = at.keep_alive_at;
+            let source = self.lease.source()?;
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = sleep(keep_alive_at) => self.keep_alive(at).await?,
+                news = source.news() => self.told(news, at)?,
+            }
+        }
+    }
+
+    /// Renews the claim on what has been read. A failure is no reason to stop: the claim holds for longer than one interval.
+    async fn keep_alive(&mut self, at: &mut Progress) -> Result<(), Halt> {
+        let Some(every) = self.capabilities.keep_alive else { return Ok(()) };
+        at.keep_alive_at = Some(Instant::now() + every);
+        let source = &self.context.name;
+        match tokio::time::timeout(every, self.lease.source()?.keep_alive()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%source, error = %error.chain(), "cannot renew the claim on what was read")
+            }
+            Err(_) => tracing::warn!(%source, "renewing the claim on what was read takes longer than {every:?}"),
+        }
+        Ok(())
     }
 
     fn is_full(&self, at: &Progress) -> bool {
-        let kept = if self.retains() { lock(&self.retained).bytes() } else { 0 };
+        let kept = if self.retains() { lock(&self.kept.retained).bytes() } else { 0 };
         let full = kept + at.held_bytes > self.retained_bytes_max;
         if full {
             self.context.pace.urge();
@@ -181,7 +194,7 @@ impl SourceTask {
             SourceCommand::Decided(epoch) => self.decided(epoch, at).await?,
             SourceCommand::Stop => at.reading = false,
             SourceCommand::Close => {
-                let closed = self.source()?.close().await;
+                let closed = self.lease.call()?.close().await;
                 if let Err(error) = closed {
                     tracing::warn!(source = %self.context.name, error = %error.chain(), "closing failed");
                 }
@@ -192,17 +205,22 @@ impl SourceTask {
     }
 
     async fn barrier(&mut self, barrier: Barrier, at: &mut Progress) -> Result<(), Halt> {
-        self.context.reach(Step::BeforeBarrier, barrier.epoch);
-        let position = self.source()?.position().map_err(|error| self.context.fatal(error))?;
-        at.positions.push_back((barrier.epoch, position.clone()));
-        at.epoch = barrier.epoch + 1;
-        self.context.metrics.mark(barrier.epoch);
+        let epoch = barrier.epoch;
+        self.context.reach(Step::BeforeBarrier, epoch);
+        let source = self.lease.source()?;
+        let position = source.position().map_err(|error| self.context.fatal(error))?;
+        let companion = if self.accompanies { source.companion() } else { None };
+        let position = at.without_left(position, epoch);
+        at.positions.push_back((epoch, position.clone()));
+        at.epoch = epoch + 1;
+        self.context.metrics.mark(epoch);
         let checkpoint = SourceCheckpoint { position, ended: self.ended && !self.counted() };
-        self.context.report(Report::Source { source: self.id, epoch: barrier.epoch, checkpoint })?;
+        self.context.report(Report::Source { source: self.id, epoch, checkpoint, companion })?;
         if barrier.last != Last::No {
             at.reading = false;
         }
-        self.outputs.barrier(barrier, &self.context.metrics).await
+        let (outputs, metrics) = (self.outputs.clone(), self.context.metrics.clone());
+        self.meanwhile(at, async move { outputs.barrier(barrier, &metrics).await }).await
     }
 
     async fn decided(&mut self, epoch: Epoch, at: &mut Progress) -> Result<(), Halt> {
@@ -214,25 +232,22 @@ impl SourceTask {
         }
         if let Some(position) = upto {
             let stamp = Stamp { epoch, ..self.stamp.clone() };
-            self.source()?.commit(&position, Some(&stamp)).await.map_err(|error| self.context.fatal(error))?;
+            let committed = self.lease.call()?.commit(&position, Some(&stamp)).await;
+            self.lease.done();
+            committed.map_err(|error| self.context.fatal(error))?;
         }
         if self.retains() {
-            lock(&self.retained).committed(epoch);
+            lock(&self.kept.retained).committed(epoch);
         }
         while let Some((_, batch)) = at.held.pop_front_if(|(of, _)| *of <= epoch) {
             at.held_bytes -= batch.size();
             self.context.pace.touch();
-            self.outputs.send(0, batch, &self.context.metrics).await?;
+            self.send(batch, at).await?;
         }
         if self.ended && at.held.is_empty() {
             self.end(at).await?;
         }
-        let (released, leaving) = std::mem::take(&mut at.leaving).into_iter().partition(|(of, _)| *of <= epoch);
-        at.leaving = leaving;
-        let released: Vec<(Epoch, Vec<ShardKey>)> = released;
-        for (_, shards) in released {
-            self.source()?.release(&shards).await.map_err(|error| self.context.fatal(error))?;
-        }
+        self.release(at).await?;
         self.context.report(Report::Acknowledged)
     }
 
@@ -240,20 +255,7 @@ impl SourceTask {
         match event {
             Event::Batch(read) => self.read(read, at).await,
             Event::End => self.end(at).await,
-            Event::Added(shards) => {
-                tracing::info!(source = %self.context.name, ?shards, "new shards");
-                Ok(())
-            }
-            Event::Leaving(shards) => {
-                at.leaving.push((at.epoch, shards));
-                self.context.pace.urge();
-                Ok(())
-            }
-            Event::Lost(shards) => {
-                let names: Vec<String> = shards.iter().map(ToString::to_string).collect();
-                let error = Error::new(ErrorKind::Unavailable, format!("lost the shards {}", names.join(", ")));
-                Err(self.context.fail(error, AfterFailure::Retry))
-            }
+            news => self.told(news, at),
         }
     }
 
@@ -268,7 +270,8 @@ impl SourceTask {
             self.context.pace.urge();
         } else {
             at.end_given = true;
-            self.outputs.end(&self.context.metrics).await?;
+            let (outputs, metrics) = (self.outputs.clone(), self.context.metrics.clone());
+            self.meanwhile(at, async move { outputs.end(&metrics).await }).await?;
         }
         Ok(())
     }
@@ -285,10 +288,10 @@ impl SourceTask {
         }
         self.count(&batch);
         if !failed.is_empty() {
-            batch = Box::pin(self.condemn(batch, failed, at.epoch)).await?;
+            batch = Box::pin(self.condemn(batch, failed, at)).await?;
         }
         if self.retains() {
-            lock(&self.retained).keep(at.epoch, batch.clone());
+            lock(&self.kept.retained).keep(at.epoch, batch.clone());
         }
         self.give(batch, at).await?;
         if alone {
@@ -317,7 +320,12 @@ impl SourceTask {
             at.held.push_back((at.epoch, batch));
             return Ok(());
         }
-        if batch.is_empty() { Ok(()) } else { self.outputs.send(0, batch, &self.context.metrics).await }
+        if batch.is_empty() { Ok(()) } else { self.send(batch, at).await }
+    }
+
+    async fn send(&mut self, batch: Batch, at: &mut Progress) -> Result<(), Halt> {
+        let (outputs, metrics) = (self.outputs.clone(), self.context.metrics.clone());
+        self.meanwhile(at, async move { outputs.send(0, batch, &metrics).await }).await
     }
 
     /// The first `left` records of a batch; the source goes back behind them, where it can.
@@ -328,7 +336,8 @@ impl SourceTask {
                 next.entry(record.origin().clone()).or_insert(record.sequence());
             }
             for (shard, sequence) in next {
-                let sought = self.source()?.seek(&SeekTo::At(sequence), Some(&[shard])).await;
+                let sought = self.lease.call()?.seek(&SeekTo::At(sequence), Some(&[shard])).await;
+                self.lease.done();
                 sought.map_err(|error| self.context.fatal(error))?;
             }
         }
@@ -336,20 +345,41 @@ impl SourceTask {
     }
 
     /// Applies the rules to records that were read damaged; answers with the others.
-    async fn condemn(&mut self, batch: Batch, failed: Vec<(u32, Error)>, epoch: Epoch) -> Result<Batch, Halt> {
-        let batch = batch.into_bytes();
-        let context = &self.context;
+    async fn condemn(&mut self, batch: Batch, failed: Vec<(u32, Error)>, at: &mut Progress) -> Result<Batch, Halt> {
+        let (batch, epoch) = (batch.into_bytes(), at.epoch);
         for (row, error) in &failed {
-            let record = batch.get(*row as usize).to_record();
-            let (metrics, rules) = (&*context.metrics, &context.rules);
-            // Decoding again would give the same.
-            let attempts = Rules::NO_RETRY;
-            context
-                .record(FailedRecord { stage: &context.name, metrics, rules, record: &record, error, attempts }, epoch)
-                .await?;
+            let (context, record) = (self.context.clone(), batch.get(*row as usize).to_record());
+            self.meanwhile(at, async move {
+                let (stage, metrics, rules) = (&*context.name, &*context.metrics, &context.rules);
+                // Decoding again would give the same.
+                let failed = FailedRecord { stage, metrics, rules, record: &record, error, attempts: Rules::NO_RETRY };
+                context.record(failed, epoch).await.map(drop)
+            })
+            .await?;
         }
         let mut bad = failed.iter().map(|(row, _)| *row).peekable();
         let good = (0..batch.len() as u32).filter(|row| bad.next_if_eq(row).is_none()).collect();
         Ok(batch.select(good))
     }
+}
+
+/// The next event; where no records are wanted, or not yet, only news of the shards.
+async fn hear(source: &mut dyn Source, wanted: bool, retry_at: Option<Instant>, gate: &Gate) -> Result<Event> {
+    if !wanted {
+        return Ok(source.news().await);
+    }
+    if retry_at.is_some() || !gate.is_open() {
+        let ready = async {
+            match retry_at {
+                Some(when) => tokio::time::sleep_until(when).await,
+                None => gate.opened().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = ready => {}
+            news = source.news() => return Ok(news),
+        }
+    }
+    source.next().await
 }

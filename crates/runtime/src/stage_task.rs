@@ -246,7 +246,9 @@ impl StageTask {
         }
         let parked = self.parked.changes().map_err(|error| self.context.fatal(error))?;
         state.push((parked_state(&self.context.name), parked));
-        if self.ended != self.end_saved {
+        // Only operators emit at the end; a pipeline without them keeps no state for it.
+        let emits = self.steps.iter().any(|run| matches!(run.step, CoreStep::Operator(_)));
+        if emits && self.ended != self.end_saved {
             let value = self.ended.then(Bytes::new);
             state.push((ended_state(&self.context.name), vec![Change { group: group(b""), key: Bytes::new(), value }]));
             self.end_saved = self.ended;

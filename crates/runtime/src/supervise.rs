@@ -37,7 +37,11 @@ pub(crate) async fn supervise(
             Err(failure) => failure,
         };
         // A run that has held for a while starts counting anew.
-        failures = if began.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };
+        failures = match failure.then {
+            AfterFailure::Replay => failures,
+            _ if began.elapsed() > Duration::from_secs(60) => 1,
+            _ => failures + 1,
+        };
         let wait = match after(&failure, failures, &mut restarts, lasting.options.restarts_per_minute_max) {
             Ok(wait) => wait,
             Err(error) => break Err(error),
@@ -50,6 +54,11 @@ pub(crate) async fn supervise(
             break Ok(ended);
         }
     };
+    if let Some(host) = &mut lasting.host
+        && let Err(error) = host.close().await
+    {
+        tracing::warn!(pipeline = %lasting.plan.name, error = %error.chain(), "closing the host failed");
+    }
     let closed = lasting.store.close().await;
     phase.send_replace(Phase::Over);
     let ended = result?;
@@ -104,6 +113,7 @@ fn after(failure: &Failure, failures: u32, restarts: &mut VecDeque<Instant>, mos
     }
     match failure.then {
         AfterFailure::Stop => Err(named()),
+        AfterFailure::Replay => Ok(Duration::ZERO),
         AfterFailure::Retry => Ok(Retry::default().wait(failures, dice())),
         AfterFailure::Restart => {
             let now = Instant::now();

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use millstream_core::{Batch, Change, DeadLetter, Delivery, Epoch, Error, ErrorKind, Record, SourceCheckpoint, Token};
+use millstream_core::{
+    Batch, Change, Companion, DeadLetter, Delivery, Epoch, Error, ErrorKind, Record, SourceCheckpoint, Token,
+};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -22,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Report {
     /// A source has given the barrier.
-    Source { source: usize, epoch: Epoch, checkpoint: SourceCheckpoint },
+    Source { source: usize, epoch: Epoch, checkpoint: SourceCheckpoint, companion: Option<Companion> },
     /// A stage's state when the barrier passed.
     State { epoch: Epoch, state: Vec<(String, Vec<Change>)> },
     /// A sink knows the outcome of everything before the barrier.
@@ -63,6 +65,8 @@ pub(crate) enum AfterFailure {
     Restart,
     /// Restarts from the last checkpoint, as often as it takes, waiting in between.
     Retry,
+    /// Restarts from the last checkpoint at once: the next run knows what to do about the cause.
+    Replay,
 }
 
 impl From<Gone> for Halt {
@@ -112,6 +116,10 @@ impl Context {
     /// Applies the rules to a failed connection: the wait before the next try, or the end of the task.
     pub(crate) fn connection(&self, error: Error, attempts: u32) -> Result<Duration, Halt> {
         self.metrics.failures.add(1);
+        if error.kind() == ErrorKind::Fenced {
+            // No rule can make us the owner again.
+            return Err(self.fail(error, AfterFailure::Stop));
+        }
         match self.rules.connection(&error, attempts, dice()) {
             Verdict::Retry(wait) => {
                 tracing::warn!(stage = %self.name, attempts, error = %error.chain(), "trying again in {wait:?}");

@@ -89,6 +89,7 @@ fn checkpoint(store: &EmbeddedStore, epoch: Epoch, segments: Vec<(Epoch, u64)>) 
         segments,
         finished: false,
         drained: false,
+        host: None,
         decided_at: Timestamp::now(),
     }
 }

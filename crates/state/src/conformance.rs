@@ -54,6 +54,10 @@ pub async fn all<P: Place>(mut fresh: impl FnMut() -> P) {
     several_epochs_are_in_flight(&fresh()).await;
     what_a_dead_runner_wrote_is_not_taken_over(&fresh()).await;
     reset_begins_anew(&fresh()).await;
+    a_host_s_checkpoint_is_adopted_with_its_segment(&fresh()).await;
+    what_no_host_has_decided_is_thrown_away(&fresh()).await;
+    a_host_s_checkpoint_whose_segment_is_lost_is_a_mismatch(&fresh()).await;
+    an_empty_store_takes_the_identity_of_a_checkpoint_without_state(&fresh()).await;
     keys_of_all_kinds_come_back(&fresh()).await;
     nothing_works_before_fence(&fresh()).await;
 }
@@ -72,6 +76,7 @@ pub fn checkpoint(store_id: String, epoch: Epoch, segments: Vec<(Epoch, u64)>) -
         segments,
         finished: false,
         drained: false,
+        host: None,
         decided_at: Timestamp::now(),
     }
 }
@@ -121,7 +126,7 @@ fn model(entries: &[(&str, &str)]) -> Model {
 pub async fn starts_empty(place: &impl Place) {
     let (mut store, checkpoint) = started(place).await;
     let id = store.id();
-    assert!(!id.is_empty());
+    assert!(!id.is_empty() && !store.was_reset());
     assert_eq!(checkpoint, None);
     assert_state(&mut store, &["a"], &Model::new()).await;
     store.close().await.unwrap();
@@ -264,13 +269,96 @@ pub async fn reset_begins_anew(place: &impl Place) {
     store.reset().await.unwrap();
     assert_ne!(store.id(), id);
     let id = store.id();
-    assert_eq!(store.load().await.unwrap(), None);
+    assert_eq!((store.load().await.unwrap(), store.was_reset()), (None, true));
     assert_state(&mut store, &["a"], &Model::new()).await;
+    drop(store);
+    let (mut store, _) = started(place).await;
+    assert!(store.was_reset(), "until something is decided");
     commit(&mut store, 1, 0, one("other", "1")).await;
     drop(store);
     let (mut store, found) = started(place).await;
-    assert_eq!((found.unwrap().epoch, store.id()), (1, id));
+    assert_eq!((found.unwrap().epoch, store.id(), store.was_reset()), (1, id, false));
     assert_state(&mut store, &["a"], &model(&[("other", "1")])).await;
+    store.close().await.unwrap();
+}
+
+/// A checkpoint that a host has decided.
+fn hosted(store_id: String, epoch: Epoch, segments: Vec<(Epoch, u64)>) -> Checkpoint {
+    Checkpoint { host: Some("fake://host".into()), ..checkpoint(store_id, epoch, segments) }
+}
+
+/// The runner dies between the host's decision and ours: the segment is there, and the host's checkpoint names it.
+pub async fn a_host_s_checkpoint_is_adopted_with_its_segment(place: &impl Place) {
+    let (mut store, _) = started(place).await;
+    commit(&mut store, 1, 0, one("k", "1")).await;
+    let hash = store.write(Segment { epoch: 2, stages: one("k", "2") }).await.unwrap();
+    store.sync().await.unwrap();
+    let second = hosted(store.id(), 2, vec![(2, hash)]);
+    drop(store);
+    let (mut store, found) = started(place).await;
+    assert_eq!(found.unwrap().epoch, 1);
+    store.adopt(second.clone()).await.unwrap();
+    assert_state(&mut store, &["a"], &model(&[("k", "2")])).await;
+    // An epoch that changes no state names the same segment.
+    store.decide(hosted(store.id(), 3, vec![(2, hash)]), 2).await.unwrap();
+    store.adopt(hosted(store.id(), 5, vec![(2, hash)])).await.unwrap();
+    drop(store);
+    let (mut store, found) = started(place).await;
+    assert_eq!(found.unwrap().epoch, 5);
+    assert_state(&mut store, &["a"], &model(&[("k", "2")])).await;
+    store.adopt(hosted(store.id(), 4, vec![])).await.expect_err("it is older");
+    store.close().await.unwrap();
+}
+
+/// The host has aborted: its checkpoint does not name what is pending.
+pub async fn what_no_host_has_decided_is_thrown_away(place: &impl Place) {
+    let (mut store, _) = started(place).await;
+    commit(&mut store, 1, 0, one("k", "1")).await;
+    let two = store.write(Segment { epoch: 2, stages: one("k", "2") }).await.unwrap();
+    store.write(Segment { epoch: 3, stages: one("ghost", "3") }).await.unwrap();
+    store.write(Segment { epoch: 4, stages: one("ghost", "4") }).await.unwrap();
+    store.sync().await.unwrap();
+    drop(store);
+    let (mut store, _) = started(place).await;
+    store.adopt(hosted(store.id(), 3, vec![(2, two)])).await.unwrap();
+    assert_state(&mut store, &["a"], &model(&[("k", "2")])).await;
+    store.decide(hosted(store.id(), 4, vec![(2, two)]), 3).await.unwrap();
+    drop(store);
+    let (mut store, found) = started(place).await;
+    assert_eq!(found.unwrap().epoch, 4);
+    assert_state(&mut store, &["a"], &model(&[("k", "2")])).await;
+    store.close().await.unwrap();
+}
+
+/// A volume that is lost, or was put back from a copy.
+pub async fn a_host_s_checkpoint_whose_segment_is_lost_is_a_mismatch(place: &impl Place) {
+    let (mut store, _) = started(place).await;
+    let refused = |error: millstream_core::Error| assert_eq!(error.kind(), ErrorKind::StateMismatch);
+    refused(store.adopt(hosted(store.id(), 7, vec![(5, 99)])).await.unwrap_err());
+    let other = "0123456789abcdef0123456789abcdef".to_owned();
+    refused(store.adopt(hosted(other.clone(), 7, vec![(5, 99)])).await.unwrap_err());
+    commit(&mut store, 1, 0, one("k", "1")).await;
+    refused(store.adopt(hosted(other, 7, vec![])).await.unwrap_err());
+    let hash = store.write(Segment { epoch: 2, stages: one("k", "2") }).await.unwrap();
+    refused(store.adopt(hosted(store.id(), 2, vec![(2, !hash)])).await.unwrap_err());
+    store.close().await.unwrap();
+    let (mut store, found) = started(place).await;
+    assert_eq!(found.unwrap().epoch, 1);
+    assert_state(&mut store, &["a"], &model(&[("k", "1")])).await;
+    store.close().await.unwrap();
+}
+
+/// A pipeline without state needs no volume.
+pub async fn an_empty_store_takes_the_identity_of_a_checkpoint_without_state(place: &impl Place) {
+    let (mut store, _) = started(place).await;
+    let id = "0123456789abcdef0123456789abcdef".to_owned();
+    store.adopt(hosted(id.clone(), 7, vec![])).await.unwrap();
+    assert_eq!(store.id(), id);
+    commit(&mut store, 8, 7, one("k", "8")).await;
+    drop(store);
+    let (mut store, found) = started(place).await;
+    assert_eq!((found.unwrap().epoch, store.id()), (8, id));
+    assert_state(&mut store, &["a"], &model(&[("k", "8")])).await;
     store.close().await.unwrap();
 }
 

@@ -24,6 +24,13 @@ impl Id {
         Id(id)
     }
 
+    /// The one that was shown as `text`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = digits.then(|| u128::from_str_radix(text, 16).ok())??;
+        Some(Id(number.to_be_bytes()))
+    }
+
     /// Half of it as a number: the seed of checksums.
     pub(crate) fn seed(self) -> u64 {
         self.0.iter().take(8).fold(0, |seed, &byte| seed << 8 | u64::from(byte))
@@ -34,5 +41,17 @@ impl Id {
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back() {
+        let id = Id::random();
+        assert_eq!(Id::parse(&id.to_string()), Some(id));
+        assert_eq!(["", "f", "+fffffffffffffffffffffffffffffff"].map(Id::parse), [None; 3]);
     }
 }

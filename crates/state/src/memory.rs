@@ -24,6 +24,10 @@ struct Held {
     owner: u64,
     newest: Option<Checkpoint>,
     pending: BTreeMap<Epoch, (u64, Segment)>,
+    /// `pending` is what a run that is gone has left.
+    stale: bool,
+    /// It was reset, and has decided nothing since.
+    reset: bool,
     /// By stage, then by key.
     stages: BTreeMap<String, Keys>,
 }
@@ -45,8 +49,22 @@ impl Held {
         self.newest.as_ref().map_or(0, |checkpoint| checkpoint.epoch)
     }
 
+    fn discard_stale(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            self.pending.clear();
+        }
+    }
+
+    fn decide(&mut self, checkpoint: Checkpoint) {
+        let beyond = self.pending.split_off(&(checkpoint.epoch + 1));
+        let counts = std::mem::replace(&mut self.pending, beyond);
+        counts.into_values().for_each(|(_, segment)| self.apply(segment));
+        self.newest = Some(checkpoint);
+        self.reset = false;
+    }
+
     /// Checks what the checkpoint names; nothing is changed.
-    fn admit(&self, checkpoint: &Checkpoint, expected: Epoch) -> Result<()> {
+    fn admit(&self, checkpoint: &Checkpoint, expected: Epoch, adopts: bool) -> Result<()> {
         let (epoch, newest) = (checkpoint.epoch, self.epoch());
         if newest != expected {
             let message = format!("cannot decide epoch {epoch} after {expected}: epoch {newest} is decided");
@@ -55,7 +73,9 @@ impl Held {
         if epoch <= newest {
             return Err(Error::new(ErrorKind::Bug, format!("cannot decide epoch {epoch} twice")));
         }
-        if checkpoint.store_id != self.id {
+        // An empty store can take the identity of one whose state nothing depends on.
+        let takes_over = adopts && newest == 0 && checkpoint.segments.is_empty();
+        if checkpoint.store_id != self.id && !takes_over {
             return Err(Error::new(ErrorKind::StateMismatch, "the checkpoint is for another store"));
         }
         let missing = checkpoint
@@ -133,8 +153,23 @@ impl Store for MemoryStore {
 
     async fn load(&mut self) -> Result<Option<Checkpoint>> {
         let mut held = self.owned()?;
-        held.pending.clear();
+        held.stale = true;
         Ok(held.newest.clone())
+    }
+
+    fn was_reset(&self) -> bool {
+        self.memory.held().reset
+    }
+
+    async fn adopt(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let mut held = self.owned()?;
+        let newest = held.epoch();
+        held.admit(&checkpoint, newest, true)?;
+        held.stale = false;
+        held.pending.retain(|epoch, _| checkpoint.segments.iter().any(|(named, _)| named == epoch));
+        held.id.clone_from(&checkpoint.store_id);
+        held.decide(checkpoint);
+        Ok(())
     }
 
     async fn scan(&mut self, stage: &str) -> Result<Vec<Change>> {
@@ -153,25 +188,28 @@ impl Store for MemoryStore {
         if pending.epoch <= held.epoch() {
             return Err(Error::new(ErrorKind::Bug, format!("cannot write epoch {}: it is decided", pending.epoch)));
         }
+        held.discard_stale();
         let hash = segment::hash(&segment::encode(&pending)?);
         held.pending.insert(pending.epoch, (hash, pending));
         Ok(hash)
     }
 
+    async fn sync(&mut self) -> Result<()> {
+        self.owned().map(drop)
+    }
+
     async fn decide(&mut self, checkpoint: Checkpoint, expected: Epoch) -> Result<()> {
         let mut held = self.owned()?;
-        held.admit(&checkpoint, expected)?;
-        let beyond = held.pending.split_off(&(checkpoint.epoch + 1));
-        let counts = std::mem::replace(&mut held.pending, beyond);
-        counts.into_values().for_each(|(_, segment)| held.apply(segment));
-        held.newest = Some(checkpoint);
+        held.discard_stale();
+        held.admit(&checkpoint, expected, false)?;
+        held.decide(checkpoint);
         Ok(())
     }
 
     async fn reset(&mut self) -> Result<()> {
         let mut held = self.owned()?;
         let owner = held.owner;
-        *held = Held { id: Id::random().to_string(), owner, ..Held::default() };
+        *held = Held { id: Id::random().to_string(), owner, reset: true, ..Held::default() };
         Ok(())
     }
 

@@ -65,6 +65,7 @@ fn child() {
                 segments: vec![(epoch, hash)],
                 finished: false,
                 drained: false,
+                host: None,
                 decided_at: Timestamp::now(),
             };
             store.decide(checkpoint, epoch - 1).await.unwrap();

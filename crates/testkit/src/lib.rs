@@ -1,13 +1,26 @@
 //! Conformance suites, fakes, fault injection and crash tests.
 //!
 //! Fakes are real components: they keep the contracts of `millstream-core`, and can be made to fail, stall and reject.
+//! With the feature `conformance` there is the suite that every streaming system must pass: see `conformance`.
+//! With the feature `servers` there are real servers too: see `servers`.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod count;
 mod fuzz;
+mod group;
+mod host;
+mod member;
+#[cfg(feature = "servers")]
+pub mod servers;
 mod sink;
 mod source;
+mod topic;
 
 pub use count::CountValues;
 pub use fuzz::{Dice, fuzz};
+pub use group::FakeGroup;
+pub use host::{FakeServer, Kept, Outcome};
 pub use sink::FakeSink;
 pub use source::FakeSource;
+pub use topic::FakeTopic;

@@ -7,11 +7,12 @@ use std::{
 
 use async_trait::async_trait;
 use millstream_core::{
-    Batch, Epoch, Error, Last, Outcomes, Record, Result, Sink, SinkCapabilities, SinkPlan, Token, Way, WriteId,
+    Batch, Epoch, Error, ErrorKind, Last, Outcomes, Record, Result, Sink, SinkCapabilities, SinkPlan, Token, Way,
+    WriteId,
 };
 use tokio::sync::watch;
 
-/// A sink that keeps what it was given, like a file that is cut to its mark at recovery.
+/// A sink that keeps what it was given: like a file that is cut to its mark at recovery, or in two phases.
 #[derive(Clone, Debug)]
 pub struct FakeSink {
     shared: Arc<Mutex<State>>,
@@ -26,6 +27,10 @@ struct State {
     finished: bool,
     write_failures: Vec<Error>,
     flush_failures: Vec<Error>,
+    commit_failures: Vec<Error>,
+    /// In two phases: what is prepared, and the newest epoch that was committed.
+    prepared: BTreeMap<Epoch, Vec<Record>>,
+    newest: Epoch,
     /// By value: how often it is still rejected, and with what.
     rejections: BTreeMap<String, (usize, Error)>,
     largest_write: usize,
@@ -42,6 +47,11 @@ impl FakeSink {
         FakeSink { way: Way::None, ..FakeSink::truncating() }
     }
 
+    /// A sink that shows what it was given when that is committed.
+    pub fn two_phase() -> Self {
+        FakeSink { way: Way::TwoPhase, ..FakeSink::truncating() }
+    }
+
     /// The next writes fail with these errors.
     pub fn fail_writes(&self, failures: impl IntoIterator<Item = Error>) {
         self.lock().write_failures.extend(failures);
@@ -50,6 +60,11 @@ impl FakeSink {
     /// The next flushes fail with these errors.
     pub fn fail_flushes(&self, failures: impl IntoIterator<Item = Error>) {
         self.lock().flush_failures.extend(failures);
+    }
+
+    /// The next commits fail with these errors.
+    pub fn fail_commits(&self, failures: impl IntoIterator<Item = Error>) {
+        self.lock().commit_failures.extend(failures);
     }
 
     /// Rejects records with this value so many times.
@@ -88,6 +103,24 @@ impl FakeSink {
         self.lock().largest_write
     }
 
+    /// Idempotent, as a transaction that its system commits by name.
+    fn commit_prepared(&self, token: &Token) -> Result<()> {
+        let (epoch, mut state) = (token.read::<Epoch>()?, self.lock());
+        match state.prepared.remove(&epoch) {
+            Some(records) => {
+                state.committed += records.len();
+                state.records.extend(records);
+            }
+            None if epoch <= state.newest => {}
+            None => {
+                let what = format!("nothing is prepared for epoch {epoch}");
+                return Err(Error::new(ErrorKind::StateMismatch, what));
+            }
+        }
+        state.newest = state.newest.max(epoch);
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,13 +145,15 @@ impl SinkPlan for FakeSink {
     }
 
     fn create(&self) -> Result<Box<dyn Sink>> {
-        Ok(Box::new(Writer { fake: self.clone(), next: 0, rejected: Vec::new() }))
+        Ok(Box::new(Writer { fake: self.clone(), next: 0, staged: Vec::new(), rejected: Vec::new() }))
     }
 }
 
 struct Writer {
     fake: FakeSink,
     next: WriteId,
+    /// In two phases: what is not prepared yet.
+    staged: Vec<Record>,
     rejected: Vec<(WriteId, u32, Error)>,
 }
 
@@ -129,6 +164,12 @@ impl Sink for Writer {
             let (length, _): (usize, bool) =
                 resume.last().map(|(_, token)| token.read()).transpose()?.unwrap_or_default();
             self.fake.lock().records.truncate(length);
+        }
+        if self.fake.way == Way::TwoPhase {
+            self.staged.clear();
+            resume.iter().try_for_each(|(_, token)| self.fake.commit_prepared(token))?;
+            // What nobody decided is aborted.
+            self.fake.lock().prepared.clear();
         }
         Ok(())
     }
@@ -150,6 +191,7 @@ impl Sink for Writer {
                     *times -= 1;
                     self.rejected.push((self.next, row as u32, error.clone()));
                 }
+                _ if self.fake.way == Way::TwoPhase => self.staged.push(record.to_record()),
                 _ => state.records.push(record.to_record()),
             }
         }
@@ -164,12 +206,23 @@ impl Sink for Writer {
         Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), sequences: Vec::new() })
     }
 
-    async fn prepare(&mut self, _: Epoch, last: Last) -> Result<Option<Token>> {
+    async fn prepare(&mut self, epoch: Epoch, last: Last) -> Result<Option<Token>> {
+        if self.fake.way == Way::TwoPhase {
+            self.fake.lock().prepared.insert(epoch, std::mem::take(&mut self.staged));
+            return Ok(Some(Token::new(&epoch)?));
+        }
         let length = self.fake.lock().records.len();
         Ok(Some(Token::new(&(length, last == Last::Finished))?))
     }
 
     async fn commit(&mut self, token: &Token) -> Result<()> {
+        let failure = self.fake.lock().commit_failures.pop();
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if self.fake.way == Way::TwoPhase {
+            return self.fake.commit_prepared(token);
+        }
         let (length, finished): (usize, bool) = token.read()?;
         let mut state = self.fake.lock();
         state.committed = state.committed.max(length);

@@ -48,6 +48,13 @@ mod value;
 
 use millstream_core::Component;
 
+/// A key of keyed state as JSON: what `aggregate` stores it under is no text.
+pub fn read_key(bytes: &[u8]) -> serde_json::Value {
+    let mut text = Vec::new();
+    json::write_value(&mut text, &key::decode(bytes), None);
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
 /// The components of this crate.
 pub fn components() -> Vec<Component> {
     vec![map::COMPONENT, filter::COMPONENT, split::COMPONENT, route::COMPONENT, aggregate::COMPONENT]

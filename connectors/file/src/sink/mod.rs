@@ -7,12 +7,13 @@
 //!   commit                  renamed, old ones deleted, length published
 //! ```
 
-pub(crate) mod lock;
-mod name;
-pub(crate) mod part;
-mod plan;
+pub(crate) mod files;
+mod lock;
+pub(crate) mod name;
+mod part;
+pub(crate) mod plan;
 mod recover;
-mod token;
+pub(crate) mod token;
 mod writer;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,8 +24,9 @@ use millstream_core::{Batch, Encoder, Epoch, Error, Last, Outcomes, Result, Sink
 pub(crate) use plan::plan;
 
 use self::{
+    files::{Op, window},
     token::FileToken,
-    writer::{Op, Target, Writer, window},
+    writer::{Target, Writer},
 };
 use crate::error::blocking;
 
@@ -46,8 +48,6 @@ pub(crate) struct FileSink {
     next_id: WriteId,
     rejected: Vec<(WriteId, u32, Error)>,
     file: Filling,
-    /// Length that the newest committed token gives the file.
-    committed: Option<u64>,
 }
 
 /// What is known of the file that the next record goes to.
@@ -76,7 +76,6 @@ impl FileSink {
             next_id: 0,
             rejected: Vec::new(),
             file: Filling::default(),
-            committed: None,
         }
     }
 
@@ -116,7 +115,7 @@ impl FileSink {
 
     /// Queues encoded records, with a new file wherever one is due.
     fn queue(&mut self, bytes: Vec<u8>, ends: &[usize], now: Timestamp) {
-        let rotation = self.target.rotation.as_ref();
+        let rotation = self.target.place.rotation.as_ref();
         let every = rotation.and_then(|rotation| rotation.every);
         let limit = rotation.filter(|_| !self.target.format.packed()).and_then(|rotation| rotation.size);
         let now = every.map(|every| window(now, every));
@@ -170,11 +169,11 @@ impl Sink for FileSink {
         (self.pending_bytes, self.backlog, self.begun) = (0, false, false);
         self.encoder = self.target.format.codec.encoder();
         let resume = resume.to_vec();
-        let every = self.target.rotation.as_ref().and_then(|rotation| rotation.every);
+        let every = self.target.place.rotation.as_ref().and_then(|rotation| rotation.every);
         let opened = self
             .with_writer(move |writer| {
                 writer.open(&resume)?;
-                Ok(writer.part.as_ref().map(|part| (part.length, part.started_at)))
+                Ok(writer.files.part.as_ref().map(|part| (part.length, part.started_at)))
             })
             .await?;
         self.file = opened.map_or(Filling::default(), |(bytes, started_at)| Filling {
@@ -183,7 +182,6 @@ impl Sink for FileSink {
             window: every.map(|every| window(started_at, every)),
             header: 0,
         });
-        self.committed = opened.map(|(bytes, _)| bytes);
         Ok(())
     }
 
@@ -211,7 +209,7 @@ impl Sink for FileSink {
     }
 
     async fn prepare(&mut self, _: Epoch, last: Last) -> Result<Option<Token>> {
-        let every = self.target.rotation.as_ref().and_then(|rotation| rotation.every);
+        let every = self.target.place.rotation.as_ref().and_then(|rotation| rotation.every);
         if self.file.used && every.is_some_and(|every| self.file.window != Some(window(Timestamp::now(), every))) {
             // Its time is over; it need not wait for the next record.
             self.rotate();
@@ -228,14 +226,12 @@ impl Sink for FileSink {
 
     async fn commit(&mut self, token: &Token) -> Result<()> {
         let token: FileToken = token.read()?;
-        self.committed = token.files.last().map(|mark| mark.length);
-        self.with_writer(move |writer| writer.commit(&token)).await
+        self.with_writer(move |writer| writer.files.commit(&token)).await
     }
 
     async fn close(&mut self) -> Result<()> {
-        let committed = self.committed;
-        self.with_writer(move |writer| {
-            writer.close(committed);
+        self.with_writer(|writer| {
+            writer.close();
             Ok(())
         })
         .await

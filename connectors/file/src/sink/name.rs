@@ -5,10 +5,7 @@ use std::{collections::BTreeSet, fs, io, path::Path};
 use chrono::DateTime;
 use millstream_core::{Result, Timestamp};
 
-use crate::error::failed;
-
-/// Ending of a file that is still written.
-pub(super) const OPEN: &str = ".part";
+use crate::{error::failed, glob::OPEN};
 
 const START_FORMAT: &str = "%Y%m%dT%H%M%SZ";
 /// `20260102T030000Z`
@@ -28,11 +25,11 @@ enum Piece {
 }
 
 /// What tells rotated files of one path apart, oldest first.
-pub(super) type Order = (String, u64);
+pub(crate) type Order = (String, u64);
 
 impl Template {
     /// The template `name` for the file `path`. Whatever stands in other braces is text.
-    pub(super) fn new(name: &str, path: &Path) -> Self {
+    pub(crate) fn new(name: &str, path: &Path) -> Self {
         let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         // `a.log.gz` has the extension `.log.gz`, so that the compression stays visible at the end.
         let packed =
@@ -58,12 +55,17 @@ impl Template {
         Template { parts }
     }
 
-    /// The name of the file that begins at `started_at`, behind all that there are in `folder`.
-    pub(super) fn next(&self, folder: &Path, started_at: Timestamp) -> Result<String> {
-        let start = DateTime::from_timestamp_nanos(started_at.0).format(START_FORMAT).to_string();
-        let timed = self.parts.contains(&Piece::Start);
-        let taken = self.list(folder)?.into_iter().filter(|((other, _), _)| !timed || *other == start);
-        let number = taken.map(|((_, number), _)| number).max().unwrap_or(0) + 1;
+    /// The name of the file that begins at `started_at`, behind all that there are in `folder`, and behind `newest`, which
+    /// may have been taken away. A clock that was set back does not change the order.
+    pub(super) fn next(&self, folder: &Path, started_at: Timestamp, newest: Option<&str>) -> Result<String> {
+        let now = DateTime::from_timestamp_nanos(started_at.0).format(START_FORMAT).to_string();
+        let now = if self.parts.contains(&Piece::Start) { now } else { String::new() };
+        let there = self.list(folder)?.into_iter().map(|(order, _)| order);
+        let last = there.chain(newest.and_then(|name| self.read(name))).max();
+        let (start, number) = match last {
+            Some((start, number)) if start >= now => (start, number + 1),
+            _ => (now, 1),
+        };
         let text = self.parts.iter().map(|piece| match piece {
             Piece::Text(text) => text.clone(),
             Piece::Start => start.clone(),
@@ -73,7 +75,7 @@ impl Template {
     }
 
     /// The rotated files in `folder`, those that are still written included, oldest first.
-    pub(super) fn list(&self, folder: &Path) -> Result<BTreeSet<(Order, String)>> {
+    pub(crate) fn list(&self, folder: &Path) -> Result<BTreeSet<(Order, String)>> {
         let entries = match fs::read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             entries => entries.map_err(|error| failed("list", folder, error))?,
@@ -115,13 +117,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let template = Template::new("{stem}-{start}-{n}{ext}", Path::new("out/app.log.gz"));
         let start = Timestamp::parse("2026-01-02T03:00:00Z").unwrap();
-        let first = template.next(dir.path(), start).unwrap();
+        let first = template.next(dir.path(), start, None).unwrap();
         assert_eq!(first, "app-20260102T030000Z-1.log.gz");
         fs::write(dir.path().join(&first), "").unwrap();
         fs::write(dir.path().join("app-20260102T030000Z-9.log.gz.part"), "").unwrap();
         fs::write(dir.path().join("app-20260101T030000Z-12.log.gz"), "").unwrap();
         fs::write(dir.path().join("app-20260102T030000Z-x.log.gz"), "").unwrap();
-        assert_eq!(template.next(dir.path(), start).unwrap(), "app-20260102T030000Z-10.log.gz");
+        assert_eq!(template.next(dir.path(), start, None).unwrap(), "app-20260102T030000Z-10.log.gz");
         let names: Vec<String> = template.list(dir.path()).unwrap().into_iter().map(|(_, name)| name).collect();
         assert_eq!(
             names,
@@ -130,10 +132,23 @@ mod tests {
     }
 
     #[test]
+    fn names_rise_when_files_are_taken_away_and_clocks_are_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (early, late) = (Timestamp(0), Timestamp::parse("2026-01-02T03:00:00Z").unwrap());
+        let next =
+            |name: &str, at, newest| Template::new(name, Path::new("a.ss")).next(dir.path(), at, newest).unwrap();
+        assert_eq!(next("{stem}.{n}{ext}", late, Some("a.7.ss")), "a.8.ss");
+        let timed = "{stem}-{start}-{n}{ext}";
+        assert_eq!(next(timed, early, Some("a-20260102T030000Z-3.ss")), "a-20260102T030000Z-4.ss");
+        assert_eq!(next(timed, late, Some("a-20260102T020000Z-3.ss")), "a-20260102T030000Z-1.ss");
+        assert_eq!(next(timed, late, Some("of another template")), "a-20260102T030000Z-1.ss");
+    }
+
+    #[test]
     fn odd_templates_do_no_harm() {
         for name in ["{n}", "{{n}}", "{x}{n}", "{", "é{n}{", "{n}{n}"] {
             let template = Template::new(name, Path::new("a"));
-            let _ = template.next(Path::new("/nonexistent"), Timestamp(0)).unwrap();
+            let _ = template.next(Path::new("/nonexistent"), Timestamp(0), None).unwrap();
         }
     }
 }

@@ -7,25 +7,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use millstream_codec::Compressor;
+use millstream_codec::{Compression, Compressor};
 use millstream_core::{Error, ErrorKind, Result, Timestamp};
 
 use super::token::{FileMark, Tail};
-use crate::{error::failed, formats::Format, identity::FileId};
+use crate::{error::failed, identity::FileId};
 
 /// Compressed bytes are written in blocks of at least this size.
 const PACKED_BLOCK_BYTES: usize = 64 << 10;
 
 /// A file that is written.
-pub(super) struct Part {
-    pub(super) path: PathBuf,
-    pub(super) name: String,
-    pub(super) rename: Option<String>,
-    pub(super) started_at: Timestamp,
+pub(crate) struct Part {
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+    pub(crate) rename: Option<String>,
+    pub(crate) started_at: Timestamp,
     /// No more bytes will come.
-    pub(super) done: bool,
+    pub(crate) done: bool,
     /// Bytes that are written whole; what an interrupted write leaves behind them is cut.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// What must stand before the next bytes: a line feed that the file lacks.
     lead: Vec<u8>,
     file: File,
@@ -38,16 +38,16 @@ pub(super) struct Part {
 }
 
 /// What a part is called, now and later.
-pub(super) struct Naming {
+pub(crate) struct Naming {
     pub(super) folder: PathBuf,
-    pub(super) name: String,
-    pub(super) rename: Option<String>,
-    pub(super) started_at: Timestamp,
+    pub(crate) name: String,
+    pub(crate) rename: Option<String>,
+    pub(crate) started_at: Timestamp,
 }
 
 impl Part {
     /// Opens a file to write behind `length`, or behind all that is there.
-    pub(super) fn open(naming: Naming, format: &Format, length: Option<u64>) -> Result<Self> {
+    pub(crate) fn open(naming: Naming, compression: Compression, length: Option<u64>) -> Result<Self> {
         let path = naming.folder.join(&naming.name);
         let problem = |error| failed("write", &path, error);
         match fs::metadata(&path) {
@@ -71,7 +71,7 @@ impl Part {
         }
         let tail = Tail::read(&file, length).map_err(problem)?;
         Ok(Part {
-            compressor: format.compressor()?,
+            compressor: (compression != Compression::None).then(|| Compressor::new(compression)).transpose()?,
             path,
             name: naming.name,
             rename: naming.rename,
@@ -82,12 +82,13 @@ impl Part {
             file,
             tail,
             packed: Vec::new(),
-            dirty: size != length,
+            // Somebody else may have written what is there.
+            dirty: true,
         })
     }
 
     /// Opens the file that a mark names, and cuts it there. A file that is not as the mark says is an error.
-    pub(super) fn resume(folder: &Path, mark: &FileMark, format: &Format) -> Result<Self> {
+    pub(crate) fn resume(folder: &Path, mark: &FileMark, compression: Compression) -> Result<Self> {
         let path = folder.join(&mark.name);
         let mismatch = |what: &str| {
             Error::new(
@@ -119,7 +120,37 @@ impl Part {
             rename: mark.rename.clone(),
             started_at: mark.started_at,
         };
-        Part::open(naming, format, Some(mark.length))
+        Part::open(naming, compression, Some(mark.length))
+    }
+
+    /// To look at what stands in it.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Cuts off what stands behind `length`.
+    pub(crate) fn cut(&mut self, length: u64) -> Result<()> {
+        let problem = |error| failed("cut", &self.path, error);
+        self.file.set_len(length).map_err(problem)?;
+        self.tail = Tail::read(&self.file, length).map_err(problem)?;
+        (self.length, self.dirty) = (length, true);
+        Ok(())
+    }
+
+    /// Whether all that was written is still there.
+    pub(crate) fn check_whole(&self) -> Result<()> {
+        let metadata = self.file.metadata().map_err(|error| failed("read", &self.path, error))?;
+        if metadata.len() >= self.length {
+            return Ok(());
+        }
+        let text = format!("somebody has cut `{}` while it was written", self.path.display());
+        Err(Error::new(ErrorKind::StateMismatch, text).hint("find out who else writes to it"))
+    }
+
+    /// Puts another handle in place of that of the file.
+    #[cfg(test)]
+    pub(crate) fn swap(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
     }
 
     /// Bytes as they will be in the file, those not yet written included.
@@ -135,7 +166,7 @@ impl Part {
     }
 
     /// Takes bytes, all of them or none.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if !self.lead.is_empty() {
             let lead = self.lead.clone();
             self.put(&lead)?;
@@ -184,7 +215,7 @@ impl Part {
     }
 
     /// Makes all that is written durable.
-    pub(super) fn sync(&mut self) -> Result<()> {
+    pub(crate) fn sync(&mut self) -> Result<()> {
         if self.dirty {
             self.file.sync_data().map_err(|error| failed("sync", &self.path, error))?;
             self.dirty = false;
@@ -203,7 +234,7 @@ impl Part {
     }
 
     /// Which file it is.
-    pub(super) fn id(&self) -> Result<FileId> {
+    pub(crate) fn id(&self) -> Result<FileId> {
         let metadata = self.file.metadata().map_err(|error| failed("read", &self.path, error))?;
         Ok(FileId::from(&metadata))
     }

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{
     FileSink,
-    name::Template,
-    writer::{Rotation, Target},
+    files::{Place, Rotation},
+    writer::Target,
 };
 use crate::{
     formats::Format,
@@ -29,30 +29,43 @@ pub(crate) fn plan(options: &Value, context: &PlanContext) -> Result<Box<dyn Sin
     options.validate()?;
     let path = PathBuf::from(&options.path);
     let format = Format::plan(options.codec.as_ref(), options.compression, &path)?;
-    let existing = existing(&options, context).map_err(|error| error.within("existing"))?;
-    let rotation = options.rotate.as_ref().map(|rotate| Rotation {
-        template: Template::new(&rotate.name, &path),
-        every: rotate.every.map(|every| i64::try_from(every.0.as_nanos()).unwrap_or(i64::MAX)),
-        size: rotate.size.map(|size| size.0),
-        keep: rotate.keep.map(|keep| keep as usize),
-    });
-    let exactly_once = context.delivery == Delivery::ExactlyOnce;
-    Ok(Box::new(FileSinkPlan { target: Target { path, format, existing, rotation, exactly_once } }))
+    let existing = existing(options.existing, options.rotate.is_some(), context)?;
+    let place = Place {
+        existing,
+        rotation: options.rotate.as_ref().map(|rotate| Rotation::new(rotate, &path)),
+        path,
+        compression: format.compression,
+        exactly_once: context.delivery == Delivery::ExactlyOnce,
+        read_early: false,
+    };
+    Ok(Box::new(FileSinkPlan { target: Target { place, format } }))
 }
 
-fn existing(options: &FileSinkOptions, context: &PlanContext) -> Result<Existing> {
-    match options.existing {
-        Some(Existing::Replace) if context.append => {
-            Err(Error::new(ErrorKind::Plan, "`existing: replace` would throw away what is to be continued")
-                .hint("leave it out; with `--continue`, `--until-end` and `--resume` a file is appended to"))
-        }
-        Some(Existing::Replace) if options.rotate.is_some() => {
-            Err(Error::new(ErrorKind::Plan, "files that rotate replace nothing: each has its own name")
-                .hint("leave `existing` out"))
+/// What to do with a file that is there.
+pub(crate) fn existing(asked: Option<Existing>, rotates: bool, context: &PlanContext) -> Result<Existing> {
+    let refused =
+        |text: &str, hint: &str| Err(Error::new(ErrorKind::Plan, text).hint(hint.to_owned()).within("existing"));
+    match asked {
+        Some(Existing::Replace) if context.append => refused(
+            "`existing: replace` would throw away what is to be continued",
+            "leave it out; with `--continue`, `--until-end` and `--resume` a file is appended to",
+        ),
+        Some(Existing::Replace) if rotates => {
+            refused("files that rotate replace nothing: each has its own name", "leave `existing` out")
         }
         Some(existing) => Ok(existing),
-        None if context.bounded && !context.append && options.rotate.is_none() => Ok(Existing::Replace),
+        None if context.bounded && !context.append && !rotates => Ok(Existing::Replace),
         None => Ok(Existing::Append),
+    }
+}
+
+/// How a sink deals with its files, for people.
+pub(crate) fn how(place: &Place) -> &'static str {
+    match (&place.rotation, place.existing) {
+        (Some(_), _) => "writing rotated files of",
+        (None, Existing::Append) => "appending to",
+        (None, Existing::Replace) => "replacing",
+        (None, Existing::Fail) => "writing the new file",
     }
 }
 
@@ -71,13 +84,7 @@ impl SinkPlan for FileSinkPlan {
     }
 
     fn describe(&self) -> String {
-        let how = match (&self.target.rotation, self.target.existing) {
-            (Some(_), _) => "writing rotated files of",
-            (None, Existing::Append) => "appending to",
-            (None, Existing::Replace) => "replacing",
-            (None, Existing::Fail) => "writing the new file",
-        };
-        format!("{how} {}", self.target.path.display())
+        format!("{} {}", how(&self.target.place), self.target.place.path.display())
     }
 
     fn create(&self) -> Result<Box<dyn Sink>> {

@@ -14,6 +14,9 @@ const TAIL_BYTES: usize = 64;
 pub(crate) struct FileToken {
     /// Files that are not known to have their final names, oldest first; the last one may still be written.
     pub(crate) files: Vec<FileMark>,
+    /// Final name of the newest rotated file, also if it has it by now: no later one comes before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) newest: Option<String>,
 }
 
 /// How far one file counts.

@@ -2,29 +2,36 @@
 //!
 //! | | source | sink |
 //! |---|---|---|
-//! | position | the offset behind the last record, in our checkpoint | the length that counts, in our checkpoint |
+//! | position | file and offset behind the last record, in our checkpoint | the length that counts, in our checkpoint |
 //! | ack | nothing to acknowledge | a write has reached the file when `flush` returns, the disk when `prepare` does |
 //! | ordering | as in the file: total over all streams | as given; each stream and shard counts from 1 |
 //! | a crash repeats | what was read after the checkpoint | nothing: what was written after the checkpoint is cut off |
 //!
 //! ```text
 //!   x.ss                the file
+//!   x-START-N.ss        with `rotate`: the files, one behind the other; `x-START-N.ss.part` while it is written
 //!   .x.ss.new           while `existing: replace` writes; gets the name at the end
 //!   .x.ss.lock          held by the one writer
 //!   .x.ss.committed     `exactly_once`: readers of ours stop at the length in it; foreign ones may see bytes that
-//!                       recovery cuts
+//!                       recovery cuts; of a rotated file beside its `.part`
 //!   .x.ss.position.NAME where a reader called NAME stands: see [`SavedPosition`]
 //! ```
 //!
 //! A reader stops before a record that is not whole, and goes on when the rest is there. A damaged place is a failed record: of
 //! its own stream and sequence where only its payload is wrong, else of the stream that is called as the file, with the
-//! offset as sequence. Rotation and size limits are not offered for `.ss` files: their sequences would begin anew.
+//! offset as sequence.
+//!
+//! **Rotated files** are read one behind the other by a path such as `x-*.ss`, in order of the numbers in their names, the one that
+//! is written included; sequences go on from file to file. A file is left when it has its final name and is read to its end: then
+//! it may be deleted. One that is deleted while it is read is read on; records that were deleted unread are told of by a warning
+//! with their number, and a saved position in a file that is gone is `E_STATE_MISMATCH`.
 //!
 //! The bytes themselves are the business of [`millstream_codec::ss`].
 
 mod inspect;
 mod options;
 mod saved;
+mod series;
 mod sink;
 mod source;
 mod url;

@@ -1,17 +1,19 @@
 //! What users write for `.ss` files.
 
-use millstream_codec::ss::{BEACON_INTERVAL_DEFAULT, BEACON_INTERVAL_STEP, STREAM_KEY_BYTES_MAX};
+use millstream_codec::ss::{BEACON_INTERVAL_DEFAULT, BEACON_INTERVAL_STEP, HEADER_BYTES, STREAM_KEY_BYTES_MAX};
 use millstream_core::{Error, ErrorKind, Result, SeekTo, Size};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::Existing;
+use crate::{Existing, Rotate};
 
 /// Options of the source `file` for a `.ss` file.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SsSourceOptions {
-    /// The file. Relative to the working directory.
+    /// A file, or by `*`, `?` and `**` several that are read one behind the other, in order of the numbers in their names:
+    /// `clicks-*.ss` are those of a sink that rotates `clicks.ss`, the one that is still written included. Relative to the
+    /// working directory.
     pub path: String,
     /// `ss`; only needed where the path does not end in `.ss`.
     pub codec: Option<SsCodec>,
@@ -104,6 +106,12 @@ pub struct SsSinkOptions {
     /// What to do with a file that is there: `append`, `replace` or `fail`. The default is `replace` if all sources end by
     /// themselves, else `append`.
     pub existing: Option<Existing>,
+    /// Begin a new file from time to time; the sequences of streams go on in it. `name` must put files in order: `{start}`
+    /// stands before `{n}`.
+    pub rotate: Option<Rotate>,
+    /// Largest size of the file; a record that would make it larger stops the pipeline, unless an error rule for
+    /// `E_CLOSED` says otherwise. Not with `rotate`.
+    pub size_max: Option<Size>,
     /// When the file is brought to the disk itself.
     #[serde(default)]
     pub fsync: Fsync,
@@ -141,7 +149,33 @@ impl SsSinkOptions {
                 Error::new(ErrorKind::Option, format!("no stream can be called `{stream}`: {what}")).within("stream")
             );
         }
+        self.check_sizes()?;
         self.interval().map(drop)
+    }
+
+    fn check_sizes(&self) -> Result<()> {
+        let wrong = |text: &str, hint: &str| Error::new(ErrorKind::Option, text.to_owned()).hint(hint.to_owned());
+        if let Some(size) = self.size_max {
+            if size.0 <= HEADER_BYTES as u64 {
+                let hint = format!("a file begins with {HEADER_BYTES} bytes; write `16GiB`, say");
+                return Err(wrong("no record fits into the file", &hint).within("size_max"));
+            }
+            if self.rotate.is_some() {
+                let hint = "leave `size_max` out; `rotate: { size, keep }` limits all files together";
+                return Err(wrong("a sink that rotates goes on with another file", hint).within("size_max"));
+            }
+        }
+        let Some(rotate) = &self.rotate else { return Ok(()) };
+        rotate.validate().map_err(|error| error.within("rotate"))?;
+        match (rotate.name.find("{start}"), rotate.name.find("{n}")) {
+            (Some(start), Some(n)) if n < start => {
+                let hint = "write `{stem}-{start}-{n}{ext}`, say";
+                Err(wrong("names with `{n}` before `{start}` do not put files in order", hint)
+                    .within("name")
+                    .within("rotate"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The beacon interval in bytes.

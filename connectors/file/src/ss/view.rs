@@ -4,14 +4,15 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use millstream_codec::ss::{HEADER_BYTES, Header, ReadAt, read_header};
 use millstream_core::{Error, ErrorKind, Result};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{error::failed, identity::FileId};
+use super::series::Name;
+use crate::{error::failed, identity::FileId, published::Published};
 
 /// An open file whose header has been read.
 #[derive(Debug)]
@@ -19,11 +20,15 @@ pub(super) struct Opened {
     pub(super) file: File,
     pub(super) id: FileId,
     pub(super) header: Header,
+    /// Its path when it was opened; by now it may have its final name.
+    pub(super) path: PathBuf,
+    /// What it is called in its series.
+    pub(super) name: Name,
 }
 
 impl Opened {
-    /// Opens a file for reading; `None` if it has been made and its header is not there yet.
-    pub(super) fn open(path: &Path) -> Result<Option<Self>> {
+    /// Opens a file for reading; `None` if it has been made and its header is not there yet, or does not count yet.
+    pub(super) fn open(path: &Path, name: Name) -> Result<Option<Self>> {
         let problem = |error| failed("open", path, error);
         let file = File::open(path).map_err(problem)?;
         let metadata = file.metadata().map_err(problem)?;
@@ -34,16 +39,23 @@ impl Opened {
             return Err(Error::new(ErrorKind::Option, format!("`{}` is not a regular file", path.display()))
                 .hint("a .ss file must be one that can be read at any place"));
         }
-        if metadata.len() < HEADER_BYTES as u64 {
+        let id = FileId::from(&metadata);
+        if metadata.len().min(Published::limit(path, id)) < HEADER_BYTES as u64 {
             return Ok(None);
         }
         let header = read_header(&file).map_err(|error| of(path, error))?;
-        Ok(Some(Opened { id: FileId::from(&metadata), file, header }))
+        Ok(Some(Opened { id, file, header, path: path.to_owned(), name }))
     }
 
-    /// Whether `path` no longer names this file.
-    pub(super) fn is_gone(&self, path: &Path) -> bool {
-        match fs::metadata(path) {
+    /// How long it is, and how far it may be read now.
+    pub(super) fn end(&self) -> Result<(u64, u64)> {
+        let len = self.file.metadata().map_err(|error| failed("read", &self.path, error))?.len();
+        Ok((len, len.min(Published::limit(&self.path, self.id))))
+    }
+
+    /// Whether its path no longer names it.
+    pub(super) fn is_gone(&self) -> bool {
+        match fs::metadata(&self.path) {
             Ok(metadata) => FileId::from(&metadata) != self.id,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }

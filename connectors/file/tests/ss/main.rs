@@ -7,6 +7,8 @@ mod crash;
 mod follow;
 mod position;
 mod property;
+mod rotate;
+mod series;
 mod sink;
 mod source;
 mod speed;

@@ -40,6 +40,8 @@ type Kept = (ShardKey, u64, i64, String);
 
 struct Model {
     path: std::path::PathBuf,
+    /// The sink goes on in another file again and again.
+    rotate: bool,
     sink: Option<Box<dyn Sink>>,
     kept: Vec<Kept>,
     /// Tokens and how many records counted with them.
@@ -49,7 +51,10 @@ struct Model {
 
 impl Model {
     fn options(&self) -> Value {
-        json!({"path": self.path, "beacon_interval": 1024})
+        match self.rotate {
+            false => json!({"path": self.path, "beacon_interval": 1024}),
+            true => json!({"path": self.path, "beacon_interval": 1024, "rotate": {"size": "3KiB"}}),
+        }
     }
 
     async fn write(&mut self, records: &[(u8, u8, usize)]) {
@@ -84,13 +89,33 @@ impl Model {
         self.sink = Some(open_sink(&self.options(), &exactly_once(), &[(1, token)]).await.unwrap());
     }
 
+    /// Dies between an epoch's preparation and its commit; `decided`: behind the write that decides.
+    async fn crash_in_commit(&mut self, decided: bool) {
+        let sink = self.sink.as_mut().unwrap();
+        sink.flush().await.unwrap();
+        let token = sink.prepare(1, Last::No).await.unwrap().unwrap();
+        self.sink = None;
+        if decided {
+            self.tokens.push((token, self.kept.len()));
+        }
+        self.kept.truncate(self.counted());
+        let newest = self.tokens[self.tokens.len().saturating_sub(2)..].iter().enumerate();
+        let resume: Vec<_> = newest.map(|(epoch, (token, _))| (epoch as u64, token.clone())).collect();
+        self.sink = Some(open_sink(&self.options(), &exactly_once(), &resume).await.unwrap());
+        if decided {
+            // The runtime commits what the checkpoint names.
+            self.sink.as_mut().unwrap().commit(&self.tokens.last().unwrap().0).await.unwrap();
+        }
+    }
+
     fn counted(&self) -> usize {
         self.tokens.last().unwrap().1
     }
 }
 
 async fn source_of(model: &Model, position: Option<Position>) -> Box<dyn Source> {
-    let options = json!({"path": model.path, "follow": true, "start": "beginning"});
+    let path = if model.rotate { model.path.with_file_name("x-*.ss") } else { model.path.clone() };
+    let options = json!({"path": path, "follow": true, "start": "beginning"});
     open_source(options, Resume { position, ..Resume::default() }).await.unwrap()
 }
 
@@ -146,10 +171,10 @@ impl Want {
     }
 }
 
-async fn run(acts: Vec<Act>) {
+async fn run(acts: Vec<Act>, rotate: bool) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.ss");
-    let mut model = Model { path, sink: None, kept: Vec::new(), tokens: Vec::new(), clock: 0 };
+    let mut model = Model { path, rotate, sink: None, kept: Vec::new(), tokens: Vec::new(), clock: 0 };
     model.sink = Some(open_sink(&model.options(), &exactly_once(), &[]).await.unwrap());
     model.commit().await;
     let (mut source, mut want, mut read_to) = (source_of(&model, None).await, Want::all(), 0);
@@ -158,6 +183,8 @@ async fn run(acts: Vec<Act>) {
             Act::Write(records) => model.write(&records).await,
             Act::Commit => model.commit().await,
             Act::Crash => model.crash(0).await,
+            // What counts has its name: nobody goes back behind that.
+            Act::CrashTo(back) if rotate => model.crash_in_commit(back % 2 == 0).await,
             // A checkpoint is never older than what readers have been shown.
             Act::CrashTo(back) => {
                 let counted =
@@ -215,6 +242,12 @@ proptest! {
     #[test]
     fn files_behave_like_the_model(acts in prop::collection::vec(act(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(acts));
+        runtime.block_on(run(acts, false));
+    }
+
+    #[test]
+    fn rotated_files_behave_like_the_model(acts in prop::collection::vec(act(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run(acts, true));
     }
 }

@@ -190,7 +190,12 @@ fn options_are_checked() {
     assert_eq!(place(json!({"path": "x.ss", "stream": "a b"})), "stream");
     assert_eq!(place(json!({"path": "x.ss", "beacon_interval": "1000"})), "beacon_interval");
     assert_eq!(place(json!({"path": "x.ss", "beacon_interval": "0KiB"})), "beacon_interval");
-    assert_eq!(place(json!({"path": "x.ss", "rotate": {"size": "1MiB"}})), "rotate");
+    let rotate = |rotate: serde_json::Value| place(json!({"path": "x.ss", "rotate": rotate}));
+    assert_eq!(rotate(json!({"keep": 3})), "rotate.every");
+    assert_eq!(rotate(json!({"size": "1MiB", "name": "{n}-{start}.ss"})), "rotate.name");
+    assert_eq!(place(json!({"path": "x.ss", "rotate": {"every": "1h"}, "existing": "replace"})), "existing");
+    assert_eq!(place(json!({"path": "x.ss", "rotate": {"every": "1h"}, "size_max": "1GiB"})), "size_max");
+    assert_eq!(place(json!({"path": "x.ss", "size_max": "128B"})), "size_max");
     assert_eq!(place(json!({"path": "", "codec": "ss"})), "path");
     let never = json!({"path": "x.ss", "fsync": "never"});
     assert_eq!(plan_sink(&never, &exactly_once()).unwrap_err().kind(), ErrorKind::Plan);

@@ -39,6 +39,9 @@ struct State {
     next_id: u64,
     /// Whose turn it is in each group.
     turns: HashMap<Arc<str>, usize>,
+    /// What members of a group have left behind for whoever comes, or for when the others have room. Bounded by what a
+    /// member can hold.
+    left: HashMap<Arc<str>, Vec<Item>>,
     /// Consumers that were opened at least once: reading has begun.
     opened: bool,
     /// No more consumers can come: reading ends.
@@ -94,8 +97,12 @@ impl Hub {
         let id = state.next_id;
         state.next_id += 1;
         if !state.ended {
-            let group = group.map(Arc::from);
-            Arc::make_mut(&mut state.consumers).push(Consumer { id, streams: streams.into(), group, queue });
+            let group: Option<Arc<str>> = group.map(Arc::from);
+            let consumer = Consumer { id, streams: streams.into(), group: group.clone(), queue };
+            Arc::make_mut(&mut state.consumers).push(consumer);
+            if let Some(group) = group {
+                state.share_left(&group);
+            }
             state.version += 1;
             self.changed.notify_all();
         }
@@ -106,6 +113,14 @@ impl Hub {
         let mut state = self.lock();
         Arc::make_mut(&mut state.consumers).retain(|consumer| consumer.id != id);
         state.version += 1;
+    }
+
+    /// A member of a group has gone: the others take over what it was given and did not use.
+    pub(super) fn hand_on(&self, id: u64, group: &str, items: Vec<Item>) {
+        self.unsubscribe(id);
+        let (mut state, group) = (self.lock(), Arc::from(group));
+        state.left.entry(Arc::clone(&group)).or_default().extend(items);
+        state.share_left(&group);
     }
 
     /// A consumer is open. `true`: it is the first one, reading must begin.
@@ -201,6 +216,8 @@ impl Hub {
 
     fn route(&self, item: Item) -> Vec<Send> {
         let mut state = self.lock();
+        let waiting: Vec<_> = state.left.keys().cloned().collect();
+        waiting.iter().for_each(|group| state.share_left(group));
         let consumers = state.consumers.clone();
         if let [only] = consumers.as_slice()
             && only.streams.is_empty()
@@ -235,6 +252,26 @@ impl State {
     fn end_if_done(&mut self) {
         if self.input_ended && (!self.loopback || (self.producers_ever && self.producers == 0)) {
             self.end();
+        }
+    }
+
+    /// Deals out what members of a group have left behind, as far as there is room now.
+    fn share_left(&mut self, group: &Arc<str>) {
+        let members = members(&self.consumers, group);
+        let items = self.left.remove(group).unwrap_or_default();
+        let mut left = Vec::new();
+        for item in items {
+            let sends = if members.is_empty() { Vec::new() } else { self.share(group, &members, &item) };
+            if sends.is_empty() {
+                left.push(item);
+            }
+            for (member, item) in sends {
+                let sent = member.queue.try_send(item);
+                left.extend(sent.err().map(mpsc::error::TrySendError::into_inner));
+            }
+        }
+        if !left.is_empty() {
+            self.left.insert(group.clone(), left);
         }
     }
 

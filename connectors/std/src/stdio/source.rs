@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use millstream_core::{Event, Form, Position, Result, Resume, ShardKey, Source, SourceCapabilities, SourcePlan};
+use millstream_core::{
+    Batch, Error, ErrorKind, Event, Form, Position, Result, Resume, ShardKey, Source, SourceCapabilities, SourcePlan,
+};
 use tokio::sync::{Mutex, mpsc};
 
 use super::{Stdio, hub::Item};
@@ -34,7 +36,12 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.stdio.hub().unsubscribe(self.id);
+        let items = &mut self.queue.get_mut().items;
+        let left = std::iter::from_fn(|| items.try_recv().ok()).collect();
+        match &self.group {
+            Some(group) => self.stdio.hub().hand_on(self.id, group, left),
+            None => self.stdio.hub().unsubscribe(self.id),
+        }
     }
 }
 
@@ -47,7 +54,8 @@ struct StdioSourcePlan(Arc<Subscription>);
 
 impl SourcePlan for StdioSourcePlan {
     fn capabilities(&self) -> SourceCapabilities {
-        SourceCapabilities { groups: self.0.group.is_some(), ..SourceCapabilities::ONCE }
+        let shared = self.0.group.is_some();
+        SourceCapabilities { groups: shared, give_back: shared, ..SourceCapabilities::ONCE }
     }
 
     fn form(&self) -> Form {
@@ -98,5 +106,15 @@ impl Source for StdioSource {
 
     fn shards(&self) -> Vec<ShardKey> {
         vec![self.subscription.stdio.shard()]
+    }
+
+    /// The other members of the group get them.
+    async fn give_back(&mut self, records: &Batch) -> Result<()> {
+        let Subscription { stdio, id, group, .. } = &*self.subscription;
+        match group {
+            Some(group) => stdio.hub().hand_on(*id, group, vec![Ok(records.clone().into())]),
+            None => return Err(Error::new(ErrorKind::Unsupported, "only members of a group can give records back")),
+        }
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use millstream::{
-    core::{Role, SinkPlan},
+    core::{Role, SeekTo, SinkPlan},
     registry,
     runtime::Entry,
 };
@@ -68,7 +68,7 @@ impl Consume {
         let registry = registry();
         let mut source = Endpoint::new(Role::Source, &self.url, &registry)?;
         source.set_all(&self.o)?;
-        source.range(&self.range)?;
+        source.range(&self.range, SeekTo::End)?;
         let mut stream = self.printing.stream("consume", &source);
         stream.until_end = self.range.until_end;
         stream.count = self.range.count;

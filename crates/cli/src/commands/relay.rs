@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use millstream::{
     Home,
-    core::{Error, ErrorKind, Registry, Result, Role},
+    core::{Error, ErrorKind, Registry, Result, Role, SeekTo},
     registry,
     runtime::StateSpec,
 };
@@ -91,7 +91,7 @@ impl Relay {
             self.o.iter().cloned().partition(|pair| source.knows(&head(pair)) || !sink.knows(&head(pair)));
         source.set_all(&of_source)?;
         sink.set_all(&of_sink)?;
-        source.range(&self.range)?;
+        source.range(&self.range, SeekTo::Beginning)?;
         Ok((source, sink))
     }
 

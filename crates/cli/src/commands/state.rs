@@ -119,7 +119,8 @@ fn row(name: &str, summary: &Summary) -> [String; 6] {
 
 fn show(state: &StateDir, pipeline: &str, stage: Option<&str>, limit: usize) -> Outcome {
     let folder = folder(state, pipeline)?;
-    let shown = inspect::show(&folder, stage, limit).map_err(|error| at_rest(error, pipeline, "show", &folder))?;
+    let shown = inspect::show(&folder, stage, limit, millstream::key_reader)
+        .map_err(|error| at_rest(error, pipeline, "show", &folder))?;
     output::print(&format!("{:#}", serde_json::to_value(&shown).unwrap_or_default()))?;
     Ok(Exit::Done)
 }

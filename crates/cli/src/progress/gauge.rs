@@ -105,6 +105,10 @@ impl SourcePlan for WatchedPlan {
         self.inner.describe()
     }
 
+    fn transaction(&self) -> Option<String> {
+        self.inner.transaction()
+    }
+
     fn create(&self) -> Result<Box<dyn Source>> {
         Ok(Box::new(Watched { inner: self.inner.create()?, gauge: self.gauge.clone() }))
     }
@@ -125,6 +129,10 @@ impl Source for Watched {
         let event = self.inner.next().await;
         *self.gauge.0.lock().unwrap_or_else(PoisonError::into_inner) = (self.inner.lag(), self.inner.size());
         event
+    }
+
+    async fn news(&mut self) -> Event {
+        self.inner.news().await
     }
 
     fn position(&self) -> Result<Position> {

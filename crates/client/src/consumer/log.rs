@@ -12,10 +12,12 @@ use serde_json::Value;
 
 use crate::Saved;
 
+/// The record is done, and its source has been told of it alone.
+const TOLD: u32 = u32::MAX;
 /// The record is done.
-const DONE: u32 = u32::MAX;
+const DONE: u32 = u32::MAX - 1;
 /// The record is passed over: its shard is not read now. It holds up nobody, and is not saved as done.
-const PASSED: u32 = u32::MAX - 1;
+const PASSED: u32 = u32::MAX - 2;
 
 /// Runs of sequences: first and last, ascending.
 type Runs = BTreeMap<ShardKey, Vec<(u128, u128)>>;
@@ -195,6 +197,17 @@ impl Log {
         })
     }
 
+    /// The records behind the base that have become done since the last call, for sources that are told of each. If telling
+    /// them fails, the base tells them later.
+    pub(crate) fn newly_done(&mut self) -> Vec<Batch> {
+        let newly = |entry: &mut Entry| {
+            let done = entry.owners.iter_mut().enumerate().filter(|(_, owner)| **owner == DONE);
+            let rows: Vec<u32> = done.map(|(row, owner)| (row as u32, *owner = TOLD).0).collect();
+            (!rows.is_empty()).then(|| entry.batch.select(rows))
+        };
+        self.entries.iter_mut().filter_map(newly).collect()
+    }
+
     /// A later attempt must save again.
     pub(crate) fn touch(&mut self) {
         self.dirty = true;
@@ -332,6 +345,19 @@ mod tests {
         assert!(ack(&mut log, 0));
         assert_eq!(log.saved(), Saved::new(at(8), Runs::new()));
         assert_eq!(log.size(), (0, 0));
+    }
+
+    #[test]
+    fn records_done_before_others_are_told_once() {
+        let mut log = log();
+        assert!(ack(&mut log, 5) && ack(&mut log, 1));
+        let told = |log: &mut Log| -> Vec<u128> {
+            log.newly_done().iter().flat_map(|batch| batch.iter().map(|r| r.sequence()).collect::<Vec<_>>()).collect()
+        };
+        assert_eq!(told(&mut log), [1, 5]);
+        assert!(told(&mut log).is_empty() && !ack(&mut log, 5));
+        assert!([0, 2, 3, 4, 6].map(|sequence| ack(&mut log, sequence)) == [true; 5]);
+        assert_eq!((told(&mut log), log.saved().position), (vec![4, 6], at(4)));
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Task {
         let now = Instant::now();
         let mut at = Progress { reading: true, failures: 0, retry_at: None, committed_at: now, kept_alive_at: now };
         loop {
-            let reads = at.reading && self.shelf.room();
+            let room = self.shelf.room();
             let commit_at = self.commit_at(&at);
             let keep_alive_at = self.capabilities.keep_alive.map(|every| at.kept_alive_at + every);
             let (source, retry_at) = (&mut self.source, at.retry_at);
@@ -175,7 +175,8 @@ impl Task {
                 if let Some(when) = retry_at {
                     sleep_until(when).await;
                 }
-                source.next().await
+                // Shards come and go also while no records are wanted.
+                if room { source.next().await } else { Ok(source.news().await) }
             };
             tokio::select! {
                 biased;
@@ -194,7 +195,7 @@ impl Task {
                     at.kept_alive_at = Instant::now();
                 }
                 () = self.shelf.changed.notified() => {}
-                event = next, if reads => {
+                event = next, if at.reading => {
                     self.event(event, &mut at).await;
                     // A source that always has more must not keep the others from their turn.
                     tokio::task::yield_now().await;
@@ -346,14 +347,18 @@ impl Task {
 
     /// Makes what is done durable.
     async fn commit(&mut self) -> Result<()> {
-        let saved = {
+        let (saved, done) = {
             let mut inner = self.shelf.lock();
             let Some(log) = inner.log.as_mut().filter(|log| log.dirty()) else { return Ok(()) };
             let mut saved = log.saved();
+            let done = if self.capabilities.acknowledge { log.newly_done() } else { Vec::new() };
             inner.assigned.correct(&mut saved);
-            saved
+            (saved, done)
         };
         let committed = async {
+            for records in done {
+                self.source.acknowledge(&records).await?;
+            }
             if let Keeping::Saved(positions, name) = &self.keeping {
                 positions.save(name, &saved).await?;
             }

@@ -13,6 +13,7 @@ use millstream_core::{
     BatchBuilder, Error, ErrorKind, Event, Form, Owner, Position, Read, Record, Result, Resume, SeekTo, ShardKey,
     SinkPlan, Source, SourceCapabilities, SourcePlan, Stamp, Timestamp,
 };
+use millstream_std::{Reading, Stdio, StdioSinkOptions};
 use millstream_testkit::FakeSink;
 use tokio::sync::Notify;
 
@@ -46,6 +47,31 @@ impl Backend for Memory {
     fn describe(&self) -> String {
         "memory".to_owned()
     }
+}
+
+/// The standard streams, or any two ends of pipes.
+#[derive(Clone, Debug)]
+pub struct Pipes(pub Stdio);
+
+impl Backend for Pipes {
+    fn source(&self, streams: &[&str], group: Option<&str>) -> Result<Box<dyn SourcePlan>> {
+        Ok(self.0.consumer(streams.iter().map(|name| (*name).to_owned()).collect(), group.map(str::to_owned)))
+    }
+
+    fn sink(&self, stream: &str) -> Result<Box<dyn SinkPlan>> {
+        let stream = Some(stream.to_owned()).filter(|stream| !stream.is_empty());
+        self.0.producer(&StdioSinkOptions { stream, ..StdioSinkOptions::default() })
+    }
+
+    fn describe(&self) -> String {
+        "standard input and output".to_owned()
+    }
+}
+
+/// Pipes whose output is their input.
+pub fn loopback() -> Pipes {
+    let reading = Reading { loopback: true, ..Reading::default() };
+    Pipes(Stdio::with(reading, std::io::empty(), std::io::sink()).unwrap())
 }
 
 #[derive(Clone, Debug)]

@@ -1,5 +1,7 @@
 //! The writer: records in, the bytes of the file out.
 
+mod sequel;
+
 use std::collections::HashMap;
 
 use millstream_core::{Error, ErrorKind, Result};
@@ -29,6 +31,8 @@ pub struct SsWriter {
     streams: Vec<Stream>,
     handles: HashMap<Box<[u8]>, StreamHandle>,
     turns: Turns,
+    /// The longest name of a stream, as in the file.
+    name_bytes_max: usize,
     ended: bool,
 }
 
@@ -83,11 +87,15 @@ impl SsWriter {
             streams: Vec::with_capacity(streams.len()),
             handles: HashMap::with_capacity(streams.len()),
             turns: Turns::from(turn),
+            // The control message that ends the file is one too.
+            name_bytes_max: 1 + CONTROL_KEY.len() + 8,
             ended: false,
         };
         for stream in streams {
             let handle = writer.push(stream.clone());
-            writer.turns.join(handle.0);
+            if stream.begun {
+                writer.turns.join(handle.0);
+            }
         }
         if writer.offset == writer.beacon_at {
             writer.beacon(0, out);
@@ -146,7 +154,7 @@ impl SsWriter {
     ) -> Result<u64> {
         self.check(payload)?;
         let last = self.known(stream)?;
-        if last.begun && sequence <= last.sequence {
+        if (last.begun || last.sequence > 0) && sequence <= last.sequence {
             let message = format!("cannot append sequence {sequence} after {}", last.sequence);
             return Err(Error::new(ErrorKind::Rejected, message).hint("sequences of a stream and shard must rise"));
         }
@@ -201,6 +209,7 @@ impl SsWriter {
 
     fn push(&mut self, stream: Stream) -> StreamHandle {
         let handle = StreamHandle(self.streams.len() as u32);
+        self.name_bytes_max = self.name_bytes_max.max(stream.name.len());
         self.handles.insert(stream.name.clone(), handle);
         self.streams.push(stream);
         handle

@@ -11,7 +11,7 @@ use millstream::{
     Delivery, Pipeline,
     runtime::{Plan, Step},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     Place, base, same,
@@ -25,13 +25,39 @@ pub(crate) fn plan(job: &str, folder: &Path) -> Option<Plan> {
         "once-rotate" => {
             json!({ "path": path("out.txt"), "rotate": { "size": "2KiB", "name": "{stem}-{n}{ext}" } })
         }
+        "once-turns" => rotated_streams(&path("out.ss")),
+        "feed" => rotated_streams(&path("in.ss")),
         "once-zstd" => json!({ "path": path("out.txt.zst"), "existing": "append" }),
-        "live-rotated" => json!({ "path": path("out.txt"), "existing": "append" }),
+        "live-rotated" | "once-series" => json!({ "path": path("out.txt"), "existing": "append" }),
         _ => return None,
     };
-    let input = json!({ "path": path("in.txt"), "follow": true, "start": "beginning" });
-    let pipeline = base(job, Delivery::ExactlyOnce).source_with("file", input).map(bracket).sink_with("file", sink);
-    Some(pipeline.plan().unwrap())
+    let input = if job == "once-series" { "in-*.ss" } else { "in.txt" };
+    let input = json!({ "path": path(input), "follow": true, "start": "beginning" });
+    let pipeline = base(job, Delivery::ExactlyOnce).source_with("file", input);
+    let pipeline = if job == "feed" { pipeline } else { pipeline.map(bracket) };
+    Some(pipeline.sink_with("file", sink).plan().unwrap())
+}
+
+fn rotated_streams(path: &str) -> Value {
+    let rotate = json!({ "size": "2KiB", "name": "{stem}-{n}{ext}" });
+    json!({ "path": path, "stream": "out", "beacon_interval": "1KiB", "rotate": rotate })
+}
+
+/// Rotated files of this stem, in order of their numbers; all but the last have their names.
+fn rotated(place: &Place, stem: &str, what: &str) -> Vec<String> {
+    let number = |name: &str| name.strip_prefix(stem)?.split('.').next()?.parse::<u32>().ok();
+    let names = std::fs::read_dir(place.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = names.filter_map(|name| name.into_string().ok());
+    let mut files: Vec<(u32, String)> = names.filter_map(|name| Some((number(&name)?, name))).collect();
+    files.sort_unstable();
+    assert!(files.len() > 5, "{files:?}");
+    let (last, finished) = files.split_last().unwrap();
+    assert!(last.1.ends_with(".part"), "the last file is still written: {last:?}");
+    for (_, name) in finished {
+        let bytes = std::fs::metadata(place.path(name)).unwrap().len();
+        assert!(!name.ends_with(".part") && bytes <= 2048, "{what}: {name} has its name and {bytes} bytes");
+    }
+    files.into_iter().map(|(_, name)| name).collect()
 }
 
 #[test]
@@ -39,23 +65,76 @@ fn exactly_once_holds_over_rotated_outputs_at_every_step() {
     for step in Step::ALL {
         let mut place = Place::new();
         kill_at(&mut place, "once-rotate", step);
-        let number = |name: &str| name.strip_prefix("out-")?.split('.').next()?.parse::<u32>().ok();
-        let names = std::fs::read_dir(place.path("")).unwrap().map(|entry| entry.unwrap().file_name());
-        let mut files: Vec<(u32, String)> = names
-            .filter_map(|name| name.into_string().ok())
-            .filter_map(|name| number(&name).map(|number| (number, name)))
-            .collect();
-        files.sort_unstable();
-        assert!(files.len() > 5, "{files:?}");
-        let (last, finished) = files.split_last().unwrap();
-        assert!(last.1.ends_with(".part"), "the last file is still written: {last:?}");
-        for (_, name) in finished {
-            let bytes = std::fs::metadata(place.path(name)).unwrap().len();
-            assert!(name.ends_with(".txt") && bytes <= 2048, "{step:?}: {name} has its name and {bytes} bytes");
-        }
-        let lines: Vec<String> = files.iter().flat_map(|(_, name)| place.lines(name)).collect();
+        let files = rotated(&place, "out-", &format!("{step:?}"));
+        let lines: Vec<String> = files.iter().flat_map(|name| place.lines(name)).collect();
         same(&lines, &bracketed(0..2100), &format!("{step:?}"));
     }
+}
+
+#[test]
+fn exactly_once_holds_over_rotated_stream_files_at_every_step() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for step in Step::ALL {
+        let mut place = Place::new();
+        kill_at(&mut place, "once-turns", step);
+        rotated(&place, "out-", &format!("{step:?}"));
+        let read = Pipeline::new("read")
+            .in_memory()
+            .source_with("file", json!({ "path": place.path("out-*.ss") }))
+            .sink_with("file", json!({ "path": place.path("out.txt") }));
+        runtime.block_on(read.run()).unwrap();
+        same(&place.lines("out.txt"), &bracketed(0..2100), &format!("{step:?}"));
+    }
+}
+
+#[test]
+fn no_record_is_lost_or_doubled_while_stream_files_that_are_read_rotate_at_every_step() {
+    for step in Step::ALL {
+        let mut place = Place::new();
+        let feed = |place: &mut Place| {
+            place.grow(500);
+            let feed = place.run("feed", step, 0);
+            assert!(feed.status.success(), "{}", String::from_utf8_lossy(&feed.stderr));
+        };
+        let mut killed = 0;
+        for nth in 1..=3 {
+            // While it is down, and while it runs.
+            feed(&mut place);
+            let child = place.start("once-series", step, nth);
+            feed(&mut place);
+            let output = child.wait_with_output().unwrap();
+            match output.status.signal() {
+                Some(_) => killed += 1,
+                None => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+            }
+        }
+        assert!(killed > 0, "{step:?} was never reached");
+        let output = place.run("once-series", step, 0);
+        assert!(output.status.success(), "after {step:?}: {}", String::from_utf8_lossy(&output.stderr));
+        rotated(&place, "in-", &format!("{step:?}"));
+        same(&place.lines("out.txt"), &bracketed(0..3000), &format!("{step:?}"));
+    }
+}
+
+#[test]
+fn a_full_stream_file_stops_the_pipeline_and_keeps_what_counts() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut place = Place::new();
+    place.grow(500);
+    let write = base("full", Delivery::ExactlyOnce)
+        .in_memory()
+        .source_with("file", json!({ "path": place.path("in.txt") }))
+        .sink_with("file", json!({ "path": place.path("out.ss"), "size_max": "8KiB", "existing": "append" }));
+    let error = runtime.block_on(write.run()).unwrap_err();
+    assert!(error.chain().contains("out.ss` is full"), "{}", error.chain());
+    let read = Pipeline::new("read")
+        .in_memory()
+        .source_with("file", json!({ "path": place.path("out.ss") }))
+        .sink_with("file", json!({ "path": place.path("out.txt") }));
+    runtime.block_on(read.run()).unwrap();
+    let kept = place.lines("out.txt");
+    assert!(!kept.is_empty() && place.lines("in.txt").starts_with(&kept), "{} records", kept.len());
+    assert!(std::fs::metadata(place.path("out.ss")).unwrap().len() <= 8 << 10);
 }
 
 #[test]

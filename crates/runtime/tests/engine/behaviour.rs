@@ -337,3 +337,64 @@ async fn a_count_that_dies_before_its_last_epoch_ends_nothing_for_the_next_run()
         assert_eq!(sink.values(), numbers(100), "died at {dies_at}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_behind_the_last_decision_does_not_run_the_pipeline_twice() {
+    let (source, sink, bench) = (FakeSource::of(numbers(10)), FakeSink::truncating(), Bench::new());
+    let away = || Error::new(ErrorKind::Unavailable, "cannot rename");
+    let (failing, fails) = (sink.clone(), std::sync::atomic::AtomicBool::new(true));
+    let probe = Probe::new(move |step, epoch| {
+        if step == EpochStep::BeforeSinkCommit && epoch > 1 && fails.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            failing.fail_commits([away()]);
+        }
+    });
+    let mut running = bench.start_with(&spec(&source, &[], &sink), |options| options.probe = probe);
+    let summary = running.wait().await.unwrap();
+    assert_eq!((sink.values(), sink.finished()), (numbers(10), true));
+    assert_eq!((summary.ended, running.handle().status().restarts), (Ended::Finished, 1));
+    balanced(&summary);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_start_is_fresh_once_and_not_at_every_restart() {
+    let (source, sink, bench) = (FakeSource::of(numbers(100)).in_batches_of(10), FakeSink::plain(), Bench::new());
+    let mut spec = spec(&source, &[], &sink);
+    spec.checkpoint.count = Some(10);
+    let (failing, fails) = (sink.clone(), std::sync::atomic::AtomicBool::new(true));
+    let probe = Probe::new(move |step, epoch| {
+        if step == EpochStep::BeforeFlush && epoch == 6 && fails.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            failing.fail_flushes([Error::new(ErrorKind::Unavailable, "away")]);
+        }
+    });
+    bench.start_with(&spec, |options| (options.fresh, options.probe) = (true, probe)).wait().await.unwrap();
+    assert_eq!(sink.values().iter().filter(|value| *value == "0").count(), 1, "it goes on from the checkpoint");
+}
+
+#[tokio::test(start_paused = true)]
+async fn letters_of_a_later_epoch_do_not_block_those_of_this_one() {
+    let (good, bad, sink, bench) =
+        (FakeSource::of(numbers(10)).in_batches_of(1), FakeSource::live(), FakeSink::plain(), Bench::new());
+    let fail: MapFn = |_| Err(Error::new(ErrorKind::Data, "always"));
+    let mut spec = spec(&bad, &[fail], &FakeSink::plain());
+    spec.sources[0].name = Some("bad".into());
+    let mut second = Entry::ready(Arc::new(good) as Arc<dyn millstream_core::SourcePlan>);
+    second.name = Some("good".into());
+    spec.sources.push(second);
+    spec.steps[0].from = vec!["bad".into()];
+    let mut rejecting = named(&sink, "rejecting");
+    rejecting.from = vec!["good".into()];
+    spec.sinks.push(rejecting);
+    spec.checkpoint.count = Some(20);
+    numbers(10).iter().for_each(|value| sink.reject(value, 1, Error::new(ErrorKind::Rejected, "no")));
+    sink.stall(true);
+    let mut running = bench.start(&spec);
+    running.handle().started().await.unwrap();
+    // Far more letters of the epochs that follow than fit into the queue.
+    numbers(1000).into_iter().for_each(|value| bad.push(None, value));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    sink.stall(false);
+    bad.end();
+    let summary = tokio::time::timeout(Duration::from_secs(60), running.wait()).await.unwrap().unwrap();
+    assert_eq!(summary.dead(), 1010);
+    balanced(&summary);
+}

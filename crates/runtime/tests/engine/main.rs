@@ -3,15 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod behaviour;
+mod groups;
+mod hosting;
 mod limits;
 mod model;
 
 use std::{sync::Arc, time::Duration};
 
-use millstream_core::{Batch, Body, Column, Extent, Form, Forms, Output, Registry, Result, Step, StepPlan, Transform};
+use millstream_core::{
+    Batch, Body, Column, Extent, Form, Forms, Output, Registry, Result, SinkPlan, SourcePlan, Step, StepPlan, Transform,
+};
 use millstream_runtime::{Entry, PipelineSpec, Plan, PlanOptions, RunOptions, Running, Summary};
 use millstream_state::{Memory, MemoryStore};
-use millstream_testkit::{FakeSink, FakeSource};
+use millstream_testkit::FakeSink;
 
 /// A step made of a closure over single values.
 pub(crate) struct Map(MapFn);
@@ -53,7 +57,11 @@ impl StepPlan for MapPlan {
     }
 }
 
-pub(crate) fn spec(source: &FakeSource, steps: &[MapFn], sink: &FakeSink) -> PipelineSpec {
+pub(crate) fn spec<S, K>(source: &S, steps: &[MapFn], sink: &K) -> PipelineSpec
+where
+    S: SourcePlan + Clone + 'static,
+    K: SinkPlan + Clone + 'static,
+{
     PipelineSpec {
         name: "test".to_owned(),
         sources: vec![Entry::ready(Arc::new(source.clone()))],
@@ -63,8 +71,8 @@ pub(crate) fn spec(source: &FakeSource, steps: &[MapFn], sink: &FakeSink) -> Pip
     }
 }
 
-pub(crate) fn named(sink: &FakeSink, name: &str) -> Entry<dyn millstream_core::SinkPlan> {
-    let mut entry = Entry::ready(Arc::new(sink.clone()) as Arc<dyn millstream_core::SinkPlan>);
+pub(crate) fn named<K: SinkPlan + Clone + 'static>(sink: &K, name: &str) -> Entry<dyn SinkPlan> {
+    let mut entry = Entry::ready(Arc::new(sink.clone()) as Arc<dyn SinkPlan>);
     entry.name = Some(name.to_owned());
     entry
 }

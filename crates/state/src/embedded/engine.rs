@@ -1,18 +1,19 @@
 //! The embedded store as one thread sees it: every call blocks.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use millstream_core::{Change, Checkpoint, Epoch, Error, ErrorKind, Result, Segment};
 
 use super::{
     keyed::Keyed,
-    ledger::{CHECKPOINT, CUT, Cut, DISCARD, Ledger, SEGMENT, Stored, encode_checkpoint, mismatch},
+    ledger::{Ledger, RESET, mismatch},
+    open::Open,
 };
 use crate::{
     files,
     id::Id,
     lock::Lock,
-    log::{Log, Purpose, corrupt},
+    log::{Log, Purpose},
     segment,
 };
 
@@ -33,16 +34,6 @@ pub(crate) struct Engine {
     // The order of the fields is the order in which they are dropped: the lock last.
     open: Option<Open>,
     lock: Option<Lock>,
-}
-
-#[derive(Debug)]
-struct Open {
-    log: Log,
-    ledger: Ledger,
-    keyed: Option<Keyed>,
-    loaded: bool,
-    /// The decision stood, but what had to follow failed.
-    failed: Option<Error>,
 }
 
 impl Engine {
@@ -72,11 +63,12 @@ impl Engine {
             None => Log::create(&path, Purpose::Checkpoints, Id::random(), [])?,
         };
         let id = log.id().to_string();
-        self.open = Some(Open { log, ledger: Ledger::default(), keyed: None, loaded: false, failed: None });
+        self.open = Some(Open::new(log));
         Ok(id)
     }
 
-    /// Recovery: reads the log, cuts what a crash left, and brings keyed state to the newest checkpoint.
+    /// Recovery: reads the log, cuts what a crash left, and brings keyed state to the newest checkpoint. Pending segments stay
+    /// until something is written: a host may have decided them.
     pub(crate) fn load(&mut self) -> Result<Option<Checkpoint>> {
         let dir = self.dir.clone();
         if self.open.as_ref().is_some_and(|open| open.loaded) {
@@ -87,11 +79,7 @@ impl Engine {
         let (id, path) = (open.log.id().to_string(), open.log.path().to_owned());
         let mut ledger = Ledger::default();
         open.log.recover(|entry| ledger.replay(entry, &id, &path))?;
-        if !ledger.pending.is_empty() {
-            // What follows must not take them for its own. The sync of the next decision covers this, too.
-            open.log.append(DISCARD, &[])?;
-            ledger.pending.clear();
-        }
+        open.stale = !ledger.pending.is_empty();
         open.ledger = ledger;
         open.recover_keyed(&dir)?;
         open.loaded = true;
@@ -121,11 +109,44 @@ impl Engine {
         if pending.epoch <= open.ledger.epoch() {
             return Err(out_of_order(pending.epoch, open.ledger.epoch()));
         }
+        open.discard_stale()?;
         let bytes = segment::encode(pending)?;
-        let hash = segment::hash(&bytes);
-        open.log.append(SEGMENT, &bytes)?;
-        open.ledger.write(pending.epoch, Stored { hash, bytes: bytes.into() });
-        Ok(hash)
+        open.append_segment(bytes.into())
+    }
+
+    /// Makes pending segments durable.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        self.loaded()?.log.sync()
+    }
+
+    /// Whether it was reset and has decided nothing since.
+    pub(crate) fn was_reset(&mut self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.ledger.reset)
+    }
+
+    /// Goes on to a checkpoint that a host has decided. [`Engine::settle`] must follow.
+    pub(crate) fn adopt(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let dir = self.dir.clone();
+        let open = self.loaded()?;
+        if checkpoint.epoch <= open.ledger.epoch() {
+            return Err(out_of_order(checkpoint.epoch, open.ledger.epoch()));
+        }
+        if checkpoint.store_id != open.log.id().to_string() {
+            self.open = Some(open.taken_over(&dir, checkpoint)?);
+            return Ok(());
+        }
+        open.ledger.holds(&checkpoint).map_err(|what| mismatch(open.log.path(), &what))?;
+        let named = open.ledger.named(&checkpoint);
+        if open.ledger.pending.len() > named.len() {
+            // Deciding takes every pending segment up to its epoch: those that nobody decided go before.
+            open.stale = true;
+            open.discard_stale()?;
+            for bytes in named {
+                open.append_segment(bytes)?;
+            }
+        }
+        open.stale = false;
+        open.decide(checkpoint)
     }
 
     /// Appends the checkpoint and syncs: the deciding write. [`Engine::settle`] must follow.
@@ -145,16 +166,14 @@ impl Engine {
         if checkpoint.store_id != open.log.id().to_string() {
             return Err(mismatch(open.log.path(), "the checkpoint is for another store"));
         }
+        open.discard_stale()?;
         open.ledger.holds(&checkpoint).map_err(|what| mismatch(open.log.path(), &what))?;
         if !open.log.untouched() {
             let message =
                 format!("cannot decide epoch {}: {} has been changed", checkpoint.epoch, open.log.path().display());
             return Err(Error::new(ErrorKind::Fenced, message).hint("another process writes to it, or has replaced it"));
         }
-        open.log.append(CHECKPOINT, &encode_checkpoint(&checkpoint)?)?;
-        open.log.sync()?;
-        open.ledger.decide(checkpoint);
-        Ok(())
+        open.decide(checkpoint)
     }
 
     /// What follows a decision: the mark, keyed state, and cutting the log. A failure here takes nothing back; it is told
@@ -178,10 +197,11 @@ impl Engine {
             return Err(not_fenced());
         }
         self.open = None;
-        let log = Log::create(&self.dir.join(LOG), Purpose::Checkpoints, Id::random(), [])?;
+        let log = Log::create(&self.dir.join(LOG), Purpose::Checkpoints, Id::random(), [(RESET, &[][..])])?;
         Keyed::remove(&self.dir)?;
         let id = log.id().to_string();
-        self.open = Some(Open { log, ledger: Ledger::default(), keyed: None, loaded: true, failed: None });
+        let ledger = Ledger { reset: true, ..Ledger::default() };
+        self.open = Some(Open { ledger, loaded: true, ..Open::new(log) });
         Ok(id)
     }
 
@@ -214,80 +234,6 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn log_file(&mut self) -> &mut Log {
         &mut self.open.as_mut().unwrap().log
-    }
-}
-
-impl Open {
-    /// Brings keyed state to the newest checkpoint, or says why that cannot be.
-    fn recover_keyed(&mut self, dir: &Path) -> Result<()> {
-        self.keyed = None;
-        let newest = self.ledger.epoch();
-        if Keyed::exists(dir) {
-            let keyed = Keyed::open(dir)?;
-            let foreign = keyed.store_id() != self.log.id().to_string();
-            if foreign && newest == 0 {
-                // A reset was cut short between its two steps.
-                drop(keyed);
-                Keyed::remove(dir)?;
-            } else if foreign {
-                return Err(mismatch(keyed.path(), "its keyed state belongs to another store"));
-            } else if keyed.epoch() > newest || keyed.epoch() < self.ledger.cut.keyed {
-                let has = keyed.epoch();
-                let what = format!("its keyed state is of epoch {has}, which does not fit checkpoint {newest}");
-                return Err(mismatch(keyed.path(), &what));
-            } else {
-                self.keyed = Some(keyed);
-            }
-        } else if self.ledger.cut.keyed > 0 {
-            return Err(mismatch(dir, &format!("the keyed state of epoch {} is missing", self.ledger.cut.keyed)));
-        }
-        self.fill(dir)
-    }
-
-    /// Applies decided segments to keyed state, which is created with the first key.
-    fn fill(&mut self, dir: &Path) -> Result<()> {
-        while let Some((&epoch, stored)) = self.ledger.decided.first_key_value() {
-            if self.keyed.as_ref().is_none_or(|keyed| keyed.epoch() < epoch) {
-                let Some(segment) = segment::decode(stored.bytes.clone()) else {
-                    return Err(corrupt(
-                        self.log.path(),
-                        0,
-                        &format!("the segment of epoch {epoch}, somewhere after the start,"),
-                    ));
-                };
-                let changed = segment.stages.iter().any(|(_, changes)| !changes.is_empty());
-                if changed && self.keyed.is_none() {
-                    self.keyed = Some(Keyed::create(dir, &self.log.id().to_string())?);
-                }
-                if let Some(keyed) = self.keyed.as_mut().filter(|_| changed) {
-                    keyed.apply(&segment)?;
-                }
-            }
-            self.ledger.decided.pop_first();
-        }
-        self.ledger.settled = self.ledger.settled.max(self.ledger.epoch());
-        Ok(())
-    }
-
-    /// Rewrites the log without what fjall has persisted.
-    fn cut(&mut self) -> Result<()> {
-        if !self.ledger.decided.is_empty() {
-            // Only after a failure to fill: what is not in fjall must stay in the log.
-            return Ok(());
-        }
-        let keyed = match &mut self.keyed {
-            Some(keyed) => keyed.persist()?,
-            None => 0,
-        };
-        let cut = Cut { epoch: self.ledger.settled, keyed };
-        let checkpoint = self.ledger.newest.as_ref().map(encode_checkpoint).transpose()?;
-        let cut_bytes = cut.encode();
-        let entries = std::iter::once((CUT, &cut_bytes[..]))
-            .chain(checkpoint.as_deref().map(|bytes| (CHECKPOINT, bytes)))
-            .chain(self.ledger.pending.values().map(|stored| (SEGMENT, &stored.bytes[..])));
-        self.log = Log::create(self.log.path(), Purpose::Checkpoints, self.log.id(), entries)?;
-        self.ledger.cut = cut;
-        Ok(())
     }
 }
 

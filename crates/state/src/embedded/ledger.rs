@@ -5,6 +5,7 @@
 //! | checkpoint | JSON | its epoch is decided: pending segments up to it are current |
 //! | segment | `segment.rs` | the changes of an epoch, pending; a later one of the same epoch takes its place |
 //! | discard | nothing | all pending segments are thrown away: the run that wrote them is gone |
+//! | reset | nothing | all before it was forgotten on purpose, and what a host of this pipeline holds is to be, too |
 //! | cut | two u64 | first entry of a rewritten log: all segments up to the first epoch have been left out, and fjall holds state of at least the second (0: there is no fjall) |
 //!
 //! The same rules are used to read a log and to write it, so a restart sees what the run saw.
@@ -24,6 +25,7 @@ pub(crate) const CHECKPOINT: u8 = 1;
 pub(crate) const SEGMENT: u8 = 2;
 pub(crate) const DISCARD: u8 = 3;
 pub(crate) const CUT: u8 = 4;
+pub(crate) const RESET: u8 = 5;
 
 /// A segment as its bytes.
 #[derive(Clone, Debug)]
@@ -53,6 +55,8 @@ pub(crate) struct Ledger {
     pub(crate) settled: Epoch,
     /// The last cut.
     pub(crate) cut: Cut,
+    /// It was reset, and has decided nothing since.
+    pub(crate) reset: bool,
 }
 
 impl Ledger {
@@ -83,6 +87,7 @@ impl Ledger {
                 self.write(epoch, Stored { hash: segment::hash(&entry.body), bytes: entry.body });
             }
             DISCARD => self.pending.clear(),
+            RESET => self.reset = true,
             CUT => {
                 self.cut = Cut::decode(&entry.body).ok_or_else(|| bad("a cut is too short"))?;
                 self.settled = self.cut.epoch;
@@ -118,6 +123,13 @@ impl Ledger {
         let beyond = self.pending.split_off(&(checkpoint.epoch + 1));
         self.decided.append(&mut std::mem::replace(&mut self.pending, beyond));
         self.newest = Some(checkpoint);
+        self.reset = false;
+    }
+
+    /// Pending segments that the checkpoint names, oldest first.
+    pub(crate) fn named(&self, checkpoint: &Checkpoint) -> Vec<Bytes> {
+        let named = checkpoint.segments.iter().filter_map(|(epoch, _)| self.pending.get(epoch));
+        named.map(|stored| stored.bytes.clone()).collect()
     }
 }
 

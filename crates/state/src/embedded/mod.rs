@@ -15,12 +15,16 @@
 //!             then, behind the answer: mark, fill fjall with N in one batch, cut the log if it is long
 //! ```
 //!
+//! Where a host decides it takes two: `sync` before the host's decision, so that no checkpoint names what is not durable, and
+//! `decide` behind it. After a crash between them `adopt` does what `decide` did not.
+//!
 //! A crash before the sync leaves epoch N-1 and a torn tail; one behind it leaves a log that knows more than fjall, which
 //! `load` fills again. The log is cut only when fjall has synced what it would lose.
 
 mod engine;
 mod keyed;
 mod ledger;
+mod open;
 #[cfg(test)]
 mod tests;
 
@@ -90,6 +94,23 @@ impl Store for EmbeddedStore {
         self.run(Engine::load).await
     }
 
+    fn was_reset(&self) -> bool {
+        // Poisoned: `load` has yet to be called again.
+        self.engine.lock().is_ok_and(|mut engine| engine.was_reset())
+    }
+
+    async fn adopt(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let id = checkpoint.store_id.clone();
+        let adopted = self.run(move |engine| {
+            engine.adopt(checkpoint)?;
+            engine.settle();
+            Ok(())
+        });
+        adopted.await?;
+        self.id = id;
+        Ok(())
+    }
+
     async fn scan(&mut self, stage: &str) -> Result<Vec<Change>> {
         let stage = stage.to_owned();
         self.run(move |engine| engine.scan(&stage)).await
@@ -97,6 +118,10 @@ impl Store for EmbeddedStore {
 
     async fn write(&mut self, pending: Segment) -> Result<u64> {
         self.run(move |engine| engine.write(&pending)).await
+    }
+
+    async fn sync(&mut self) -> Result<()> {
+        self.run(Engine::sync).await
     }
 
     async fn decide(&mut self, checkpoint: Checkpoint, expected: Epoch) -> Result<()> {

@@ -6,7 +6,10 @@
 
 mod json;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use millstream_core::{Checkpoint, Error, ErrorKind, Result};
 use serde::Serialize;
@@ -66,11 +69,14 @@ pub struct ShownStage {
 pub struct ShownKey {
     /// Its group.
     pub group: u16,
-    /// The key: a string, or `{"hex": ..}` where it is no text.
+    /// The key, as its stage's kind reads it; else a string, or `{"hex": ..}` where it is no text.
     pub key: Value,
     /// Its value: MessagePack as JSON, or `{"hex": ..}` where it is something else.
     pub value: Value,
 }
+
+/// Reads the bytes of a key.
+pub type ReadKey = fn(&[u8]) -> Value;
 
 /// The pipelines under a state directory, by name. What cannot be read is among them, as its error.
 pub fn list(state_dir: &Path) -> Result<Vec<(String, Result<Summary>)>> {
@@ -119,8 +125,18 @@ pub fn summary(dir: &Path) -> Result<Summary> {
 }
 
 /// One pipeline at rest with its keyed state: of `stage`, or of all stages; up to `limit` keys of each.
-pub fn show(dir: &Path, stage: Option<&str>, limit: usize) -> Result<Shown> {
+///
+/// `readable` says how the keys of a kind of stage are read, where they are not simply text.
+pub fn show(
+    dir: &Path,
+    stage: Option<&str>,
+    limit: usize,
+    readable: impl Fn(&str) -> Option<ReadKey>,
+) -> Result<Shown> {
     at_rest(dir, |engine| {
+        let summary = Summary { running: false, pid: None, ..summary(dir)? };
+        let plan = summary.checkpoint.as_ref().map(|checkpoint| checkpoint.plan.clone()).unwrap_or_default();
+        let kinds: BTreeMap<&str, &str> = plan.split(',').filter_map(|part| part.split_once(':')).collect();
         let mut stages = Vec::new();
         if let Some(keyed) = engine.keyed()? {
             let names = match stage {
@@ -130,11 +146,12 @@ pub fn show(dir: &Path, stage: Option<&str>, limit: usize) -> Result<Shown> {
             for stage in names {
                 let mut keys = Vec::new();
                 let mut more = false;
+                let read = kinds.get(stage.as_str()).and_then(|kind| readable(kind)).unwrap_or(json_of_bytes);
                 keyed.visit(&stage, |change| {
                     more = keys.len() >= limit;
                     if !more {
                         let value = change.value.unwrap_or_default();
-                        let (key, value) = (json_of_bytes(&change.key), json_of_messagepack(&value));
+                        let (key, value) = (read(&change.key), json_of_messagepack(&value));
                         keys.push(ShownKey { group: change.group, key, value });
                     }
                     !more
@@ -142,22 +159,30 @@ pub fn show(dir: &Path, stage: Option<&str>, limit: usize) -> Result<Shown> {
                 stages.push(ShownStage { stage, keys, more });
             }
         }
-        let summary = Summary { running: false, pid: None, ..summary(dir)? };
         Ok(Shown { summary, stages })
     })
 }
 
 /// Changes the newest checkpoint of a pipeline at rest, as one more epoch: `change` gets a copy, and sets positions for
-/// example. Says which epoch it became. Store, version and epoch are set here; segments are those of the new epoch: none.
+/// example. Says which epoch it became. Store, version and epoch are set here; state stays as it is. Where a host decides, only after
+/// a drain or the end: before that, the newest checkpoint may be there.
 pub fn edit(dir: &Path, change: impl FnOnce(&mut Checkpoint) -> Result<()>) -> Result<u64> {
     at_rest(dir, |engine| {
         let before = engine.newest()?.ok_or_else(|| nothing(dir))?;
+        if let Some(host) = before.host.as_ref().filter(|_| !before.finished && !before.drained) {
+            // A newer one may be there, and changing an older one would repeat what it decided.
+            let message = format!("cannot change a checkpoint of `{}`: the newest one is in {host}", name_of(dir));
+            return Err(Error::new(ErrorKind::StateMismatch, message)
+                .hint("start the pipeline and drain it; then its newest checkpoint is here, too"));
+        }
         let mut after = before.clone();
         change(&mut after)?;
         after.version = before.version;
         after.store_id.clone_from(&before.store_id);
         after.epoch = before.epoch + 1;
-        after.segments.clear();
+        after.segments.clone_from(&before.segments);
+        // Decided here; the next run takes it to the host.
+        after.host = None;
         let epoch = after.epoch;
         engine.decide(after, before.epoch)?;
         engine.settle();

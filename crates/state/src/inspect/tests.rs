@@ -38,23 +38,23 @@ async fn pipelines_are_listed_shown_edited_and_reset() {
     assert_eq!(orders_now.store_id, running.id());
     assert_eq!(orders_now.checkpoint.unwrap().epoch, 1);
 
-    assert_eq!(show(&orders, None, 10).unwrap_err().kind(), ErrorKind::Locked);
+    assert_eq!(show(&orders, None, 10, |_| None).unwrap_err().kind(), ErrorKind::Locked);
     assert_eq!(reset(&orders).unwrap_err().kind(), ErrorKind::Locked);
     running.close().await.unwrap();
-    let shown = show(&orders, None, 10).unwrap();
+    let shown = show(&orders, None, 10, |_| None).unwrap();
     let mut keys: Vec<_> = shown.stages[0].keys.iter().map(|key| (key.key.clone(), key.value.clone())).collect();
     keys.sort_by_key(|(key, _)| key.to_string());
     assert_eq!(keys, [(json!("whale"), json!(7)), (json!({ "hex": "ff" }), json!({ "hex": "c1" }))]);
-    let few = show(&orders, Some("count"), 1).unwrap();
+    let few = show(&orders, Some("count"), 1, |_| None).unwrap();
     assert!(few.stages[0].keys.len() == 1 && few.stages[0].more);
-    assert!(show(&orders, Some("no such stage"), 1).unwrap().stages[0].keys.is_empty());
+    assert!(show(&orders, Some("no such stage"), 1, |_| None).unwrap().stages[0].keys.is_empty());
 
     let epoch = edit(&orders, |checkpoint| {
         checkpoint.sources.clear();
         Ok(())
     });
     assert_eq!(epoch.unwrap(), 2);
-    let shown = show(&orders, None, 10).unwrap();
+    let shown = show(&orders, None, 10, |_| None).unwrap();
     let after = shown.summary.checkpoint.unwrap();
     assert!(after.epoch == 2 && after.sources.is_empty());
     assert_eq!(shown.stages[0].keys.len(), 2);
@@ -62,8 +62,8 @@ async fn pipelines_are_listed_shown_edited_and_reset() {
     let before = summary(&orders).unwrap().store_id;
     assert_ne!(reset(&orders).unwrap(), before);
     assert_eq!(summary(&orders).unwrap().checkpoint, None);
-    assert!(show(&orders, None, 10).unwrap().stages.is_empty());
-    for error in [show(state.path(), None, 1).unwrap_err(), reset(state.path()).unwrap_err()] {
+    assert!(show(&orders, None, 10, |_| None).unwrap().stages.is_empty());
+    for error in [show(state.path(), None, 1, |_| None).unwrap_err(), reset(state.path()).unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
 }

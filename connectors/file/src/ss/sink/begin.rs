@@ -1,57 +1,72 @@
-//! The first bytes that a sink writes: a new file, or the end of one that is there.
+//! The first bytes that a sink writes: a new file, or the end of one that is there; and the sequences that go on.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, path::Path};
 
-use millstream_codec::ss::{End, HEADER_BYTES, Header, SsWriter, Tail, find_end};
-use millstream_core::{Error, ErrorKind, Result, Timestamp};
+use millstream_codec::ss::{End, HEADER_BYTES, SsWriter, Tail, find_end};
+use millstream_core::{Error, ErrorKind, Result, ShardKey};
 
-use super::output::{Current, Output};
-use crate::{error::failed, identity::FileId, ss::view::of};
+use super::output::{Begun, Output};
+use crate::{error::failed, ss::view::of};
 
 /// How much of a tail is looked at at once.
 const LOOK_BYTES: usize = 64 << 10;
 
 impl Output {
-    /// Begins a new file, instead of any that has the name.
-    pub(super) fn create(&mut self, name: String, rename: Option<String>) -> Result<SsWriter> {
-        self.append(name, rename, Some(0))
-    }
-
-    /// Opens a file to write behind `length`, or behind its last whole message.
-    pub(super) fn append(&mut self, name: String, rename: Option<String>, length: Option<u64>) -> Result<SsWriter> {
-        let path = self.folder.join(&name);
-        let problem = |error| failed("write", &path, error);
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(problem)?;
-        let metadata = file.metadata().map_err(problem)?;
-        if !metadata.is_file() {
-            return Err(Error::new(ErrorKind::Option, format!("`{}` is not a regular file", path.display()))
-                .hint("a .ss file must be one that can be cut"));
-        }
-        let len = metadata.len();
-        if let Some(length) = length.filter(|length| *length < len) {
-            if length > 0 {
-                tracing::info!(path = %path.display(), bytes = len - length, "cutting what was written after the checkpoint");
+    /// Goes on with the file that is open, behind its last whole message. `mark`: what the checkpoint counts of it.
+    pub(super) fn take_up(&mut self, mark: Option<u64>) -> Result<Begun> {
+        let Some(part) = &mut self.files.part else {
+            return Err(Error::new(ErrorKind::Bug, "there is no file to go on with"));
+        };
+        let (path, mut out) = (part.path.clone(), Vec::new());
+        let mut writer = match end(part.file(), &path)? {
+            None => {
+                part.cut(0)?;
+                let header = self.target.header(part.rename.as_deref().unwrap_or(&part.name))?;
+                SsWriter::new(&header, &mut out)
             }
-            file.set_len(length).map_err(problem)?;
-        }
-        let (mut out, id) = (Vec::new(), FileId::from(&metadata));
-        let (writer, at) = match end(&file, &path)? {
-            None => (SsWriter::new(&self.header(rename.as_deref().unwrap_or(&name))?, &mut out), 0),
             Some(end) => {
-                check_cut(&file, &path, &end, length)?;
-                file.set_len(end.offset).map_err(problem)?;
-                (SsWriter::resume(&end, &mut out).map_err(|error| of(&path, error))?, end.offset)
+                check_cut(part.file(), &path, &end, mark)?;
+                part.cut(end.offset)?;
+                SsWriter::resume(&end, &mut out).map_err(|error| of(&path, error))?
             }
         };
-        self.take(Current { file, name, rename, id, length: at, dirty: true, fresh: true });
-        self.put(&out)?;
-        Ok(writer)
+        part.write(&out)?;
+        let started_at = Some(part.started_at);
+        self.carry(&mut writer)?;
+        Ok(Begun { writer, out: Vec::new(), started_at })
     }
 
-    fn header(&self, name: &str) -> Result<Header> {
-        let now = u64::try_from(Timestamp::now().as_millis()).unwrap_or(0);
-        Header::new(name, now, self.target.beacon_interval)
+    /// Lets sequences go on behind those of earlier files.
+    pub(super) fn carry(&self, writer: &mut SsWriter) -> Result<()> {
+        self.carried.iter().try_for_each(|(shard, sequence)| writer.carry(&shard.stream, shard.shard, *sequence))
     }
+
+    /// Takes note of the sequences of a file that is not gone on with, because the options are others by now.
+    pub(super) fn carry_retired(&mut self) -> Result<()> {
+        for part in &self.files.done {
+            carry_from(&mut self.carried, part.file(), &part.path)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of the sequences of all rotated files that are there: the checkpoint knows nothing of them.
+    pub(super) fn carry_all(&mut self) -> Result<()> {
+        let Some(rotation) = &self.target.place.rotation else { return Ok(()) };
+        for (_, name) in rotation.template.list(&self.files.folder)? {
+            let path = self.files.folder.join(name);
+            let file = File::open(&path).map_err(|error| failed("open", &path, error))?;
+            carry_from(&mut self.carried, &file, &path)?;
+        }
+        Ok(())
+    }
+}
+
+fn carry_from(carried: &mut BTreeMap<ShardKey, u64>, file: &File, path: &Path) -> Result<()> {
+    for stream in end(file, path)?.into_iter().flat_map(|end| end.streams) {
+        let sequence = carried.entry(ShardKey::new(stream.key, stream.shard)).or_default();
+        *sequence = stream.sequence.max(*sequence);
+    }
+    Ok(())
 }
 
 /// The end of a file; `None` if it has not been begun.
@@ -70,7 +85,6 @@ fn end(file: &File, path: &Path) -> Result<Option<End>> {
         if len > 0 {
             tracing::warn!(path = %path.display(), bytes = len, "cutting a header that a crash has left unfinished");
         }
-        file.set_len(0).map_err(problem)?;
         return Ok(None);
     }
     find_end(file).map(Some).map_err(|error| of(path, error))

@@ -8,6 +8,10 @@ use millstream_codec::{
 };
 use millstream_core::{Batch, Error, ErrorKind, Result, ShardKey, Shards, Timestamp};
 
+use super::{
+    output::{Begun, Target},
+    turn::Turning,
+};
 use crate::ss::options::refused;
 
 /// Turns records into bytes.
@@ -15,8 +19,8 @@ pub(super) struct Encoding {
     pub(super) writer: SsWriter,
     /// Bytes that are not yet handed to the disk.
     pub(super) out: Vec<u8>,
-    stream: Option<Arc<str>>,
-    shard: Option<u64>,
+    pub(super) turning: Turning,
+    pub(super) target: Arc<Target>,
     /// The newest dictionary of shards, with the handle of each: sources give the same one again and again.
     dictionary: Arc<Vec<ShardKey>>,
     slots: Vec<Slot>,
@@ -90,12 +94,13 @@ pub(super) struct Dropped {
 }
 
 impl Encoding {
-    pub(super) fn new(writer: SsWriter, stream: Option<&str>, shard: Option<u64>) -> Self {
+    pub(super) fn new(begun: Begun, target: Arc<Target>) -> Self {
+        let Begun { writer, out, started_at } = begun;
         Encoding {
             writer,
-            out: Vec::new(),
-            stream: stream.map(Arc::from),
-            shard,
+            out,
+            turning: Turning::new(&target.place, started_at),
+            target,
             dictionary: Arc::default(),
             slots: Vec::new(),
             same: None,
@@ -105,9 +110,11 @@ impl Encoding {
     }
 
     /// Appends the records of a batch whose body is bytes.
-    pub(super) fn encode(&mut self, batch: &Batch, now_ms: u64) -> Encoded {
+    pub(super) fn encode(&mut self, batch: &Batch, now: Timestamp) -> Result<Encoded> {
         let mut encoded = Encoded::default();
-        let Some((column, _, values)) = batch.values() else { return encoded };
+        let Some((column, _, values)) = batch.values() else { return Ok(encoded) };
+        let (now_ms, limited) = (millis(now), self.limit().is_some());
+        self.turn(now)?;
         let (envelope, rows) = batch.envelope();
         let (indexes, same) = match &envelope.shards {
             Shards::Same(shard) => (None, self.same(shard)),
@@ -137,6 +144,7 @@ impl Encoding {
             let value = column.get(values.get(at));
             absent += u64::from(value.is_none());
             let value = value.unwrap_or_default();
+            let handle = if limited { handle.and_then(|handle| self.make_room(handle, value.len())) } else { handle };
             let appended = handle.and_then(|handle| self.writer.append_to(handle, time_ms, value, &mut self.out));
             encoded.sequences.push(appended.as_ref().map_or(0, |sequence| *sequence));
             if let Err(error) = appended {
@@ -146,7 +154,16 @@ impl Encoding {
         if absent > 0 || envelope.keys.is_some() || envelope.headers.is_some() {
             self.dropped.count(batch, absent);
         }
-        encoded
+        Ok(encoded)
+    }
+
+    /// No more records will come.
+    pub(super) fn end(&mut self) -> Result<()> {
+        self.ended = true;
+        if self.target.end_of_stream {
+            self.writer.end(millis(Timestamp::now()), &mut self.out)?;
+        }
+        Ok(())
     }
 
     /// Where all records of one shard go.
@@ -185,12 +202,12 @@ impl Encoding {
     /// The handle of the stream that records of a shard go to.
     fn handle(&mut self, from: &ShardKey) -> Result<StreamHandle> {
         // Names of other systems, such as paths, are written with `_` for what a key cannot hold.
-        let stream = self.stream.as_deref().map_or_else(|| stream_key(&from.stream), Cow::Borrowed);
+        let stream = self.target.stream.as_deref().map_or_else(|| stream_key(&from.stream), Cow::Borrowed);
         if let Some(what) = refused(&stream) {
             let text = format!("cannot write to a stream called `{stream}`: {what}");
             return Err(Error::new(ErrorKind::Rejected, text).hint("give the sink a fixed `stream: NAME`"));
         }
-        self.writer.stream(&stream, self.shard.unwrap_or(from.shard))
+        self.writer.stream(&stream, self.target.shard.unwrap_or(from.shard))
     }
 }
 

@@ -1,10 +1,10 @@
 //! The sink to a `.ss` file.
 //!
 //! ```text
-//!   write ──► Encoding (bytes, sequences) ──► out ──► one block on its way (blocking pool) ──► file
-//!   flush     all of it is in the file; sequences told
-//!   prepare   synced; token: name, length, hash of the last bytes
-//!   commit    length published (exactly_once), file named at the end
+//!   write ──► Encoding (bytes, sequences, turns of files) ──► one block on its way (blocking pool) ──► files
+//!   flush     all of it is in the files; sequences told
+//!   prepare   synced; token: names, lengths, hashes of the last bytes, sequences that go on
+//!   commit    length published (exactly_once), full files named, old ones deleted
 //! ```
 //!
 //! A block that could not be written comes back and is written again with the next call, so that an error loses nothing
@@ -15,8 +15,12 @@ mod encode;
 mod output;
 mod plan;
 mod token;
+mod turn;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use millstream_core::{Batch, Epoch, Error, ErrorKind, Last, Outcomes, Result, Sink, Timestamp, Token, WriteId};
@@ -30,20 +34,26 @@ use self::{
     token::SsToken,
 };
 use super::options::Fsync;
-use crate::error::{blocking, stopped};
+use crate::{
+    error::{blocking, stopped},
+    sink::files::Op,
+};
 
 /// Bytes that are handed to the disk at once: large enough to make the call cheap, small enough to stay in the cache.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// Writes a `.ss` file.
+/// A block that has come back from the disk: what of it is still to be written, memory, and how it went.
+type Landed = (VecDeque<Op>, Vec<u8>, Result<()>);
+
+/// Writes `.ss` files.
 pub(super) struct SsSink {
     target: Arc<Target>,
     output: Option<Arc<Mutex<Output>>>,
     encoding: Option<Encoding>,
     /// A block on its way to the file.
-    flight: Option<JoinHandle<(Vec<u8>, Result<()>)>>,
-    /// A block that could not be written; it comes before all others.
-    failed: Vec<u8>,
+    flight: Option<JoinHandle<Landed>>,
+    /// What could not be written; it comes before all else.
+    failed: VecDeque<Op>,
     /// Memory of the block before.
     spare: Vec<u8>,
     next_id: WriteId,
@@ -58,7 +68,7 @@ impl SsSink {
             output: None,
             encoding: None,
             flight: None,
-            failed: Vec::new(),
+            failed: VecDeque::new(),
             spare: Vec::new(),
             next_id: 0,
             rejected: Vec::new(),
@@ -85,14 +95,9 @@ impl SsSink {
         let landed = flight.await;
         self.flight = None;
         match landed {
-            Ok((mut bytes, Ok(()))) => {
-                bytes.clear();
-                self.spare = bytes;
-                Ok(())
-            }
-            Ok((bytes, Err(error))) => {
-                self.failed = bytes;
-                Err(error)
+            Ok((left, spare, result)) => {
+                (self.failed, self.spare) = (left, spare);
+                result
             }
             Err(cause) => {
                 // The bytes are lost with it: only the checkpoint knows where to go on.
@@ -105,19 +110,15 @@ impl SsSink {
     /// Sends what is encoded on its way. No other block may be.
     fn take_off(&mut self) -> Result<()> {
         let (Some(encoding), Some(output)) = (&mut self.encoding, &self.output) else { return Err(Self::closed()) };
-        let mut bytes = std::mem::take(&mut self.failed);
-        if bytes.is_empty() {
-            bytes = std::mem::replace(&mut encoding.out, std::mem::take(&mut self.spare));
-        } else {
-            bytes.append(&mut encoding.out);
-        }
-        if bytes.is_empty() {
+        let mut queue = std::mem::take(&mut self.failed);
+        queue.extend(encoding.take(&mut self.spare));
+        if queue.is_empty() {
             return Ok(());
         }
         let output = output.clone();
         self.flight = Some(tokio::task::spawn_blocking(move || {
-            let put = output.lock().unwrap_or_else(PoisonError::into_inner).put(&bytes);
-            (bytes, put)
+            let (spare, result) = output.lock().unwrap_or_else(PoisonError::into_inner).work(&mut queue);
+            (queue, spare, result)
         }));
         Ok(())
     }
@@ -132,12 +133,9 @@ impl SsSink {
     /// Begins a file after one that was done.
     async fn begin(&mut self) -> Result<()> {
         if self.encoding.is_none() {
-            let writer = self.with_output(|output| {
-                // The one before was finished by another run, so what is there is gone on with.
-                output.begin()
-            });
-            let writer = writer.await?;
-            self.encoding = Some(Encoding::new(writer, self.target.stream.as_deref(), self.target.shard));
+            // The one before was finished by another run, so what is there is gone on with.
+            let begun = self.with_output(Output::begin).await?;
+            self.encoding = Some(Encoding::new(begun, self.target.clone()));
         }
         Ok(())
     }
@@ -155,10 +153,9 @@ impl Sink for SsSink {
         self.rejected.clear();
         self.sequences.clear();
         let (target, resume) = (self.target.clone(), resume.to_vec());
-        let (output, writer) = blocking(move || Output::open(&target, &resume)).await?;
+        let (output, begun) = blocking(move || Output::open(&target, &resume)).await?;
         self.output = Some(Arc::new(Mutex::new(output)));
-        let (stream, shard) = (self.target.stream.as_deref(), self.target.shard);
-        self.encoding = writer.map(|writer| Encoding::new(writer, stream, shard));
+        self.encoding = begun.map(|begun| Encoding::new(begun, self.target.clone()));
         Ok(())
     }
 
@@ -169,15 +166,14 @@ impl Sink for SsSink {
             self.take_off()?;
             self.land().await?;
         }
-        if self.encoding.as_ref().is_some_and(|encoding| encoding.out.len() >= BLOCK_BYTES) {
+        if self.encoding.as_ref().is_some_and(|encoding| encoding.pending() >= BLOCK_BYTES) {
             self.land().await?;
             self.take_off()?;
         }
         let encoding = self.encoding.as_mut().ok_or_else(Self::closed)?;
         let batch = batch.into_bytes();
-        let now_ms = u64::try_from(Timestamp::now().as_millis()).unwrap_or(0);
-        let Encoded { sequences, rejected } = encoding.encode(&batch, now_ms);
-        let full = encoding.out.len() >= BLOCK_BYTES;
+        let Encoded { sequences, rejected } = encoding.encode(&batch, Timestamp::now())?;
+        let full = encoding.pending() >= BLOCK_BYTES;
         let id = self.next_id;
         self.next_id += 1;
         self.rejected.extend(rejected.into_iter().map(|(row, error)| (id, row, error)));
@@ -192,7 +188,7 @@ impl Sink for SsSink {
         if self.encoding.is_some() {
             self.drain().await?;
             if self.target.fsync == Fsync::Flush {
-                self.with_output(Output::sync).await?;
+                self.with_output(|output| output.files.sync()).await?;
             }
         }
         let wide = |sequences: &Sequences| sequences.iter().map(u128::from).collect();
@@ -205,17 +201,17 @@ impl Sink for SsSink {
 
     async fn prepare(&mut self, _: Epoch, last: Last) -> Result<Option<Token>> {
         self.begin().await?;
-        let done = last == Last::Finished;
-        if let Some(encoding) = self.encoding.as_mut().filter(|encoding| done && !encoding.ended) {
-            encoding.ended = true;
-            if self.target.end_of_stream {
-                let now_ms = u64::try_from(Timestamp::now().as_millis()).unwrap_or(0);
-                encoding.writer.end(now_ms, &mut encoding.out)?;
+        let mut carried = BTreeMap::new();
+        if let Some(encoding) = &mut self.encoding {
+            // Its time is over; it need not wait for the next record.
+            encoding.turn(Timestamp::now())?;
+            if last == Last::Finished && !encoding.ended {
+                encoding.end()?;
             }
+            carried = encoding.carried(last);
         }
         self.drain().await?;
-        let token = self.with_output(move |output| output.prepare(done)).await?;
-        token.as_ref().map(Token::new).transpose()
+        self.with_output(move |output| output.prepare(last, carried)).await
     }
 
     async fn commit(&mut self, token: &Token) -> Result<()> {
@@ -231,7 +227,7 @@ impl Sink for SsSink {
         self.encoding = None;
         if self.output.is_some() {
             self.with_output(|output| {
-                output.close();
+                output.files.close();
                 Ok(())
             })
             .await?;
@@ -267,7 +263,7 @@ mod tests {
         let mut sink = SsSink::new(Arc::new(target));
         sink.open(&[]).await.unwrap();
         let output = sink.output.clone().unwrap();
-        let swap = |file: File| output.lock().unwrap().swap(file).unwrap();
+        let swap = |file: File| output.lock().unwrap().files.part.as_mut().unwrap().swap(file);
         let big = vec![b'b'; BLOCK_BYTES];
         sink.write(batch(&[b"1", b"2"])).await.unwrap();
         sink.flush().await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use millstream_codec::ss::PAYLOAD_BYTES_MAX;
+use millstream_codec::{Compression, ss::PAYLOAD_BYTES_MAX};
 use millstream_core::{
     Delivery, Error, ErrorKind, PlanContext, Result, Sink, SinkCapabilities, SinkPlan, Way, parse_options,
 };
@@ -10,7 +10,10 @@ use serde_json::Value;
 
 use super::{SsSink, output::Target};
 use crate::{
-    Existing,
+    sink::{
+        files::{Place, Rotation},
+        plan::{existing, how},
+    },
     ss::options::{Fsync, SsSinkOptions},
 };
 
@@ -36,20 +39,14 @@ pub(super) fn target(options: &Value, context: &PlanContext) -> Result<Target> {
             .within("fsync"));
     }
     let beacon_interval = options.interval()?;
-    let existing = match options.existing {
-        Some(Existing::Replace) if context.append => {
-            let text = "`existing: replace` would throw away what is to be continued";
-            return Err(Error::new(ErrorKind::Plan, text)
-                .hint("leave it out; with `--continue`, `--until-end` and `--resume` a file is appended to")
-                .within("existing"));
-        }
-        Some(existing) => existing,
-        None if context.bounded && !context.append => Existing::Replace,
-        None => Existing::Append,
-    };
-    let SsSinkOptions { path, stream, shard, fsync, end_of_stream, .. } = options;
+    let existing = existing(options.existing, options.rotate.is_some(), context)?;
+    let SsSinkOptions { path, stream, shard, fsync, end_of_stream, rotate, size_max, .. } = options;
     let path = PathBuf::from(path);
-    Ok(Target { path, stream, shard, beacon_interval, existing, fsync, end_of_stream, exactly_once })
+    let rotation = rotate.as_ref().map(|rotate| Rotation::new(rotate, &path));
+    let compression = Compression::None;
+    let place = Place { path, existing, rotation, compression, exactly_once, read_early: true };
+    let size_max = size_max.map(|size| size.0);
+    Ok(Target { place, stream, shard, beacon_interval, size_max, fsync, end_of_stream })
 }
 
 impl SinkPlan for SsSinkPlan {
@@ -67,12 +64,7 @@ impl SinkPlan for SsSinkPlan {
     }
 
     fn describe(&self) -> String {
-        let how = match self.target.existing {
-            Existing::Append => "appending to",
-            Existing::Replace => "replacing",
-            Existing::Fail => "writing the new file",
-        };
-        let path = self.target.path.display();
+        let (how, path) = (how(&self.target.place), self.target.place.path.display());
         match &self.target.stream {
             Some(stream) => format!("{how} {path} as stream {stream}"),
             None => format!("{how} {path}"),
@@ -80,7 +72,7 @@ impl SinkPlan for SsSinkPlan {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let path = self.target.path.display();
+        let path = self.target.place.path.display();
         let mut warnings = vec![format!(
             "`{path}`: a .ss file keeps no keys and headers, and an absent value becomes an empty one; times are cut to milliseconds"
         )];

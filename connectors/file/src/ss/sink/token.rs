@@ -1,20 +1,19 @@
 //! What the sink has prepared for an epoch, as the checkpoint keeps it.
 
+use std::collections::BTreeMap;
+
+use millstream_core::ShardKey;
 use serde::{Deserialize, Serialize};
 
-/// How far the file counts.
+use crate::sink::token::FileToken;
+
+/// How far the files count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SsToken {
-    /// Its name while it is written, in the folder of the sink's path.
-    pub(super) name: String,
-    /// The name that it gets at the end, where that is another.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) rename: Option<String>,
-    /// Bytes that count.
-    pub(super) length: u64,
-    /// Hash of the last bytes before that: another file is not taken for it.
-    pub(super) proof: u64,
-    /// No more bytes will come.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(super) done: bool,
+    #[serde(flatten)]
+    pub(super) files: FileToken,
+    /// Last sequences of streams that have had records in earlier files and none yet in the one that is written: the
+    /// earlier files may be deleted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) carried: BTreeMap<ShardKey, u64>,
 }

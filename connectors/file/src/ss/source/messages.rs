@@ -27,13 +27,16 @@ pub(super) enum Lane {
 }
 
 /// Why a block was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
     /// All of it is read.
     Done,
     /// What follows is not whole yet.
     Short,
-    /// Nothing will follow.
+    /// Nothing will follow in this file.
     Ended,
+    /// Nothing will follow: the writer has said so.
+    EndOfStream,
 }
 
 /// What is gathered in a block.
@@ -56,7 +59,11 @@ impl Scanner {
                     self.at = message.end;
                     let lane = match self.lanes.get(message.stream.0 as usize) {
                         Some(lane) => *lane,
-                        None => self.meet(reader, message.stream, out),
+                        None => {
+                            let lane = self.meet(reader, message.stream, out);
+                            self.check_gap(lane, message.sequence);
+                            lane
+                        }
                     };
                     match lane {
                         Lane::Open(shard) => self.row(reader, block, &message, shard, out),
@@ -71,10 +78,10 @@ impl Scanner {
                     }
                 }
                 // Before the message: whoever appends to the file writes over it.
-                Step::EndOfStream { .. } => return Ok(Left::Ended),
+                Step::EndOfStream { .. } => return Ok(Left::EndOfStream),
                 Step::FileEnd => return Ok(Left::Ended),
                 Step::Torn { offset } => {
-                    let path = self.reading.path.display();
+                    let path = self.path().display();
                     tracing::warn!(%path, offset, "the file ends in the middle of a record, which is left out");
                     return Ok(Left::Ended);
                 }
@@ -94,7 +101,7 @@ impl Scanner {
     fn short(&mut self, reader: &SsReader, block: Block<'_>, bytes: u64) -> Result<Left> {
         let end = block.offset + block.bytes.len() as u64;
         if bytes > MESSAGE_BYTES_MAX {
-            let path = self.reading.path.display();
+            let path = self.path().display();
             let text =
                 format!("a record of `{path}` at offset {} has more than {MESSAGE_BYTES_MAX} bytes", reader.offset());
             return Err(Error::new(ErrorKind::TooLarge, text).hint("seek behind it to go on"));
@@ -166,7 +173,7 @@ impl Scanner {
     /// Whether a record of a gated shard is the first to be handed over.
     fn passes(&mut self, message: &Message, place: u32) -> bool {
         let Some(shard) = self.dictionary.get(place as usize).cloned() else { return false };
-        if !self.gates.of(&shard).lets_in(message) {
+        if !self.gates.of(&shard).lets_in(&self.file, message.offset, message.sequence, message.time_ms) {
             return false;
         }
         Arc::make_mut(&mut self.gates).open(shard);
@@ -188,22 +195,21 @@ impl Scanner {
         let row = match whose {
             Some(Whose { key, shard, sequence, time_ms, payload }) => {
                 let shard = ShardKey::new(key, shard);
-                let unasked = !self.reading.has(key);
-                let gate = self.gates.of(&shard);
-                if unasked || offset < gate.offset || sequence < gate.sequence || time_ms < gate.time_ms {
+                if !self.reading.has(key) || !self.gates.of(&shard).lets_in(&self.file, offset, sequence, time_ms) {
                     return;
                 }
                 let value = payload.map_or(Extent::ABSENT, |payload| extent(payload.start, payload.end));
                 Row { shard: self.place(shard), sequence, time: Some(time(time_ms)), value }
             }
             None => {
-                let file = ShardKey::new(self.reading.name.as_str(), 0);
+                let name = if self.file.is_empty() { self.reading.name.clone() } else { self.file.to_string() };
+                let file = ShardKey::new(name, 0);
                 Row { shard: self.place(file), sequence: offset, time: None, value: Extent::ABSENT }
             }
         };
-        let path = self.reading.path.display();
+        let path = self.path().display().to_string();
         if self.damaged == 0 {
-            tracing::warn!(%path, offset, what = %damage, "the file is damaged; reading goes on behind");
+            tracing::warn!(path, offset, what = %damage, "the file is damaged; reading goes on behind");
         }
         self.damaged += 1;
         out.rows.push(row);
@@ -236,7 +242,7 @@ impl Gathered {
 impl Gates {
     /// Lets a shard in from now on.
     fn open(&mut self, shard: ShardKey) {
-        self.shards.insert(shard, Gate::OPEN);
+        self.shards.insert(shard, Gate::default());
     }
 }
 

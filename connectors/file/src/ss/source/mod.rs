@@ -1,4 +1,4 @@
-//! The source of a `.ss` file.
+//! The source of `.ss` files: one, or the files of a sink that rotates one behind the other.
 //!
 //! ```text
 //!   file ──► Scanner (blocking pool, one block ahead) ──► items in order ──► next()
@@ -10,11 +10,14 @@
 //! never taken for it. A seek of some shards only, and one to a sequence or time, adds gates: the records of a shard are
 //! passed over until the first that its gate lets in.
 
+mod begin;
 mod blocks;
 mod damaged;
 mod mark;
 mod messages;
+mod onward;
 mod plan;
+mod reading;
 mod rows;
 mod scan;
 mod seek;
@@ -31,22 +34,26 @@ use tokio::task::JoinHandle;
 pub(super) use plan::plan;
 
 use self::{
+    begin::{Begun, begin},
     mark::{Gates, Mark},
-    scan::{Item, Reading, Scanner, Then, Turn},
-    seek::{Begun, Standing, begin},
+    reading::{Item, Reading, Then, Turn, Until},
+    scan::Scanner,
+    seek::Standing,
 };
-use super::view::Opened;
+use super::{series::Series, view::Opened};
 use crate::{
     error::{blocking, stopped},
     glob::folder_of,
     watch::Watch,
 };
 
-/// Reads a `.ss` file.
+/// Reads `.ss` files.
 pub(super) struct SsSource {
     reading: Arc<Reading>,
     opened: Option<Arc<Opened>>,
-    until: Option<u64>,
+    /// The files that are read one behind the other, as they were at the beginning.
+    series: Option<Series>,
+    until: Option<Until>,
     work: Work,
     /// Read, and not yet handed over.
     ready: VecDeque<Item>,
@@ -57,6 +64,8 @@ pub(super) struct SsSource {
     shards: Vec<ShardKey>,
     watch: Watch,
     end: u64,
+    /// Bytes of later files.
+    later: u64,
     damaged: u64,
 }
 
@@ -75,6 +84,7 @@ impl SsSource {
         SsSource {
             reading,
             opened: None,
+            series: None,
             until: None,
             work: Work::None,
             ready: VecDeque::new(),
@@ -83,6 +93,7 @@ impl SsSource {
             shards: Vec::new(),
             watch: Watch::new(None),
             end: 0,
+            later: 0,
             damaged: 0,
         }
     }
@@ -94,6 +105,7 @@ impl SsSource {
     /// Goes on with another scanner; what the one before has read ahead is forgotten.
     fn go_on(&mut self, scanner: Scanner, mark: Mark) {
         self.ready.clear();
+        (self.opened, self.later) = (scanner.opened.clone(), scanner.later());
         // A turn under way ends by itself; it only reads.
         self.work = Work::Idle(Box::new(scanner));
         self.then = Some(Ok(Then::More));
@@ -116,11 +128,15 @@ impl SsSource {
         let done = turn.await;
         self.work = Work::None;
         let (scanner, turn) = done.map_err(stopped)?;
+        let follows = scanner.follow;
         self.work = Work::Idle(scanner);
         if !turn.items.is_empty() {
             self.watch.busy();
         }
-        self.opened = turn.opened;
+        if follows && !turn.folders.is_empty() {
+            self.watch.set(&turn.folders);
+        }
+        (self.opened, self.later) = (turn.opened, turn.later);
         self.end = turn.end.max(self.mark.offset);
         self.damaged += turn.damaged;
         self.ready.extend(turn.items);
@@ -147,7 +163,7 @@ impl SsSource {
     fn finish(&mut self) {
         if self.damaged > 0 {
             let damaged = std::mem::take(&mut self.damaged);
-            tracing::warn!(path = %self.reading.path.display(), damaged, "places of the file could not be read");
+            tracing::warn!(path = %self.reading.name, damaged, "places of the file could not be read");
         }
     }
 }
@@ -156,15 +172,22 @@ impl SsSource {
 impl Source for SsSource {
     async fn open(&mut self, resume: &Resume) -> Result<()> {
         let (reading, resume) = (self.reading.clone(), resume.clone());
-        let mut watch = Watch::new(None);
-        if reading.follow && !resume.until_end {
-            let name = reading.path.file_name().and_then(|name| name.to_str());
-            watch = Watch::new(name.map(str::to_owned));
-            watch.set(&BTreeSet::from([folder_of(&reading.path).to_owned()]));
+        let follow = reading.follow && !resume.until_end;
+        let mut watch = Watch::new(follow.then(|| reading.pattern.prefix()));
+        if follow && !reading.pattern.wild() {
+            watch.set(&BTreeSet::from([folder_of(reading.path()).to_owned()]));
         }
-        let begun = blocking(move || begin(reading, &resume)).await?;
-        let Begun { scanner, mark, opened, shards, until, end } = begun;
-        (self.opened, self.shards, self.until, self.end, self.watch) = (opened, shards, until, end, watch);
+        let bell = watch.bell();
+        let Begun { mut scanner, mark, shards, until, end } = blocking(move || begin(reading, &resume, bell)).await?;
+        if let Some(series) = &mut scanner.series {
+            if follow {
+                watch.set(series.folders());
+            }
+            // What has happened before it was watched is not told.
+            series.look_again();
+        }
+        (self.series, self.shards, self.until, self.end, self.watch) =
+            (scanner.series.clone(), shards, until, end, watch);
         self.damaged = 0;
         self.go_on(scanner, mark);
         Ok(())
@@ -221,10 +244,11 @@ impl Source for SsSource {
         }
         let standing = Standing {
             reading: self.reading.clone(),
+            series: self.series.clone(),
             opened: self.opened.clone(),
             mark: self.mark.clone(),
             known: self.shards.clone(),
-            until: self.until,
+            until: self.until.clone(),
         };
         let (to, shards) = (to.clone(), shards.map(<[ShardKey]>::to_vec));
         let (scanner, mark) = blocking(move || standing.seek(&to, shards.as_deref())).await?;
@@ -238,11 +262,11 @@ impl Source for SsSource {
     }
 
     fn lag(&self) -> Option<Lag> {
-        Some(Lag { records: None, bytes: Some(self.end.saturating_sub(self.mark.offset)) })
+        Some(Lag { records: None, bytes: Some(self.later + self.end.saturating_sub(self.mark.offset)) })
     }
 
     fn size(&self) -> Option<Lag> {
-        Some(Lag { records: None, bytes: Some(self.end) })
+        Some(Lag { records: None, bytes: Some(self.later + self.end) })
     }
 
     async fn close(&mut self) -> Result<()> {

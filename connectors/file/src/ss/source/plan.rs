@@ -1,6 +1,6 @@
 //! From options to a source, without touching a file.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use millstream_codec::CodecOptions;
 use millstream_core::{
@@ -8,8 +8,11 @@ use millstream_core::{
 };
 use serde_json::Value;
 
-use super::{SsSource, scan::Reading};
-use crate::ss::options::{SsSourceOptions, ValueForm};
+use super::{SsSource, reading::Reading};
+use crate::{
+    glob::Pattern,
+    ss::options::{SsSourceOptions, ValueForm},
+};
 
 /// A source of a stream file as planned.
 #[derive(Debug)]
@@ -24,7 +27,7 @@ pub(in crate::ss) fn plan(options: &Value, _: &PlanContext) -> Result<Box<dyn So
     options.validate()?;
     let SsSourceOptions { path, streams, start, follow, value, .. } = options;
     let reading = Reading {
-        path: PathBuf::from(&path),
+        pattern: Pattern::new(&path),
         name: path,
         streams,
         follow,

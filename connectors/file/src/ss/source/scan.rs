@@ -1,87 +1,42 @@
-//! The blocking half of the source: blocks from the file, messages out of blocks, batches out of messages.
+//! The blocking half of the source: blocks from files, messages out of blocks, batches out of messages.
 
 use std::{
     collections::{HashMap, HashSet},
     io,
-    path::PathBuf,
+    path::Path,
     sync::Arc,
 };
 
 use bytes::Bytes;
-use millstream_codec::{
-    MessageCodec,
-    ss::{Block, HEADER_BYTES, SsReader},
-};
-use millstream_core::{BATCH_RECORDS_MAX, Error, ErrorKind, Read, Result, ShardKey};
+use millstream_codec::ss::{Block, HEADER_BYTES, SsReader};
+use millstream_core::{BATCH_RECORDS_MAX, Error, ErrorKind, Result, ShardKey};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     blocks::{BLOCK_BYTES, Blocks},
-    mark::{Gates, Mark},
+    mark::{Gates, LastSequences, Mark},
     messages::{Gathered, Lane, Left},
+    onward::Next,
+    reading::{Item, Reading, Then, Turn, Until},
     rows::Rows,
 };
 use crate::{
     error::failed,
-    published::Published,
-    ss::view::{Opened, PROOF_BYTES, proof},
+    ss::{
+        series::{Name, Series},
+        view::{Opened, PROOF_BYTES, proof},
+    },
 };
 
-/// How a source reads.
-#[derive(Debug)]
-pub(super) struct Reading {
-    pub(super) path: PathBuf,
-    /// The path as written: it names the position.
-    pub(super) name: String,
-    /// All, if none are named.
-    pub(super) streams: Option<Vec<String>>,
-    pub(super) follow: bool,
-    pub(super) value: MessageCodec,
-    /// Values are looked at whether they are what they should be.
-    pub(super) checks: bool,
-}
-
-impl Reading {
-    /// Whether a stream is asked for.
-    pub(super) fn has(&self, stream: &str) -> bool {
-        self.streams.as_ref().is_none_or(|streams| streams.iter().any(|name| name == stream))
-    }
-}
-
-/// What the source says next, and where it then stands.
-pub(super) struct Item {
-    pub(super) added: Vec<ShardKey>,
-    pub(super) read: Option<Read>,
-    pub(super) mark: Mark,
-}
-
-/// What to do behind a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
-    /// There is more.
-    More,
-    /// Wait until something changes.
-    Wait,
-    /// All is read.
-    End,
-}
-
-/// What a turn of reading came to.
-pub(super) struct Turn {
-    pub(super) items: Vec<Item>,
-    pub(super) then: Result<Then>,
-    /// Where the file ends, as far as it may be read.
-    pub(super) end: u64,
-    pub(super) opened: Option<Arc<Opened>>,
-    pub(super) damaged: u64,
-}
-
-/// Reads a file from a mark on.
+/// Reads files from a mark on.
 pub(super) struct Scanner {
     pub(super) reading: Arc<Reading>,
     pub(super) opened: Option<Arc<Opened>>,
-    /// Where reading stops for good, if it does not go on with the file.
-    pub(super) until: Option<u64>,
+    /// The files that it is one of, if it is.
+    pub(super) series: Option<Series>,
+    /// Which of them is read, or was last.
+    pub(super) file: Name,
+    pub(super) until: Option<Until>,
     pub(super) follow: bool,
     pub(super) checks: bool,
     pub(super) reader: Option<SsReader>,
@@ -99,29 +54,53 @@ pub(super) struct Scanner {
     /// Bytes that the next message needs.
     pub(super) want: u64,
     pub(super) end: u64,
+    /// The end-of-stream message was met.
+    pub(super) ended: bool,
+    /// All that is in the file counts, whatever is still published beside it.
+    pub(super) finished: bool,
+    /// All of the file was read, and no more will come.
+    pub(super) over: Option<Arc<LastSequences>>,
+    /// Where that was so. A writer that knows nothing of `.part` may have gone on.
+    pub(super) over_at: u64,
+    /// Where sequences stood at the end of the file before.
+    pub(super) before: Option<Arc<LastSequences>>,
     pub(super) damaged: u64,
 }
 
 impl Scanner {
-    /// Reads on from `mark`; `until_end`: only as far as the file goes now.
-    pub(super) fn new(reading: Arc<Reading>, opened: Option<Arc<Opened>>, mark: &Mark, until: Option<u64>) -> Self {
-        let reader = opened.as_ref().map(|opened| SsReader::at(&opened.header, mark.offset.max(HEADER_BYTES as u64)));
+    /// Reads on from `mark`.
+    pub(super) fn new(
+        reading: Arc<Reading>,
+        opened: Option<Arc<Opened>>,
+        series: Option<Series>,
+        mark: &Mark,
+        until: Option<Until>,
+    ) -> Self {
+        let at = mark.offset.max(HEADER_BYTES as u64);
+        let reader = opened.as_ref().map(|opened| SsReader::at(&opened.header, at));
         Scanner {
             follow: reading.follow && until.is_none(),
             checks: reading.checks,
             reading,
             opened,
+            series,
+            file: mark.file.clone(),
             until,
             reader,
             lanes: Vec::new(),
             gates: mark.gates.clone(),
-            at: mark.offset.max(HEADER_BYTES as u64),
+            at,
             known: HashSet::new(),
             dictionary: Arc::default(),
             places: HashMap::new(),
             blocks: Blocks::default(),
             want: 0,
             end: 0,
+            ended: false,
+            finished: false,
+            before: mark.over.clone(),
+            over: mark.over.clone(),
+            over_at: at,
             damaged: 0,
         }
     }
@@ -136,62 +115,85 @@ impl Scanner {
         let mut items = Vec::new();
         let then = self.read(&mut items);
         let damaged = std::mem::take(&mut self.damaged);
-        Turn { items, then, end: self.end, opened: self.opened.clone(), damaged }
+        let folders = self.series.as_ref().map(|series| series.folders().clone()).unwrap_or_default();
+        Turn { items, then, end: self.end, later: self.later(), folders, opened: self.opened.clone(), damaged }
+    }
+
+    /// The path of the file that is read.
+    pub(super) fn path(&self) -> &Path {
+        self.opened.as_ref().map_or_else(|| self.reading.path(), |opened| &opened.path)
     }
 
     fn read(&mut self, items: &mut Vec<Item>) -> Result<Then> {
-        if self.opened.is_none() && !self.begin()? {
-            return Ok(Then::Wait);
-        }
-        let Some(opened) = self.opened.clone() else { return Ok(Then::Wait) };
-        let mut gone = false;
+        // Nothing will come into the file: it is left after one more look, as the last bytes may have come just before.
+        let mut last_look = false;
         loop {
+            if self.opened.is_none() && !self.begin(items)? {
+                return Ok(if self.follow { Then::Wait } else { Then::End });
+            }
+            let Some(opened) = self.opened.clone() else { return Ok(Then::Wait) };
             self.look(&opened)?;
             let left = self.block(&opened, items)?;
-            match left {
-                Left::Ended => return Ok(Then::End),
+            self.ended |= left == Left::EndOfStream;
+            let next = match left {
+                Left::Done if items.is_empty() => continue,
+                Left::Ended | Left::EndOfStream if self.series.is_none() => return Ok(Then::End),
                 _ if !items.is_empty() => return Ok(Then::More),
-                Left::Done => {}
-                Left::Short if gone || !self.follow => return Ok(Then::End),
-                Left::Short => {
-                    gone = opened.is_gone(&self.reading.path);
-                    if !gone {
-                        return Ok(Then::Wait);
-                    }
-                    // One more look: the last bytes may have come just before.
-                }
+                _ if self.series.is_some() => self.onward(&opened, left, last_look, items)?,
+                _ if last_look || !self.follow => return Ok(Then::End),
+                _ if opened.is_gone() => Next::LastLook,
+                _ => return Ok(Then::Wait),
+            };
+            match next {
+                Next::LastLook => last_look = true,
+                Next::File => last_look = false,
+                Next::Then(then) => return Ok(then),
             }
         }
     }
 
     /// Opens a file that was not there.
-    fn begin(&mut self) -> Result<bool> {
-        match Opened::open(&self.reading.path) {
+    fn begin(&mut self, items: &mut Vec<Item>) -> Result<bool> {
+        if self.series.is_some() {
+            return self.begin_next(items);
+        }
+        match Opened::open(self.reading.path(), Name::default()) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
             Ok(None) => Ok(false),
             Ok(Some(opened)) => {
-                self.reader = Some(SsReader::new(&opened.header));
-                self.at = HEADER_BYTES as u64;
-                self.opened = Some(Arc::new(opened));
+                self.enter(opened);
                 Ok(true)
             }
         }
     }
 
+    /// Begins to read a file.
+    pub(super) fn enter(&mut self, opened: Opened) {
+        self.reader = Some(SsReader::new(&opened.header));
+        (self.at, self.want, self.over) = (HEADER_BYTES as u64, 0, None);
+        (self.ended, self.finished) = (false, false);
+        self.file = opened.name.clone();
+        self.lanes.clear();
+        self.opened = Some(Arc::new(opened));
+    }
+
     /// Looks how far the file may be read.
     fn look(&mut self, opened: &Opened) -> Result<()> {
-        let path = &self.reading.path;
-        let len = opened.file.metadata().map_err(|error| failed("read", path, error))?.len();
-        if len < self.at {
-            let text = format!("`{}` was cut to {len} bytes, and {} of it have been read", path.display(), self.at);
+        let (len, end) = opened.end()?;
+        // Of a file that was taken back before anything of it was read another one takes the place.
+        let unread = self.series.is_some() && self.at <= HEADER_BYTES as u64;
+        if len < self.at && !unread {
+            let path = opened.path.display();
+            let text = format!("`{path}` was cut to {len} bytes, and {} of it have been read", self.at);
             return Err(Error::new(ErrorKind::StateMismatch, text).hint(
                 "its writer has recovered from a crash; seek to go on, or let it write with `delivery: exactly_once`",
             ));
         }
-        self.end = match self.until {
-            Some(until) => until.min(len),
-            None => len.min(Published::limit(path, opened.id)),
+        self.end = match &self.until {
+            Some(Until { file, offset: Some(offset) }) if *file == opened.name => (*offset).min(len),
+            _ if self.finished => len,
+            _ => end,
         };
         Ok(())
     }
@@ -207,7 +209,7 @@ impl Scanner {
         }
         let want = usize::try_from(there.min(self.want.max(BLOCK_BYTES as u64))).unwrap_or(BLOCK_BYTES);
         let bytes = self.blocks.read(&opened.file, offset, want);
-        let bytes = bytes.map_err(|error| failed("read", &self.reading.path, error));
+        let bytes = bytes.map_err(|error| failed("read", &opened.path, error));
         let result = bytes.and_then(|bytes| {
             let block = Block { bytes: &bytes, offset, last: !self.follow && offset + bytes.len() as u64 >= self.end };
             let mut gathered = Gathered {
@@ -240,11 +242,12 @@ impl Scanner {
             None => {
                 let proof =
                     proof(&opened.file, self.at).and_then(|proof| proof.ok_or(io::ErrorKind::UnexpectedEof.into()));
-                proof.map_err(|error| failed("read", &self.reading.path, error))?
+                proof.map_err(|error| failed("read", &opened.path, error))?
             }
         };
-        let created_at = opened.header.created_at_ms();
-        Ok(Mark { offset: self.at, proof, created_at, gates: self.gates.clone() })
+        let over = self.over.clone().filter(|_| self.over_at == self.at);
+        let (file, created_at) = (opened.name.clone(), opened.header.created_at_ms());
+        Ok(Mark { file, offset: self.at, proof, created_at, gates: self.gates.clone(), over })
     }
 
     fn hand_over(&mut self, mut bytes: Vec<u8>, gathered: Gathered, items: &mut Vec<Item>) {

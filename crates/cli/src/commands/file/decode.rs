@@ -80,7 +80,7 @@ impl What {
         if !self.stream.is_empty() {
             source.options.insert("streams".to_owned(), json!(self.stream));
         }
-        source.range(&Range { start: Some(start.clone()), until_end, ..Range::default() })?;
+        source.range(&Range { start: Some(start.clone()), until_end, ..Range::default() }, SeekTo::Beginning)?;
         let mut stream = self.printing.stream(name, &source);
         stream.until_end = until_end;
         stream.count = self.count;

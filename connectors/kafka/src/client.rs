@@ -1,0 +1,246 @@
+//! Questions to a cluster: is it there, which partitions has a topic, where do they begin and end, how large may a record be.
+//!
+//! All of it blocks, for no longer than the option `timeout`; [`blocking`] runs it on a thread that may.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use millstream_core::{Error, ErrorKind, Result, Timestamp};
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
+
+use crate::{
+    config::Access,
+    context::Context,
+    error::{coded, failed, no_topic},
+};
+
+/// One request of the first contact; between two the client's events are looked at, which say why there is no answer.
+const SLICE: Duration = Duration::from_millis(500);
+
+/// A partition.
+pub(crate) type Partition = (Arc<str>, i32);
+
+/// A consumer that asks, and reads only what it is assigned.
+pub(crate) struct Cluster {
+    pub(crate) consumer: Arc<BaseConsumer<Context>>,
+    pub(crate) access: Access,
+}
+
+/// Runs something that blocks on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::new(ErrorKind::Bug, "a request to Kafka was not finished").caused_by(error))
+}
+
+impl Cluster {
+    /// A client, not yet connected.
+    pub(crate) fn new(access: &Access, config: &ClientConfig) -> Result<Self> {
+        let consumer = BaseConsumer::from_config_and_context(config, Context::new(access))
+            .map_err(|error| failed(format!("cannot make a client for {}", access.shown), error))?;
+        Ok(Cluster { consumer: Arc::new(consumer), access: access.clone() })
+    }
+
+    /// A client that only asks.
+    pub(crate) fn asking(access: &Access) -> Result<Self> {
+        Cluster::new(access, &access.client())
+    }
+
+    /// Waits until the cluster has answered, or it is clear that it will not.
+    pub(crate) fn connect(&self) -> Result<()> {
+        let deadline = Instant::now() + self.access.timeout;
+        loop {
+            let answer = self.consumer.client().fetch_metadata(Some(PROBE), SLICE.min(self.access.timeout));
+            self.serve();
+            let Err(error) = answer else { return Ok(()) };
+            let trouble = self.consumer.context().trouble(self.access.timeout);
+            // Neither a wrong password nor a wrong certificate gets better by waiting.
+            if let Some(trouble) = trouble.clone().filter(|trouble| !trouble.facts().retry) {
+                return Err(trouble);
+            }
+            if Instant::now() >= deadline {
+                return Err(
+                    trouble.unwrap_or_else(|| failed(format!("cannot connect to {}", self.access.shown), error))
+                );
+            }
+            // A refused connection is answered at once.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Lets the client's events come in. Only before it is used for reading.
+    pub(crate) fn serve(&self) {
+        while self.consumer.poll(Duration::ZERO).is_some() {}
+    }
+
+    /// The partitions of a topic; `None` if there is no such topic.
+    pub(crate) fn partitions(&self, topic: &str) -> Result<Option<i32>> {
+        let what = || format!("cannot look up the topic `{topic}` at {}", self.access.shown);
+        let deadline = Instant::now() + self.access.timeout;
+        loop {
+            let metadata = self.consumer.client().fetch_metadata(Some(topic), self.access.timeout);
+            let metadata = metadata.map_err(|error| failed(what(), error))?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            match found.map(|found| (found.error().map(Code::from), found.partitions().len())) {
+                Some((None, count)) if count > 0 => return Ok(Some(i32::try_from(count).unwrap_or(i32::MAX))),
+                Some((Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic), _)) => {
+                    return Ok(None);
+                }
+                Some((Some(code), _)) if code != Code::LeaderNotAvailable => return Err(coded(what(), code)),
+                // It is being made.
+                _ if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// All topics that match, with their partitions.
+    pub(crate) fn matching(&self, pattern: &regex::Regex) -> Result<BTreeMap<String, i32>> {
+        let metadata = self.consumer.client().fetch_metadata(None, self.access.timeout);
+        let metadata =
+            metadata.map_err(|error| failed(format!("cannot list the topics at {}", self.access.shown), error))?;
+        let found = metadata.topics().iter().filter(|topic| topic.error().is_none() && pattern.is_match(topic.name()));
+        Ok(found.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
+    }
+
+    /// The topics by name, all of which must be there, or those that match.
+    pub(crate) fn topics(&self, names: &[String], pattern: Option<&regex::Regex>) -> Result<BTreeMap<String, i32>> {
+        if let Some(pattern) = pattern {
+            return self.matching(pattern);
+        }
+        let looked_up = names.iter().map(|name| match self.partitions(name)? {
+            Some(count) => Ok((name.clone(), count)),
+            None => Err(no_topic(name, &self.access.shown)),
+        });
+        looked_up.collect()
+    }
+
+    /// For each partition the first offset whose record is from this time or later; the end where there is none.
+    pub(crate) fn offsets_at(&self, partitions: &[Partition], time: Timestamp) -> Result<Vec<i64>> {
+        self.offsets(partitions, Offset::Offset(time.as_millis().max(0)))
+    }
+
+    /// For each partition its first offset.
+    pub(crate) fn beginnings(&self, partitions: &[Partition]) -> Result<Vec<i64>> {
+        self.offsets(partitions, Offset::Beginning)
+    }
+
+    /// For each partition the offset behind its last record, as far as this client may see them.
+    pub(crate) fn ends(&self, partitions: &[Partition]) -> Result<Vec<i64>> {
+        self.offsets(partitions, Offset::End)
+    }
+
+    fn offsets(&self, partitions: &[Partition], place: Offset) -> Result<Vec<i64>> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let what = || format!("cannot look up offsets at {}", self.access.shown);
+        let deadline = Instant::now() + self.access.timeout;
+        loop {
+            let answer = list_of(partitions.iter().map(|partition| (partition, place))).and_then(|list| {
+                // The places are those of the protocol: -2 is the beginning, -1 the end.
+                self.consumer.offsets_for_times(list, self.access.timeout)
+            });
+            let result =
+                answer.and_then(|found| partitions.iter().map(|partition| offset_in(&found, partition)).collect());
+            match result {
+                Ok(offsets) => {
+                    return self.fill_ends(partitions, place, offsets);
+                }
+                // A leader is being elected.
+                Err(error) if Instant::now() < deadline && is_passing(&error) => {
+                    std::thread::sleep(Duration::from_millis(100))
+                }
+                Err(error) => return Err(failed(what(), error)),
+            }
+        }
+    }
+
+    /// Behind the newest record there is no offset for a time.
+    fn fill_ends(&self, partitions: &[Partition], place: Offset, offsets: Vec<Option<i64>>) -> Result<Vec<i64>> {
+        let ends = match offsets.iter().any(Option::is_none) && place != Offset::End {
+            true => self.ends(partitions)?,
+            false => vec![0; partitions.len()],
+        };
+        Ok(offsets.into_iter().zip(ends).map(|(offset, end)| offset.unwrap_or(end)).collect())
+    }
+}
+
+/// Any topic will do, and one that is not there tells as much.
+const PROBE: &str = "__consumer_offsets";
+
+/// A list of partitions with offsets.
+pub(crate) fn list_of<'a>(
+    partitions: impl IntoIterator<Item = (&'a Partition, Offset)>,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for ((topic, partition), offset) in partitions {
+        list.add_partition_offset(topic, *partition, offset)?;
+    }
+    Ok(list)
+}
+
+fn offset_in(list: &TopicPartitionList, (topic, partition): &Partition) -> Result<Option<i64>, KafkaError> {
+    let Some(element) = list.find_partition(topic, *partition) else {
+        return Err(KafkaError::OffsetFetch(Code::UnknownPartition));
+    };
+    element.error()?;
+    Ok(match element.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    })
+}
+
+/// Whether an error is one that goes by when a broker comes back.
+pub(crate) fn is_passing(error: &KafkaError) -> bool {
+    use Code::*;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            LeaderNotAvailable
+                | NotLeaderForPartition
+                | BrokerTransportFailure
+                | AllBrokersDown
+                | OffsetNotAvailable
+                | FencedLeaderEpoch
+                | UnknownLeaderEpoch
+                | KafkaStorageError
+                | ReplicaNotAvailable
+                | BrokerNotAvailable
+                | NetworkException
+                | CoordinatorNotAvailable
+                | CoordinatorLoadInProgress
+                | NotCoordinator
+                | WaitingForCoordinator
+                | RebalanceInProgress
+                | RequestTimedOut
+                | OperationTimedOut
+        )
+    )
+}
+
+/// The largest batch that a topic takes, in bytes; `None` where we may not know.
+pub(crate) async fn largest_batch(access: &Access, topic: &str) -> Result<Option<u64>> {
+    let config = access.client();
+    let admin = AdminClient::from_config_and_context(&config, Context::new(access))
+        .map_err(|error| failed(format!("cannot make a client for {}", access.shown), error))?;
+    let options = AdminOptions::new().request_timeout(Some(access.timeout));
+    let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
+    // Dropping it waits for its thread.
+    blocking(move || drop(admin)).await?;
+    let described = answer.ok().and_then(|mut all| all.pop()).and_then(Result::ok);
+    let limit = described.as_ref().and_then(|resource| resource.get("max.message.bytes")?.value.as_ref()?.parse().ok());
+    if limit.is_none() {
+        tracing::warn!(url = access.shown, topic, "the topic's limit max.message.bytes cannot be read");
+    }
+    Ok(limit)
+}

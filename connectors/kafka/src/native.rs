@@ -1,0 +1,247 @@
+//! What rdkafka has no safe call for, or one that panics on foreign bytes, or one that is slow: the only unsafe code here.
+//!
+//! - A batch of records of one queue in one call. `BaseConsumer::poll` makes an event, an `Arc` and two clock readings for
+//!   each record; on one core that is less than a third of what librdkafka itself does.
+//! - Headers whose name is no UTF-8, and metadata of offsets that is none: rdkafka 0.39 panics on both.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, CString},
+    ptr, slice,
+    sync::Arc,
+    time::Duration,
+};
+
+use millstream_core::Timestamp;
+use rdkafka::{
+    TopicPartitionList,
+    bindings::{self as rd, rd_kafka_message_t, rd_kafka_queue_t},
+    consumer::{BaseConsumer, Consumer as _},
+    error::RDKafkaErrorCode as Code,
+};
+
+use crate::context::Context;
+
+type Consumer = BaseConsumer<Context>;
+
+/// Most records of one call: what a batch holds at most.
+const TAKE_MAX: usize = 4096;
+
+/// A queue in which the records of chosen partitions come together, apart from the client's events.
+pub(crate) struct Inbox {
+    queue: *mut rd_kafka_queue_t,
+    taken: Vec<*mut rd_kafka_message_t>,
+    /// Lives longer than the queue: fields are dropped after `drop` has destroyed it.
+    consumer: Arc<Consumer>,
+}
+
+// SAFETY: librdkafka's queues may be used by any thread, and `taken` is empty between calls.
+unsafe impl Send for Inbox {}
+
+/// One record, or an error of its partition, as long as its batch is kept.
+pub(crate) struct Message<'a>(&'a rd_kafka_message_t);
+
+impl Inbox {
+    pub(crate) fn new(consumer: Arc<Consumer>) -> Self {
+        // SAFETY: the client lives as long as `consumer`; a new queue is ours to destroy.
+        let queue = unsafe { rd::rd_kafka_queue_new(consumer.client().native_ptr()) };
+        Inbox { queue, taken: Vec::with_capacity(TAKE_MAX), consumer }
+    }
+
+    /// From now on the records of a partition come here. To be called before it is assigned.
+    pub(crate) fn redirect(&self, topic: &CStr, partition: i32) {
+        // SAFETY: both queues belong to the client, which is alive; what `get_partition` gives is ours to destroy, and
+        // forwarding keeps its own reference. A null queue (unknown topic or partition) is left alone.
+        unsafe {
+            let of_partition =
+                rd::rd_kafka_queue_get_partition(self.consumer.client().native_ptr(), topic.as_ptr(), partition);
+            if !of_partition.is_null() {
+                rd::rd_kafka_queue_forward(of_partition, self.queue);
+                rd::rd_kafka_queue_destroy(of_partition);
+            }
+        }
+    }
+
+    /// Gives each record that is there to `each`, in order; waits for the first one. Answers with their number.
+    pub(crate) fn drain(&mut self, wait: Duration, mut each: impl FnMut(Message<'_>)) -> usize {
+        let mut total = self.take(1, wait);
+        if total > 0 {
+            total += self.take(TAKE_MAX - 1, Duration::ZERO);
+        }
+        let taken = Taken(&mut self.taken);
+        for &message in taken.0.iter() {
+            // SAFETY: librdkafka has given us this message, and it is destroyed only when `taken` is dropped.
+            each(Message(unsafe { &*message }));
+        }
+        total
+    }
+
+    fn take(&mut self, most: usize, wait: Duration) -> usize {
+        let (held, wait) = (self.taken.len(), i32::try_from(wait.as_millis()).unwrap_or(i32::MAX));
+        debug_assert!(held + most <= self.taken.capacity());
+        // SAFETY: behind the `held` messages there is room for `most` more; the call fills in as many as it answers.
+        unsafe {
+            let got = rd::rd_kafka_consume_batch_queue(self.queue, wait, self.taken.as_mut_ptr().add(held), most);
+            let got = usize::try_from(got).unwrap_or(0).min(most);
+            self.taken.set_len(held + got);
+            got
+        }
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        // SAFETY: the queue is ours, and is not used after this.
+        unsafe { rd::rd_kafka_queue_destroy(self.queue) }
+    }
+}
+
+/// Messages that are destroyed also when their handler panics.
+struct Taken<'a>(&'a mut Vec<*mut rd_kafka_message_t>);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        for message in self.0.drain(..) {
+            // SAFETY: each was given to us by librdkafka, and is destroyed here once.
+            unsafe { rd::rd_kafka_message_destroy(message) }
+        }
+    }
+}
+
+impl<'a> Message<'a> {
+    /// What is wrong with its partition, where it is no record.
+    pub(crate) fn error(&self) -> Option<Code> {
+        let code = Code::from(self.0.err);
+        (code != Code::NoError).then_some(code)
+    }
+
+    /// Tells topics apart while the messages of a batch live.
+    pub(crate) fn topic_address(&self) -> usize {
+        self.0.rkt as usize
+    }
+
+    /// Its topic; empty where there is none, as for an error of the whole client.
+    pub(crate) fn topic(&self) -> &'a str {
+        if self.0.rkt.is_null() {
+            return "";
+        }
+        // SAFETY: the message holds its topic alive, whose name ends with a null byte.
+        unsafe { CStr::from_ptr(rd::rd_kafka_topic_name(self.0.rkt)) }.to_str().unwrap_or_default()
+    }
+
+    pub(crate) fn partition(&self) -> i32 {
+        self.0.partition
+    }
+
+    pub(crate) fn offset(&self) -> i64 {
+        self.0.offset
+    }
+
+    pub(crate) fn key(&self) -> Option<&'a [u8]> {
+        // SAFETY: key and length belong together, and live as long as the message.
+        unsafe { bytes(self.0.key.cast(), self.0.key_len) }
+    }
+
+    /// The value; of an error its text.
+    pub(crate) fn value(&self) -> Option<&'a [u8]> {
+        // SAFETY: as for the key.
+        unsafe { bytes(self.0.payload.cast(), self.0.len) }
+    }
+
+    /// Its time, and whether the broker gave it.
+    pub(crate) fn time(&self) -> (Option<Timestamp>, bool) {
+        let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message is alive, and `kind` is written.
+        let ms = unsafe { rd::rd_kafka_message_timestamp(self.0, &mut kind) };
+        match kind {
+            _ if ms < 0 => (None, false),
+            rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE => (None, false),
+            rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_CREATE_TIME => (Some(Timestamp::from_millis(ms)), false),
+            rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME => {
+                (Some(Timestamp::from_millis(ms)), true)
+            }
+        }
+    }
+
+    /// Its headers in order: name and value.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message is alive, and keeps its headers alive; they are written only where the answer is no error.
+        let found = unsafe { rd::rd_kafka_message_headers(self.0, &mut headers) };
+        let found = Code::from(found) == Code::NoError && !headers.is_null();
+        (0..).map_while(move |i| {
+            if !found {
+                return None;
+            }
+            let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: as above; past the last header the answer is an error. A name ends with a null byte.
+            unsafe {
+                let got = rd::rd_kafka_header_get_all(headers, i, &mut name, &mut value, &mut size);
+                (Code::from(got) == Code::NoError && !name.is_null())
+                    .then(|| (CStr::from_ptr(name).to_bytes(), bytes(value.cast(), size)))
+            }
+        })
+    }
+}
+
+/// # Safety
+/// `start` must be null, or the start of `len` bytes that live for `'a`.
+unsafe fn bytes<'a>(start: *const u8, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: what the caller promises.
+    (!start.is_null()).then(|| unsafe { slice::from_raw_parts(start, len) })
+}
+
+/// The metadata beside each offset of a list, raw; rdkafka's own call panics where it is no UTF-8.
+pub(crate) fn metadata(list: &TopicPartitionList) -> Vec<Option<Vec<u8>>> {
+    let native = list.ptr();
+    // SAFETY: the list is alive and borrowed; it has `cnt` elements, whose metadata is null or `metadata_size` bytes.
+    unsafe {
+        let (elements, count) = ((*native).elems, usize::try_from((*native).cnt).unwrap_or(0));
+        (0..count)
+            .map(|i| {
+                let element = &*elements.add(i);
+                bytes(element.metadata.cast(), element.metadata_size)
+                    .filter(|bytes| !bytes.is_empty())
+                    .map(<[u8]>::to_vec)
+            })
+            .collect()
+    }
+}
+
+/// The first and the next offset of a partition as the newest answers of its broker said; asks nobody.
+pub(crate) fn watermarks(consumer: &Consumer, topic: &str, partition: i32) -> Option<(i64, i64)> {
+    let topic = CString::new(topic).ok()?;
+    let (mut low, mut high) = (-1, -1);
+    // SAFETY: the client is alive, the name ends with a null byte, and both numbers are written.
+    let answer = unsafe {
+        rd::rd_kafka_get_watermark_offsets(
+            consumer.client().native_ptr(),
+            topic.as_ptr(),
+            partition,
+            &mut low,
+            &mut high,
+        )
+    };
+    (Code::from(answer) == Code::NoError && low >= 0 && high >= 0).then_some((low, high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_that_is_no_text_is_read_as_it_is() {
+        let mut list = TopicPartitionList::new();
+        list.add_partition("t", 0).set_metadata("ours");
+        list.add_partition("t", 1);
+        list.add_partition("t", 2);
+        // SAFETY: the third element is there; what is put into it is memory of librdkafka's allocator, which frees it.
+        unsafe {
+            let element = &mut *(*list.ptr()).elems.add(2);
+            element.metadata = rd::rd_kafka_mem_malloc(ptr::null_mut(), 2);
+            element.metadata.cast::<[u8; 2]>().write([0xff, 0xfe]);
+            element.metadata_size = 2;
+        }
+        assert_eq!(metadata(&list), [Some(b"ours".to_vec()), None, Some(vec![0xff, 0xfe])]);
+    }
+}

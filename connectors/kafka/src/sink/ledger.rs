@@ -1,0 +1,225 @@
+//! What became of each record: delivery reports by write and row.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use millstream_core::{Error, ErrorKind, Outcomes, WriteId};
+use rdkafka::{
+    error::RDKafkaErrorCode as Code,
+    message::{DeliveryResult, Message as _},
+};
+use tokio::sync::Notify;
+
+use crate::{
+    context::lock,
+    error::{coded, failed, kind_of},
+};
+
+/// Sinks that share a producer; their number is in a byte of each ticket.
+const SINKS_MAX: usize = 256;
+/// Writes whose outcome nobody has asked for; their number is in three bytes of each ticket.
+const WRITES_MAX: usize = 1 << 20;
+/// Bits of a row in a ticket, and of row and write.
+const ROW_BITS: u32 = 32;
+const WRITE_BITS: u32 = 24;
+
+/// The books of all sinks that write through one producer.
+#[derive(Default)]
+pub(crate) struct Ledgers {
+    all: Mutex<Vec<Books>>,
+    /// Somebody waits for room in the producer's queue.
+    room_wanted: AtomicBool,
+}
+
+/// The books of one sink.
+#[derive(Default)]
+struct Books {
+    open: VecDeque<Write>,
+    next: WriteId,
+    /// Records that are on their way.
+    outstanding: usize,
+    /// Why some of them are neither delivered nor refused.
+    failed: Option<Error>,
+    changed: Arc<Notify>,
+}
+
+struct Write {
+    offsets: Vec<i64>,
+    rejected: Vec<(u32, Error)>,
+}
+
+/// One sink's view of its books.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    ledgers: Arc<Ledgers>,
+    slot: usize,
+    changed: Arc<Notify>,
+}
+
+/// How writes stand.
+pub(crate) enum Standing {
+    /// All are settled.
+    Settled,
+    /// Some are on their way.
+    Open,
+}
+
+impl Ledgers {
+    /// Books for another sink.
+    pub(crate) fn open(self: &Arc<Self>) -> Result<Ledger, Error> {
+        let mut all = lock(&self.all);
+        if all.len() >= SINKS_MAX {
+            return Err(Error::new(ErrorKind::Plan, format!("no more than {SINKS_MAX} sinks can share a transaction")));
+        }
+        let books = Books::default();
+        let changed = books.changed.clone();
+        all.push(books);
+        Ok(Ledger { ledgers: self.clone(), slot: all.len() - 1, changed })
+    }
+
+    /// The report of one record.
+    pub(crate) fn deliver(&self, ticket: usize, result: &DeliveryResult<'_>) {
+        let row = ticket as u32;
+        let write = ticket >> ROW_BITS & ((1 << WRITE_BITS) - 1);
+        let slot = ticket >> (ROW_BITS + WRITE_BITS);
+        let mut all = lock(&self.all);
+        let Some(books) = all.get_mut(slot) else { return };
+        books.outstanding = books.outstanding.saturating_sub(1);
+        let first = books.next as usize - books.open.len();
+        let index = write.wrapping_sub(first) & ((1 << WRITE_BITS) - 1);
+        if let Some(open) = books.open.get_mut(index) {
+            match result {
+                Ok(message) => {
+                    if let Some(offset) = open.offsets.get_mut(row as usize) {
+                        *offset = message.offset();
+                    }
+                }
+                Err((error, message)) => match error.rdkafka_error_code().map(|code| (code, kind_of(code))) {
+                    Some((code, kind)) if of_record(code, kind) => {
+                        let what = format!("`{}` does not take the record", message.topic());
+                        open.rejected.push((row, coded(what, code).with_kind(kind).caused_by(error.clone())));
+                    }
+                    _ => {
+                        let what = format!("cannot write to `{}`", message.topic());
+                        books.failed.get_or_insert_with(|| failed(what, error.clone()));
+                    }
+                },
+            }
+        }
+        if books.outstanding == 0 || books.failed.is_some() {
+            books.changed.notify_one();
+        }
+        if self.room_wanted.swap(false, Ordering::AcqRel) {
+            all.iter().for_each(|books| books.changed.notify_one());
+        }
+    }
+}
+
+/// Whether an error is about the record, and not about the way to its broker.
+fn of_record(code: Code, kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::TooLarge | ErrorKind::Rejected | ErrorKind::NotFound => true,
+        ErrorKind::Permission => code == Code::TopicAuthorizationFailed,
+        _ => false,
+    }
+}
+
+impl Ledger {
+    /// A new write with so many rows.
+    pub(crate) fn begin(&self, rows: usize) -> Result<WriteId, Error> {
+        let mut all = lock(&self.ledgers.all);
+        let full = || Error::new(ErrorKind::Full, "too many writes whose outcome nobody has asked for");
+        let books = all.get_mut(self.slot).filter(|books| books.open.len() < WRITES_MAX).ok_or_else(full)?;
+        books.open.push_back(Write { offsets: vec![-1; rows], rejected: Vec::new() });
+        books.next += 1;
+        Ok(books.next - 1)
+    }
+
+    /// Forgets a write of which nothing was sent.
+    pub(crate) fn forget(&self, id: WriteId) {
+        let mut all = lock(&self.ledgers.all);
+        if let Some(books) = all.get_mut(self.slot).filter(|books| books.next == id + 1) {
+            books.open.pop_back();
+            books.next = id;
+        }
+    }
+
+    /// What a record takes along, to be known by when its report comes.
+    pub(crate) fn ticket(&self, id: WriteId, row: usize) -> usize {
+        (self.slot << (ROW_BITS + WRITE_BITS)) | ((id as usize & ((1 << WRITE_BITS) - 1)) << ROW_BITS) | row
+    }
+
+    /// Records are on their way. To be called before they are sent, since reports may be quick.
+    pub(crate) fn sending(&self, records: usize) {
+        if let Some(books) = lock(&self.ledgers.all).get_mut(self.slot) {
+            books.outstanding += records;
+        }
+    }
+
+    /// Records were not sent after all.
+    pub(crate) fn not_sent(&self, records: usize) {
+        if let Some(books) = lock(&self.ledgers.all).get_mut(self.slot) {
+            books.outstanding = books.outstanding.saturating_sub(records);
+        }
+    }
+
+    /// A record that was refused before it was sent.
+    pub(crate) fn reject(&self, id: WriteId, row: usize, error: Error) {
+        let mut all = lock(&self.ledgers.all);
+        let Some(books) = all.get_mut(self.slot) else { return };
+        let first = books.next - books.open.len() as u64;
+        let index = id.checked_sub(first).and_then(|index| usize::try_from(index).ok());
+        if let Some(open) = index.and_then(|index| books.open.get_mut(index)) {
+            open.rejected.push((row as u32, error));
+        }
+    }
+
+    /// Some records can neither be delivered nor be refused.
+    pub(crate) fn fail(&self, error: &Error) {
+        if let Some(books) = lock(&self.ledgers.all).get_mut(self.slot) {
+            books.failed.get_or_insert_with(|| error.clone());
+        }
+    }
+
+    /// How the writes stand; an error where some can neither be delivered nor be refused.
+    pub(crate) fn standing(&self) -> Result<Standing, Error> {
+        let all = lock(&self.ledgers.all);
+        match all.get(self.slot) {
+            Some(Books { failed: Some(error), .. }) => Err(error.clone()),
+            Some(Books { outstanding: 0, .. }) | None => Ok(Standing::Settled),
+            Some(_) => Ok(Standing::Open),
+        }
+    }
+
+    /// Waits for a change, after the wish for one has been made known.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Asks to be told of the next report: the producer's queue is full.
+    pub(crate) fn want_room(&self) {
+        self.ledgers.room_wanted.store(true, Ordering::Release);
+    }
+
+    /// The truth about all writes, which are settled.
+    pub(crate) fn take(&self, told: bool) -> Outcomes {
+        let mut all = lock(&self.ledgers.all);
+        let Some(books) = all.get_mut(self.slot) else { return Outcomes::default() };
+        let first = books.next - books.open.len() as u64;
+        let mut outcomes = Outcomes::default();
+        for (id, mut write) in (first..).zip(std::mem::take(&mut books.open)) {
+            write.rejected.sort_unstable_by_key(|(row, _)| *row);
+            outcomes.rejected.extend(write.rejected.into_iter().map(|(row, error)| (id, row, error)));
+            if told {
+                // A refused record has no sequence; its place is kept.
+                outcomes.sequences.push((id, write.offsets.iter().map(|offset| (*offset).max(0) as u128).collect()));
+            }
+        }
+        outcomes
+    }
+}

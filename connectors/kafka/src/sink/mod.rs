@@ -1,0 +1,318 @@
+//! The sink `kafka`: records into librdkafka's queue, their outcomes out of its delivery reports.
+
+pub(crate) mod ledger;
+mod plan;
+pub(crate) mod producer;
+mod route;
+mod size;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use millstream_core::{Batch, Epoch, Error, ErrorKind, Form, Outcomes, RecordRef, Result, Share, Sink, Token, WriteId};
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::{Header, OwnedHeaders},
+    producer::{BaseRecord, Producer as _},
+};
+
+pub(crate) use plan::{Planned, plan};
+
+use self::{
+    ledger::{Ledger, Standing},
+    producer::Producer,
+    route::{Names, Topics},
+};
+use crate::{
+    client::{Cluster, blocking},
+    context::Context,
+    error::{coded, failed, kind_of, no_topic, not_open},
+    host::Shared,
+};
+
+/// Trouble is told in the log again after this, as long as a flush waits.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// A full queue without any report for so long is told; where nothing of the batch was sent, as an error.
+const FULL_WAIT: Duration = Duration::from_secs(10);
+
+/// A sink as opened, or not yet.
+pub(crate) struct KafkaSink {
+    plan: Arc<Planned>,
+    open: Option<Open>,
+    /// The transaction of a host, if it takes part in one.
+    joined: Option<Arc<Shared>>,
+    /// A value in the codec's form.
+    scratch: Vec<u8>,
+}
+
+struct Open {
+    cluster: Option<Arc<Cluster>>,
+    producer: Producer,
+    ledger: Ledger,
+    names: Names,
+    topics: Topics,
+    /// Bytes of a batch that all topics take which were seen so far.
+    cap: u64,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Letting a client go waits for its threads.
+        let cluster = self.cluster.take();
+        if let Err(error) = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || drop(cluster)) {
+            tracing::debug!(%error, "no thread to close a client");
+        }
+    }
+}
+
+impl KafkaSink {
+    pub(crate) fn new(plan: Arc<Planned>) -> Self {
+        KafkaSink { plan, open: None, joined: None, scratch: Vec::new() }
+    }
+
+    /// Looks up the topics of a batch that are not known yet.
+    async fn look_up(&mut self, batch: &Batch) -> Result<()> {
+        let open = self.open.as_mut().ok_or_else(not_open)?;
+        loop {
+            let unknown = open.names.first(batch, |name| open.topics.needs(name));
+            let Some(name) = unknown else { return Ok(()) };
+            let cluster = open.cluster.clone().ok_or_else(not_open)?;
+            let limit = open.topics.look_up(&name, &cluster).await?;
+            if let Some(limit) = limit.filter(|limit| *limit < open.cap) {
+                open.cap = limit;
+                if self.joined.is_none() {
+                    self.narrow().await?;
+                    return Box::pin(self.look_up(batch)).await;
+                }
+            }
+        }
+    }
+
+    /// Goes on with a producer whose batches are no larger than `cap`.
+    async fn narrow(&mut self) -> Result<()> {
+        self.settled().await?;
+        let open = self.open.as_mut().ok_or_else(not_open)?;
+        let ledgers = open.producer.context().ledgers.clone();
+        let context = Context::sharing(&self.plan.access, ledgers);
+        open.producer = producer::start(&self.plan.access, &self.plan.config_of(open.cap), context)?;
+        Ok(())
+    }
+
+    /// Waits until the outcome of every record is known.
+    async fn settled(&self) -> Result<()> {
+        let open = self.open.as_ref().ok_or_else(not_open)?;
+        loop {
+            match open.ledger.standing()? {
+                Standing::Settled => return Ok(()),
+                Standing::Open => {}
+            }
+            if tokio::time::timeout(TELL_EVERY, open.ledger.changed()).await.is_err() {
+                if let Some((code, reason)) = open.producer.client().fatal_error() {
+                    let error = coded(format!("cannot write to {}", self.plan.access.shown), code);
+                    return Err(error.with_kind(ErrorKind::Unavailable).caused_by(std::io::Error::other(reason)));
+                }
+                let trouble = open.producer.context().trouble(TELL_EVERY * 2).map(|error| error.chain());
+                tracing::warn!(url = self.plan.access.shown, trouble, "waiting for the brokers to take records");
+            }
+        }
+    }
+
+    /// Sends the records of a batch from row 0; refused ones are noted. Waits where the queue is full.
+    async fn send_all(&mut self, batch: &Batch, id: WriteId) -> Result<()> {
+        for row in 0..batch.len() {
+            let record = batch.get(row);
+            let mut since: Option<Instant> = None;
+            loop {
+                let open = self.open.as_mut().ok_or_else(not_open)?;
+                match send(&self.plan, open, &mut self.scratch, &record, (id, row)) {
+                    Sent::Yes => break,
+                    Sent::Refused(error) => {
+                        open.ledger.reject(id, row, error);
+                        break;
+                    }
+                    Sent::Failed(error) => {
+                        // Some may be on their way: only opening the sink again makes that good.
+                        open.ledger.fail(&error);
+                        return Err(error);
+                    }
+                    Sent::Full => {
+                        let waiting = *since.get_or_insert_with(Instant::now);
+                        open.ledger.want_room();
+                        let told = tokio::time::timeout(Duration::from_millis(100), open.ledger.changed()).await;
+                        if told.is_ok() {
+                            continue;
+                        }
+                        open.ledger.standing()?;
+                        if waiting.elapsed() > FULL_WAIT {
+                            let trouble = open.producer.context().trouble(FULL_WAIT * 2);
+                            let full =
+                                || Error::new(ErrorKind::Full, format!("{} takes no records", self.plan.access.shown));
+                            let error = trouble.unwrap_or_else(full);
+                            if row == 0 {
+                                open.ledger.forget(id);
+                                return Err(error);
+                            }
+                            since = Some(Instant::now());
+                            tracing::warn!(url = self.plan.access.shown, error = %error.chain(), "waiting for room");
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What became of the try to queue a record.
+enum Sent {
+    Yes,
+    Full,
+    Refused(Error),
+    Failed(Error),
+}
+
+fn send(
+    plan: &Planned,
+    open: &mut Open,
+    scratch: &mut Vec<u8>,
+    record: &RecordRef<'_>,
+    (id, row): (WriteId, usize),
+) -> Sent {
+    let Some(name) = open.names.of(record) else {
+        let error = Error::new(ErrorKind::Rejected, "the record names no topic");
+        return Sent::Refused(error.hint("give a topic in the URL for such records"));
+    };
+    let shown = &plan.access.shown;
+    let (partition, limit) = match open.topics.partition(name, record, shown) {
+        Ok(chosen) => chosen,
+        Err(error) => return Sent::Refused(error),
+    };
+    let value = match (record.value(), plan.codec.form()) {
+        (Some(value), Form::Json) if record.form() != Form::Json => {
+            scratch.clear();
+            match plan.codec.encode(value, record.form(), scratch) {
+                Ok(()) => Some(&**scratch),
+                Err(error) => return Sent::Refused(error),
+            }
+        }
+        (value, _) => value,
+    };
+    if let Err(error) = check_size(plan, record, value, limit, name) {
+        return Sent::Refused(error);
+    }
+    let mut message = BaseRecord::<[u8], [u8], usize>::with_opaque_to(name, open.ledger.ticket(id, row));
+    (message.partition, message.key, message.payload) = (partition, record.key(), value);
+    // Librdkafka reads 0 as "now": nothing is older than a millisecond after 1970.
+    message.timestamp = record.time().map(|time| time.as_millis().max(1));
+    let mut headers = record.headers().peekable();
+    if headers.peek().is_some() {
+        message.headers =
+            Some(headers.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value })));
+    }
+    open.ledger.sending(1);
+    let Err((error, _)) = open.producer.send(message) else { return Sent::Yes };
+    open.ledger.not_sent(1);
+    let what = || format!("cannot write to `{name}` at {shown}");
+    match error {
+        KafkaError::MessageProduction(Code::QueueFull) => Sent::Full,
+        KafkaError::MessageProduction(code) => match kind_of(code) {
+            ErrorKind::TooLarge | ErrorKind::Rejected | ErrorKind::NotFound => {
+                Sent::Refused(coded(format!("`{name}` does not take the record"), code).caused_by(error))
+            }
+            _ => Sent::Failed(coded(what(), code).with_kind(ErrorKind::Unavailable).caused_by(error)),
+        },
+        error => Sent::Refused(failed(what(), error).with_kind(ErrorKind::Rejected)),
+    }
+}
+
+/// Refuses a record that the topic or the queue could not take.
+fn check_size(
+    plan: &Planned,
+    record: &RecordRef<'_>,
+    value: Option<&[u8]>,
+    limit: Option<u64>,
+    name: &str,
+) -> Result<()> {
+    let contents = size::of_contents(record, value);
+    let ours = plan.options.record_bytes_max.map_or(u64::MAX, |size| size.0).min(plan.options.buffer.0);
+    let wire = size::on_the_wire(record, value);
+    let (bytes, most, whose) = match limit {
+        Some(limit) if wire > limit => (wire, limit, "the topic's `max.message.bytes`"),
+        _ if contents > ours => (contents, ours, "the sink's `record_bytes_max` or `buffer`"),
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::TooLarge, format!("the record takes {bytes} bytes, and `{name}` takes {most}"))
+        .hint(format!("the limit is {whose}")))
+}
+
+#[async_trait]
+impl Sink for KafkaSink {
+    fn join(&mut self, share: &Share) -> Result<()> {
+        let shared = share.clone().downcast::<Shared>().map_err(|_| {
+            Error::new(ErrorKind::Bug, "a sink of Kafka was asked to join the transaction of another system")
+        })?;
+        self.joined = Some(shared);
+        Ok(())
+    }
+
+    async fn open(&mut self, _: &[(Epoch, Token)]) -> Result<()> {
+        self.open = None;
+        let options = &self.plan.options;
+        let access = self.plan.access.clone();
+        let cluster = blocking(move || {
+            let cluster = Cluster::asking(&access)?;
+            cluster.connect()?;
+            Ok(Arc::new(cluster))
+        });
+        let cluster: Arc<Cluster> = cluster.await?.map_err(|error: Error| error)?;
+        let default = self.plan.address.topics.first().cloned();
+        let mut topics = Topics::new(options.partition);
+        let mut cap = options.batch.bytes.0;
+        if let Some(name) = &default {
+            let limit = topics.look_up(name, &cluster).await?;
+            if !topics.has(name) {
+                return Err(no_topic(name, &self.plan.access.shown));
+            }
+            cap = cap.min(limit.unwrap_or(cap));
+        }
+        let (producer, ledger) = match &self.joined {
+            Some(shared) => shared.enter(cap)?,
+            None => {
+                let context = Context::new(&self.plan.access);
+                let ledger = context.ledgers.open()?;
+                (producer::start(&self.plan.access, &self.plan.config_of(cap), context)?, ledger)
+            }
+        };
+        let names = Names::new(options.topic_by.clone(), default);
+        self.open = Some(Open { cluster: Some(cluster), producer, ledger, names, topics, cap });
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: Batch) -> Result<WriteId> {
+        let batch = batch.into_bytes();
+        self.look_up(&batch).await?;
+        if let Some(shared) = &self.joined {
+            shared.begin()?;
+        }
+        let id = self.open.as_ref().ok_or_else(not_open)?.ledger.begin(batch.len())?;
+        self.send_all(&batch, id).await?;
+        if let Some(open) = &mut self.open {
+            open.topics.turn();
+        }
+        Ok(id)
+    }
+
+    async fn flush(&mut self) -> Result<Outcomes> {
+        self.settled().await?;
+        let open = self.open.as_ref().ok_or_else(not_open)?;
+        Ok(open.ledger.take(self.plan.tells_offsets()))
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.open = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,48 @@
+//! How large a record is on the wire, so that one that is too large is refused alone.
+
+use millstream_core::RecordRef;
+
+/// Bytes around the records of a batch (message format 2).
+const BATCH_OVERHEAD: u64 = 61;
+
+/// Bytes of a batch that holds only this record, before compression: what a topic's `max.message.bytes` counts.
+pub(crate) fn on_the_wire(record: &RecordRef<'_>, value: Option<&[u8]>) -> u64 {
+    let mut headers = 0;
+    let mut count = 0;
+    for (name, value) in record.headers() {
+        headers += length(Some(name.as_bytes())) + length(value);
+        count += 1;
+    }
+    // Attributes, and the distances of time and offset from the batch's own.
+    let body = 1 + 1 + 1 + length(record.key()) + length(value) + varint(count) + headers;
+    BATCH_OVERHEAD + varint(body as i64) + body
+}
+
+/// Bytes of its key, value and headers.
+pub(crate) fn of_contents(record: &RecordRef<'_>, value: Option<&[u8]>) -> u64 {
+    let headers: usize = record.headers().map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum();
+    (record.key().map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + headers) as u64
+}
+
+fn length(bytes: Option<&[u8]>) -> u64 {
+    bytes.map_or(varint(-1), |bytes| varint(bytes.len() as i64) + bytes.len() as u64)
+}
+
+/// Bytes of a zigzag number.
+fn varint(number: i64) -> u64 {
+    let zigzag = ((number << 1) ^ (number >> 63)) as u64;
+    u64::from((64 - zigzag.leading_zeros()).max(1).div_ceil(7))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_take_seven_bits_a_byte() {
+        let expected = [(0, 1), (-1, 1), (63, 1), (64, 2), (-64, 1), (-65, 2), (8191, 2), (8192, 3), (i64::MAX, 10)];
+        for (number, bytes) in expected {
+            assert_eq!(varint(number), bytes, "{number}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Membership in a group: partitions come and go, and offsets are committed.
+//!
+//! A partition that is to go is announced, drained to an epoch by the runtime, and given away only when it is released.
+//! All the while the client is polled, so that the group knows us alive and other partitions flow.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use millstream_core::{Error, ErrorKind, Position, Result, SeekTo, ShardKey, Stamp};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{CommitMode, Consumer as _, RebalanceProtocol},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
+
+use super::{
+    handover::What,
+    owner::{self, Committed, decide},
+    reader::Reader,
+    shards::State,
+    start::{begins, partition_of},
+};
+use crate::{
+    client::{is_passing, list_of},
+    context::Rebalance,
+    error::failed,
+    native,
+};
+
+/// How long a commit may be tried: longer than a coordinator needs to move.
+const COMMIT_WAIT: Duration = Duration::from_secs(30);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) struct Group {
+    /// Who commits, with the newest epoch that counts.
+    pub(super) stamp: Option<Stamp>,
+    /// What our checkpoint says; partitions leave it when they are read.
+    pub(super) saved: Position,
+    pub(super) keyed: bool,
+    pub(super) start: SeekTo,
+    /// Partitions that came, whose begins are not known yet.
+    pub(super) coming: Option<TopicPartitionList>,
+    pub(super) leaving: Option<Leaving>,
+    /// With keyed state: how many partitions there are, all of which must be ours; and when it was said that they are not.
+    pub(super) needed: Option<usize>,
+    pub(super) told_at: Option<Instant>,
+}
+
+/// Partitions that are drained before they are given away.
+pub(super) struct Leaving {
+    list: TopicPartitionList,
+    left: BTreeSet<ShardKey>,
+}
+
+fn shards_of(list: &TopicPartitionList) -> Vec<ShardKey> {
+    list.elements().iter().map(|element| ShardKey::new(element.topic(), element.partition().max(0) as u64)).collect()
+}
+
+impl Reader {
+    /// Answers what the group has decided, in its order.
+    pub(super) fn answer_rebalances(&mut self) -> Result<()> {
+        loop {
+            let Some(group) = &mut self.group else { return Ok(()) };
+            if group.leaving.is_some() {
+                if self.cluster.consumer.assignment_lost() {
+                    self.lose()?;
+                    continue;
+                }
+                return Ok(());
+            }
+            if let Some(coming) = group.coming.take() {
+                if !self.assign(&coming)? {
+                    if let Some(group) = &mut self.group {
+                        group.coming = Some(coming);
+                    }
+                    std::thread::sleep(PAUSE);
+                    return Ok(());
+                }
+                continue;
+            }
+            match self.cluster.consumer.context().take_rebalance() {
+                None => return Ok(()),
+                Some(Rebalance::Assign(list)) => group.coming = Some(list),
+                Some(Rebalance::Revoke(list)) => self.revoke(list)?,
+            }
+        }
+    }
+
+    /// Begins to read partitions; `false` if it must be tried again.
+    fn assign(&mut self, list: &TopicPartitionList) -> Result<bool> {
+        let shards: Vec<ShardKey> = shards_of(list);
+        let begins = self.places(&shards).and_then(|places| {
+            let start = match &self.group {
+                Some(Group { start: SeekTo::Committed, .. }) | None => SeekTo::Beginning,
+                Some(group) => group.start.clone(),
+            };
+            begins(&self.cluster, &places, &start, self.on_missing)
+        });
+        let begins = match begins {
+            Ok(begins) => begins,
+            Err(error) if error.facts().retry => {
+                tracing::debug!(error = %error.chain(), "cannot look up where partitions begin; trying again");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(group) = &mut self.group {
+            shards.iter().for_each(|shard| drop(group.saved.0.remove(shard)));
+        }
+        self.begin(&begins);
+        let list: Vec<_> = begins.iter().map(|begin| (partition_of(&begin.shard), begin.offset)).collect();
+        let assigned =
+            list_of(list.iter().map(|(partition, offset)| (partition, Offset::Offset(*offset)))).and_then(|list| {
+                match self.cluster.consumer.rebalance_protocol() {
+                    RebalanceProtocol::Cooperative => self.cluster.consumer.incremental_assign(&list),
+                    _ => self.cluster.consumer.assign(&list),
+                }
+            });
+        assigned.map_err(|error| {
+            failed(format!("cannot read the partitions of the group at {}", self.cluster.access.shown), error)
+        })?;
+        Ok(true)
+    }
+
+    /// For each shard the offset that is known, by whoever owns it.
+    fn places(&self, shards: &[ShardKey]) -> Result<Vec<(ShardKey, Option<i64>)>> {
+        let Some(group) = &self.group else { return Ok(Vec::new()) };
+        let committed = self.committed(shards)?;
+        let decided = shards.iter().zip(committed).map(|(shard, committed)| {
+            let saved = group.saved.shard::<i64>(shard)?;
+            Ok((shard.clone(), decide(shard, &committed, saved, (group.stamp.as_ref(), group.keyed))?))
+        });
+        decided.collect()
+    }
+
+    /// What the group has committed, as offsets alone.
+    pub(super) fn committed_offsets(&self, shards: &[ShardKey]) -> Result<Vec<Option<i64>>> {
+        Ok(self.committed(shards)?.into_iter().map(|committed| committed.offset).collect())
+    }
+
+    fn committed(&self, shards: &[ShardKey]) -> Result<Vec<Committed>> {
+        if shards.is_empty() {
+            return Ok(Vec::new());
+        }
+        let what = || format!("cannot read the positions of the group at {}", self.cluster.access.shown);
+        let partitions: Vec<_> = shards.iter().map(partition_of).collect();
+        let list = list_of(partitions.iter().map(|partition| (partition, Offset::Invalid)));
+        let answer = list.and_then(|list| self.cluster.consumer.committed_offsets(list, self.cluster.access.timeout));
+        let list = answer.map_err(|error| failed(what(), error))?;
+        let metadata = native::metadata(&list);
+        let elements = list.elements();
+        let found = partitions.iter().map(|(topic, partition)| {
+            let at =
+                elements.iter().position(|element| element.topic() == &**topic && element.partition() == *partition);
+            let Some(at) = at else { return Ok(Committed::default()) };
+            // The list and its metadata have one element each.
+            let (element, metadata) = (&elements[at], metadata.get(at).cloned().flatten());
+            element.error().map_err(|error| failed(what(), error))?;
+            Ok(match element.offset() {
+                Offset::Offset(offset) => Committed { offset: Some(offset), metadata },
+                _ => Committed::default(),
+            })
+        });
+        found.collect()
+    }
+
+    /// Announces that partitions are to go.
+    fn revoke(&mut self, list: TopicPartitionList) -> Result<()> {
+        let shards: Vec<ShardKey> =
+            shards_of(&list).into_iter().filter(|shard| self.table.get(shard).is_some()).collect();
+        for shard in &shards {
+            if let Some(reading) = self.table.get(shard) {
+                reading.state = State::Leaving;
+            }
+        }
+        self.hand_over();
+        let left = shards.iter().cloned().collect();
+        let none = shards.is_empty();
+        if let Some(group) = &mut self.group {
+            group.leaving = Some(Leaving { list, left });
+        }
+        if self.cluster.consumer.assignment_lost() {
+            return self.lose();
+        }
+        if none {
+            return self.give_away();
+        }
+        self.push(What::Leaving(shards));
+        Ok(())
+    }
+
+    /// They were taken without notice: nothing of them can be committed any more.
+    fn lose(&mut self) -> Result<()> {
+        let lost: Vec<ShardKey> = self
+            .group
+            .iter()
+            .flat_map(|group| &group.leaving)
+            .flat_map(|leaving| leaving.left.iter().cloned())
+            .collect();
+        lost.iter().for_each(|shard| self.table.remove(shard));
+        self.give_away()?;
+        if !lost.is_empty() {
+            self.handover.forget(&lost);
+            self.push(What::Lost(lost));
+        }
+        Ok(())
+    }
+
+    /// What was read of these shards is committed: they may go.
+    pub(super) fn release(&mut self, shards: &[ShardKey]) -> Result<()> {
+        shards.iter().for_each(|shard| self.table.remove(shard));
+        let Some(Group { leaving: Some(leaving), .. }) = &mut self.group else { return Ok(()) };
+        leaving.left.retain(|shard| !shards.contains(shard));
+        if leaving.left.is_empty() { self.give_away() } else { Ok(()) }
+    }
+
+    fn give_away(&mut self) -> Result<()> {
+        let Some(leaving) = self.group.as_mut().and_then(|group| group.leaving.take()) else { return Ok(()) };
+        let given = match self.cluster.consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => self.cluster.consumer.incremental_unassign(&leaving.list),
+            _ => self.cluster.consumer.unassign(),
+        };
+        given.map_err(|error| failed(format!("cannot give partitions away at {}", self.cluster.access.shown), error))
+    }
+
+    /// On the way out: whatever the group waits for.
+    pub(super) fn give_all_away(&mut self) {
+        let pending = self.group.as_ref().is_some_and(|group| group.leaving.is_some() || group.coming.is_some());
+        let mut unanswered = pending;
+        while self.cluster.consumer.context().take_rebalance().is_some() {
+            unanswered = true;
+        }
+        if unanswered
+            && let Err(error) = self.give_away().and_then(|()| {
+                self.cluster.consumer.unassign().map_err(|error| failed("cannot give partitions away", error))
+            })
+        {
+            tracing::debug!(error = %error.chain(), "leaving the group");
+        }
+    }
+
+    /// Commits offsets of partitions that are ours, with the stamp as their metadata.
+    pub(super) fn commit(&mut self, offsets: &[(ShardKey, i64)], stamp: Option<&Stamp>) -> Result<()> {
+        let Some(group) = &mut self.group else { return Ok(()) };
+        if let Some(stamp) = stamp {
+            group.stamp = Some(stamp.clone());
+        }
+        let ours: Vec<_> = offsets.iter().filter(|(shard, _)| self.table.get(shard).is_some()).collect();
+        if ours.is_empty() {
+            return Ok(());
+        }
+        let what = || format!("cannot commit positions to the group at {}", self.cluster.access.shown);
+        let mut list = TopicPartitionList::with_capacity(ours.len());
+        for (shard, offset) in ours {
+            let (topic, partition) = partition_of(shard);
+            let mut element = list.add_partition(&topic, partition);
+            element.set_offset(Offset::Offset(*offset)).map_err(|error| failed(what(), error))?;
+            if let Some(stamp) = stamp {
+                element.set_metadata(owner::write(stamp));
+            }
+        }
+        let deadline = Instant::now() + COMMIT_WAIT;
+        loop {
+            match self.cluster.consumer.commit(&list, CommitMode::Sync) {
+                Ok(()) => return Ok(()),
+                Err(error) if is_taken(&error) => {
+                    return Err(Error::new(ErrorKind::Unavailable, what())
+                        .caused_by(error)
+                        .hint("the group has given the partitions to others"));
+                }
+                Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                    std::thread::sleep(PAUSE);
+                    while self.cluster.consumer.poll(Duration::ZERO).is_some() {}
+                }
+                Err(error) => return Err(failed(what(), error)),
+            }
+        }
+    }
+
+    /// With keyed state nothing is read before all partitions are here, and nothing more when they no longer are.
+    pub(super) fn is_held_back(&mut self) -> Result<bool> {
+        let held = self.table.iter().filter(|reading| reading.state != State::Leaving).count();
+        let all = self.table.len();
+        let Some(Group { needed: Some(needed), told_at, leaving, .. }) = &mut self.group else { return Ok(false) };
+        if held >= *needed && held == all {
+            *told_at = None;
+            return Ok(false);
+        }
+        if leaving.is_none() && told_at.is_none_or(|at| at.elapsed() > Duration::from_secs(30)) {
+            *told_at = Some(Instant::now());
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "waiting for the other members to leave: keyed state needs all {needed} partitions, {held} are here"
+                ),
+            )
+            .hint("the state of a key is where its partition is: run one member of this group"));
+        }
+        Ok(true)
+    }
+}
+
+/// Whether the group has taken our partitions.
+fn is_taken(error: &KafkaError) -> bool {
+    use Code::*;
+    let code = error.rdkafka_error_code();
+    matches!(
+        code,
+        Some(
+            IllegalGeneration
+                | UnknownMemberId
+                | FencedInstanceId
+                | StaleMemberEpoch
+                | FencedMemberEpoch
+                | AssignmentLost
+        )
+    )
+}

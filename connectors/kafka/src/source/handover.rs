@@ -1,0 +1,136 @@
+//! What the reading thread hands over to the source: a queue bounded in bytes.
+
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, PoisonError},
+    time::Duration,
+};
+
+use millstream_core::{Batch, Error, Read, ShardKey};
+use tokio::sync::Notify;
+
+use crate::context::lock;
+
+/// Bytes of records that wait here; what is read further ahead stays in librdkafka's queue, which `prefetch` bounds. A few
+/// batches, so that neither side waits for the other's turn.
+const BYTES_MAX: usize = 4 << 20;
+
+/// What the source says next.
+#[derive(Debug)]
+pub(super) enum What {
+    Read(Read),
+    Added(Vec<ShardKey>),
+    Leaving(Vec<ShardKey>),
+    Lost(Vec<ShardKey>),
+    Failed(Error),
+    End,
+}
+
+/// That, and where shards stand behind it; without an offset they are no longer read.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) what: What,
+    pub(super) marks: Vec<(ShardKey, Option<i64>)>,
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        match &self.what {
+            What::Read(read) => read.batch.size(),
+            _ => 0,
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Handover {
+    queue: Mutex<Queue>,
+    /// Told to the one who takes.
+    filled: Notify,
+    /// Told to the one who fills.
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// Nobody fills it any more.
+    ended: bool,
+}
+
+impl Handover {
+    pub(super) fn push(&self, item: Item) {
+        let mut queue = lock(&self.queue);
+        queue.bytes += item.bytes();
+        queue.items.push_back(item);
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Whether there is room, after waiting for some.
+    pub(super) fn has_room(&self, wait: Duration) -> bool {
+        let queue = lock(&self.queue);
+        let full = |queue: &mut Queue| queue.bytes >= BYTES_MAX;
+        let waited = self.room.wait_timeout_while(queue, wait, full).unwrap_or_else(PoisonError::into_inner);
+        !waited.1.timed_out() || waited.0.bytes < BYTES_MAX
+    }
+
+    /// Whether everything has been taken.
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.queue).items.is_empty()
+    }
+
+    /// The oldest item; `None` when no more will come. Cancel-safe.
+    pub(super) async fn take(&self) -> Option<Item> {
+        loop {
+            {
+                let mut queue = lock(&self.queue);
+                if let Some(item) = queue.items.pop_front() {
+                    queue.bytes -= item.bytes();
+                    self.room.notify_one();
+                    return Some(item);
+                }
+                if queue.ended {
+                    return None;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Takes out what waits of these shards: they go elsewhere.
+    pub(super) fn forget(&self, shards: &[ShardKey]) {
+        let mut queue = lock(&self.queue);
+        for item in &mut queue.items {
+            item.marks.retain(|(shard, _)| !shards.contains(shard));
+            if let What::Read(read) = &mut item.what {
+                *read = without(read, shards);
+            }
+        }
+        queue
+            .items
+            .retain(|item| !matches!(&item.what, What::Read(read) if read.batch.is_empty()) || !item.marks.is_empty());
+        queue.bytes = queue.items.iter().map(Item::bytes).sum();
+        self.room.notify_one();
+    }
+
+    /// Says that nobody fills it any more.
+    pub(super) fn end(&self) {
+        lock(&self.queue).ended = true;
+        self.filled.notify_one();
+    }
+}
+
+/// The records of other shards, and which of those are at fault.
+fn without(read: &Read, shards: &[ShardKey]) -> Read {
+    let batch: &Batch = &read.batch;
+    let kept: Vec<u32> =
+        (0..batch.len()).filter(|&i| !shards.contains(batch.get(i).origin())).map(|i| i as u32).collect();
+    if kept.len() == batch.len() {
+        return Read { batch: batch.clone(), failed: read.failed.clone(), alone: read.alone };
+    }
+    let failed =
+        read.failed.iter().filter_map(|(row, error)| Some((kept.binary_search(row).ok()? as u32, error.clone())));
+    Read::new(batch.select(kept.clone()), failed.collect())
+}

@@ -1,0 +1,447 @@
+//! The thread that reads: it alone polls the client, answers rebalances, seeks and commits. Whatever blocks, blocks here.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use millstream_core::{Error, ErrorKind, Read, Result, SeekTo, ShardKey, Stamp};
+use rdkafka::{
+    Offset,
+    consumer::Consumer as _,
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    assemble::Assembler,
+    group::Group,
+    handover::{Handover, Item, What},
+    scout::Sighting,
+    shards::{Reading, State, Table},
+    start::{Begin, begins, missing, partition_of},
+};
+use crate::{
+    client::{Cluster, Partition, is_passing, list_of},
+    error::{coded, failed},
+    native::{Inbox, Message},
+    options::OnMissing,
+};
+
+/// How long the thread waits for records, and so at most for a command.
+const TURN: Duration = Duration::from_millis(20);
+/// Trouble with the brokers is told again after this.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// What the source asks of the thread.
+pub(super) enum Command {
+    Seek(SeekTo, Option<Vec<ShardKey>>, oneshot::Sender<Result<Vec<(ShardKey, i64)>>>),
+    Commit(Vec<(ShardKey, i64)>, Option<Stamp>, oneshot::Sender<Result<()>>),
+    Release(Vec<ShardKey>, oneshot::Sender<Result<()>>),
+    Sighted(Sighting),
+    Stop,
+}
+
+pub(super) struct Reader {
+    // Fields are dropped in this order: the queue before the client.
+    pub(super) inbox: Inbox,
+    pub(super) cluster: Cluster,
+    pub(super) handover: Arc<Handover>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) table: Table,
+    pub(super) assembler: Assembler,
+    pub(super) group: Option<Group>,
+    pub(super) on_missing: OnMissing,
+    pub(super) until_end: bool,
+    pub(super) ended: bool,
+    /// When trouble was told, while it lasts.
+    pub(super) troubled_at: Option<Instant>,
+}
+
+/// What a turn of draining saw beside records.
+enum Note {
+    End(usize, i64),
+    Error(Code, String, ShardKey, i64),
+}
+
+impl Reader {
+    /// Reads until it is told to stop, or nobody listens any more.
+    pub(super) fn run(mut self) {
+        loop {
+            match self.turn() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    let fatal = !error.facts().retry;
+                    self.hand_over();
+                    self.push(What::Failed(error));
+                    if fatal && !self.wait_for_stop() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.leave();
+    }
+
+    /// One turn; `false` when it is time to stop.
+    fn turn(&mut self) -> Result<bool> {
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => {
+                    if !self.obey(command)? {
+                        return Ok(false);
+                    }
+                }
+                Err(mpsc::TryRecvError::Empty) => break,
+                Err(mpsc::TryRecvError::Disconnected) => return Ok(false),
+            }
+        }
+        while let Some(event) = self.cluster.consumer.poll(Duration::ZERO) {
+            if let Err(error) = event {
+                self.event(error)?;
+            }
+        }
+        if self.group.is_some() {
+            self.answer_rebalances()?;
+        }
+        self.trouble()?;
+        if self.ended || self.is_held_back()? {
+            std::thread::sleep(TURN);
+            return Ok(true);
+        }
+        if self.handover.has_room(TURN) {
+            self.drain()?;
+        }
+        Ok(true)
+    }
+
+    fn obey(&mut self, command: Command) -> Result<bool> {
+        // Who has asked and no longer listens needs no answer.
+        match command {
+            Command::Seek(to, shards, answer) => {
+                let _ = answer.send(self.seek(&to, shards.as_deref()));
+            }
+            Command::Commit(offsets, stamp, answer) => {
+                let _ = answer.send(self.commit(&offsets, stamp.as_ref()));
+            }
+            Command::Release(shards, answer) => {
+                let _ = answer.send(self.release(&shards));
+            }
+            Command::Sighted(sighting) => self.sighted(sighting)?,
+            Command::Stop => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Takes what has come, and hands it over in batches.
+    fn drain(&mut self) -> Result<()> {
+        let Reader { inbox, table, assembler, .. } = self;
+        let mut notes = Vec::new();
+        // While the messages of one call live, their topics do, and each has its address.
+        let mut newest: Option<(usize, i32, usize)> = None;
+        inbox.drain(TURN, |message| {
+            let (topic, partition) = (message.topic_address(), message.partition());
+            let index = match newest {
+                Some((same, number, index)) if same == topic && number == partition => Some(index),
+                _ => table.find(message.topic(), partition),
+            };
+            newest = index.map(|index| (topic, partition, index));
+            take(&message, index, table, assembler, &mut notes);
+        });
+        self.hand_over();
+        for note in notes {
+            self.note(note)?;
+        }
+        if self.until_end && !self.ended && self.table.all_done() {
+            self.ended = true;
+            self.push(What::End);
+        }
+        Ok(())
+    }
+
+    pub(super) fn hand_over(&mut self) {
+        for item in self.assembler.finish() {
+            if self.troubled_at.take().is_some() {
+                tracing::info!(url = self.cluster.access.shown, "reading goes on");
+            }
+            self.handover.push(item);
+        }
+    }
+
+    pub(super) fn push(&self, what: What) {
+        self.handover.push(Item { what, marks: Vec::new() });
+    }
+
+    fn note(&mut self, note: Note) -> Result<()> {
+        match note {
+            Note::End(index, offset) => {
+                let Some(reading) = self.table.at(index) else { return Ok(()) };
+                // Behind the last record there may be marks of transactions.
+                if offset > reading.next {
+                    reading.next = offset;
+                    let marks = vec![(reading.key.clone(), Some(offset))];
+                    finish_at_end(reading);
+                    self.handover.push(Item { what: What::Read(Read::new(empty(), Vec::new())), marks });
+                } else {
+                    finish_at_end(reading);
+                }
+                Ok(())
+            }
+            Note::Error(code, text, shard, offset) => self.partition_error(code, &text, &shard, offset),
+        }
+    }
+
+    fn partition_error(&mut self, code: Code, text: &str, shard: &ShardKey, offset: i64) -> Result<()> {
+        let shown = &self.cluster.access.shown;
+        match code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation
+                if self.on_missing == OnMissing::Fail =>
+            {
+                let next = self.table.get(shard).map_or(offset, |reading| reading.next);
+                Err(missing(shard, next, None))
+            }
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => Err(gone(shard, shown)),
+            _ => {
+                let error = coded(format!("cannot read {shard} at {shown}"), code);
+                let error = error.caused_by(std::io::Error::other(text.to_owned()));
+                if error.facts().retry {
+                    tracing::debug!(%shard, code = %code, text, "trouble with a partition");
+                    return Ok(());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// An event of the whole client.
+    fn event(&mut self, error: KafkaError) -> Result<()> {
+        let shown = self.cluster.access.shown.clone();
+        match error.rdkafka_error_code() {
+            // Partitions are assigned by hand: what brokers say of a group does not matter.
+            Some(_) if self.group.is_none() => Ok(()),
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+                Err(failed(format!("a topic of {shown} is gone"), error).hint("create it again, or read others"))
+            }
+            Some(Code::PollExceeded) => Ok(()),
+            Some(_) => {
+                let error = failed(format!("cannot read {shown} with the group"), error);
+                if error.facts().retry { Ok(()) } else { Err(error) }
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Tells trouble with the connection, from time to time while it lasts.
+    fn trouble(&mut self) -> Result<()> {
+        let Some(error) = self.cluster.consumer.context().take_trouble() else { return Ok(()) };
+        let waited = self.troubled_at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if !error.facts().retry {
+            return Err(error);
+        }
+        // One broker of several may be away without harm; who is read from it then gets nothing, and that is told here.
+        if waited && self.handover.is_empty() {
+            self.troubled_at = Some(Instant::now());
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn sighted(&mut self, sighting: Sighting) -> Result<()> {
+        match sighting {
+            Sighting::Here => {
+                if self.troubled_at.take().is_some() {
+                    // Clears what was told of the trouble.
+                    self.push(What::Added(Vec::new()));
+                }
+                Ok(())
+            }
+            Sighting::Partitions(found) => self.add(found),
+            Sighting::Gone(topic) => Err(gone(&ShardKey::new(topic, 0), &self.cluster.access.shown)),
+        }
+    }
+
+    /// Reads partitions that were found while running: all of their records are new.
+    fn add(&mut self, found: Vec<ShardKey>) -> Result<()> {
+        let new: Vec<_> =
+            found.into_iter().filter(|shard| self.table.get(shard).is_none()).map(|shard| (shard, None)).collect();
+        if new.is_empty() || self.until_end {
+            return Ok(());
+        }
+        let begins = match begins(&self.cluster, &new, &SeekTo::Beginning, self.on_missing) {
+            Ok(begins) => begins,
+            // They will be found again.
+            Err(error) if error.facts().retry => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let list = list_of(
+            begins
+                .iter()
+                .map(|begin| (partition_of(&begin.shard), begin))
+                .collect::<Vec<_>>()
+                .iter()
+                .map(|(partition, begin)| (partition, Offset::Offset(begin.offset))),
+        );
+        let added = list.and_then(|list| {
+            self.begin(&begins);
+            self.cluster.consumer.incremental_assign(&list)
+        });
+        added.map_err(|error| failed(format!("cannot read new partitions at {}", self.cluster.access.shown), error))
+    }
+
+    /// Notes partitions that are about to be assigned, and says so.
+    pub(super) fn begin(&mut self, begins: &[Begin]) {
+        for begin in begins {
+            let (topic, partition) = partition_of(&begin.shard);
+            if let Ok(topic) = std::ffi::CString::new(topic.as_bytes()) {
+                self.inbox.redirect(&topic, partition);
+            }
+            self.table.insert(begin, self.until_end);
+        }
+        let marks = begins.iter().map(|begin| (begin.shard.clone(), Some(begin.offset))).collect();
+        self.handover.push(Item { what: What::Added(begins.iter().map(|begin| begin.shard.clone()).collect()), marks });
+    }
+
+    /// Goes elsewhere. What was read from the old places and not yet returned is forgotten.
+    fn seek(&mut self, to: &SeekTo, shards: Option<&[ShardKey]>) -> Result<Vec<(ShardKey, i64)>> {
+        let chosen: Vec<ShardKey> = match shards {
+            Some(shards) => shards.to_vec(),
+            None => self.table.iter().map(|reading| reading.key.clone()).collect(),
+        };
+        if let Some(unknown) = chosen.iter().find(|shard| self.table.get(shard).is_none()) {
+            return Err(Error::new(ErrorKind::NotFound, format!("{unknown} is not read here")));
+        }
+        let saved = match (to, &self.group) {
+            (SeekTo::Committed, Some(_)) => self.committed_offsets(&chosen)?,
+            (SeekTo::Committed, None) => {
+                return Err(
+                    Error::new(ErrorKind::Unsupported, "only a group knows what was committed").hint("give `group`")
+                );
+            }
+            _ => vec![None; chosen.len()],
+        };
+        let wanted: Vec<_> = chosen.iter().cloned().zip(saved).collect();
+        let begins = begins(&self.cluster, &wanted, to, self.on_missing)?;
+        let partitions: Vec<(Partition, i64)> =
+            begins.iter().map(|begin| (partition_of(&begin.shard), begin.offset)).collect();
+        self.move_to(&partitions)?;
+        self.hand_over();
+        self.handover.forget(&chosen);
+        for begin in &begins {
+            if let Some(reading) = self.table.get(&begin.shard) {
+                (reading.next, reading.skip_to) = (begin.offset, begin.skip_to);
+                if reading.state != State::Leaving {
+                    let done = reading.until.is_some_and(|until| begin.offset >= until);
+                    reading.state = if done { State::Done } else { State::Active };
+                }
+            }
+        }
+        self.ended = false;
+        Ok(begins.into_iter().map(|begin| (begin.shard, begin.offset)).collect())
+    }
+
+    fn move_to(&self, partitions: &[(Partition, i64)]) -> Result<()> {
+        let what = || format!("cannot seek at {}", self.cluster.access.shown);
+        let deadline = Instant::now() + self.cluster.access.timeout;
+        loop {
+            let sought = list_of(partitions.iter().map(|(partition, offset)| (partition, Offset::Offset(*offset))))
+                .and_then(|list| self.cluster.consumer.seek_partitions(list, self.cluster.access.timeout))
+                .and_then(|list| {
+                    list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)
+                });
+            match sought {
+                Ok(()) => return Ok(()),
+                // What has just been assigned is not yet fetched.
+                Err(error)
+                    if Instant::now() < deadline
+                        && (is_passing(&error) || error.rdkafka_error_code() == Some(Code::State)) =>
+                {
+                    std::thread::sleep(TURN);
+                }
+                Err(error) => return Err(failed(what(), error)),
+            }
+        }
+    }
+
+    /// After an error for good only the end is waited for; `true` if somebody seeks elsewhere.
+    fn wait_for_stop(&mut self) -> bool {
+        loop {
+            match self.commands.recv_timeout(Duration::from_millis(100)) {
+                Ok(Command::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return false,
+                Ok(Command::Seek(to, shards, answer)) => {
+                    let sought = self.seek(&to, shards.as_deref());
+                    let went = sought.is_ok();
+                    let _ = answer.send(sought);
+                    if went {
+                        return true;
+                    }
+                }
+                Ok(command) => {
+                    // Errors of these are told in their answers.
+                    let _ = self.obey(command);
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => while self.cluster.consumer.poll(Duration::ZERO).is_some() {},
+            }
+        }
+    }
+
+    /// Gives everything away and lets the client go, which leaves its group.
+    fn leave(mut self) {
+        self.handover.end();
+        self.cluster.consumer.context().close();
+        if self.group.is_some() {
+            self.give_all_away();
+        }
+    }
+}
+
+/// One message: a record of a partition that is read, or a note.
+fn take(
+    message: &Message<'_>,
+    index: Option<usize>,
+    table: &mut Table,
+    assembler: &mut Assembler,
+    notes: &mut Vec<Note>,
+) {
+    if let Some(code) = message.error() {
+        match (code, index) {
+            (Code::PartitionEOF, Some(index)) => notes.push(Note::End(index, message.offset())),
+            (Code::PartitionEOF, None) => {}
+            _ => {
+                let text = message.value().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+                let shard = ShardKey::new(message.topic(), message.partition().max(0) as u64);
+                notes.push(Note::Error(code, text, shard, message.offset()));
+            }
+        }
+        return;
+    }
+    let Some(reading) = index.and_then(|index| table.at(index)) else { return };
+    let offset = message.offset();
+    if reading.state != State::Active || offset < reading.skip_to {
+        return;
+    }
+    if reading.until.is_some_and(|until| offset >= until) {
+        reading.state = State::Done;
+        return;
+    }
+    assembler.push(&reading.key, message);
+    reading.next = offset + 1;
+    if reading.until.is_some_and(|until| reading.next >= until) {
+        reading.state = State::Done;
+    }
+}
+
+fn finish_at_end(reading: &mut Reading) {
+    if reading.state == State::Active && reading.until.is_some_and(|until| reading.next >= until) {
+        reading.state = State::Done;
+    }
+}
+
+fn empty() -> millstream_core::Batch {
+    millstream_core::BatchBuilder::new().finish()
+}
+
+fn gone(shard: &ShardKey, shown: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("the topic `{}` is gone from {shown}", shard.stream))
+        .hint("it was deleted, or this user may no longer see it; create it again, or read others")
+}

@@ -1,0 +1,111 @@
+//! Where partitions begin: offsets out of places and times, and what to do where the records are gone.
+
+use millstream_core::{Error, ErrorKind, Result, SeekTo, ShardKey};
+
+use crate::{
+    client::{Cluster, Partition},
+    options::OnMissing,
+};
+
+/// Where reading a partition begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Begin {
+    pub(super) shard: ShardKey,
+    /// The offset to read from.
+    pub(super) offset: i64,
+    /// Records before this one are passed over: it does not exist yet.
+    pub(super) skip_to: i64,
+    /// Where the partition ends as it is now.
+    pub(super) end: i64,
+}
+
+pub(super) fn partition_of(shard: &ShardKey) -> Partition {
+    (shard.stream.clone(), i32::try_from(shard.shard).unwrap_or(i32::MAX))
+}
+
+/// Begins of partitions: at the saved offset where there is one, else at `start`.
+pub(super) fn begins(
+    cluster: &Cluster,
+    shards: &[(ShardKey, Option<i64>)],
+    start: &SeekTo,
+    on_missing: OnMissing,
+) -> Result<Vec<Begin>> {
+    let partitions: Vec<Partition> = shards.iter().map(|(shard, _)| partition_of(shard)).collect();
+    let (first, last) = (cluster.beginnings(&partitions)?, cluster.ends(&partitions)?);
+    let at = match start {
+        SeekTo::Time(time) if shards.iter().any(|(_, saved)| saved.is_none()) => {
+            cluster.offsets_at(&partitions, *time)?
+        }
+        SeekTo::End => last.clone(),
+        _ => first.clone(),
+    };
+    let bounds = first.into_iter().zip(last).zip(at);
+    shards
+        .iter()
+        .zip(bounds)
+        .map(|((shard, saved), ((first, last), at))| begin(shard, *saved, start, (first, last, at), on_missing))
+        .collect()
+}
+
+fn begin(
+    shard: &ShardKey,
+    saved: Option<i64>,
+    start: &SeekTo,
+    (first, last, at): (i64, i64, i64),
+    on_missing: OnMissing,
+) -> Result<Begin> {
+    let begin = |offset, skip_to| Begin { shard: shard.clone(), offset, skip_to, end: last };
+    match (saved, start) {
+        (Some(saved), _) if (first..=last).contains(&saved) => Ok(begin(saved, saved)),
+        // An aborted transaction may lie behind what readers of committed records see as the end.
+        (Some(saved), _) => match on_missing {
+            OnMissing::Fail => Err(missing(shard, saved, Some((first, last)))),
+            OnMissing::Beginning => Ok(begin(first, first)),
+            OnMissing::End => Ok(begin(last, last)),
+        },
+        (None, SeekTo::At(sequence)) => {
+            let sequence = i64::try_from(*sequence).unwrap_or(i64::MAX);
+            let offset = sequence.clamp(first, last);
+            Ok(begin(offset, sequence.max(first)))
+        }
+        (None, _) => Ok(begin(at, at)),
+    }
+}
+
+/// The records at a saved position are gone.
+pub(super) fn missing(shard: &ShardKey, saved: i64, range: Option<(i64, i64)>) -> Error {
+    let there = match range {
+        Some((first, last)) if first == last => format!(": the partition is empty, at offset {last}"),
+        Some((first, last)) => format!(": there are those from {first} up to {last}"),
+        None => String::new(),
+    };
+    Error::new(ErrorKind::StateMismatch, format!("the records of {shard} at offset {saved} are gone{there}"))
+        .hint("they have expired, or the topic was made anew; go on with `on_missing: beginning` or `end`, or seek with `millstream state seek`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_begins_at_its_saved_offset_or_at_start() {
+        let shard = ShardKey::new("t", 3);
+        let range = (10, 20, 15);
+        let at = |saved, start: SeekTo, on_missing| {
+            begin(&shard, saved, &start, range, on_missing).map(|begin| (begin.offset, begin.skip_to))
+        };
+        for saved in [10, 20] {
+            assert_eq!(at(Some(saved), SeekTo::End, OnMissing::Fail).unwrap(), (saved, saved));
+        }
+        for saved in [9, 21] {
+            let error = at(Some(saved), SeekTo::End, OnMissing::Fail).unwrap_err();
+            assert!(error.message().contains("t/3") && error.hint_text().is_some(), "{error:?}");
+            assert_eq!(at(Some(saved), SeekTo::End, OnMissing::Beginning).unwrap(), (10, 10));
+            assert_eq!(at(Some(saved), SeekTo::Beginning, OnMissing::End).unwrap(), (20, 20));
+        }
+        assert_eq!(at(None, SeekTo::At(0), OnMissing::Fail).unwrap(), (10, 10));
+        assert_eq!(at(None, SeekTo::At(12), OnMissing::Fail).unwrap(), (12, 12));
+        assert_eq!(at(None, SeekTo::At(99), OnMissing::Fail).unwrap(), (20, 99));
+        assert_eq!(at(None, SeekTo::At(u128::MAX), OnMissing::Fail).unwrap(), (20, i64::MAX));
+    }
+}

@@ -1,0 +1,157 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use millstream_core::{Event, PlanContext, Planner, Record, Resume, Role, Sink, Source};
+use millstream_kafka::components;
+use millstream_testkit::servers::Kafka;
+use serde_json::{Value, json};
+
+use crate::support::{LONG, batch, sink_plan, source_plan};
+
+fn at(kafka: &Kafka, topic: &str, more: Value) -> Value {
+    let mut options = json!({ "url": format!("kafka://{}/{topic}", kafka.bootstrap()) });
+    options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    options
+}
+
+async fn sink(options: &Value) -> Box<dyn Sink> {
+    let mut sink = sink_plan(options).unwrap().create().unwrap();
+    sink.open(&[]).await.unwrap();
+    sink
+}
+
+async fn source(options: &Value) -> Box<dyn Source> {
+    let mut source = source_plan(options).unwrap().create().unwrap();
+    source.open(&Resume::default()).await.unwrap();
+    source
+}
+
+fn numbered(from: usize, to: usize) -> Vec<Record> {
+    (from..to).map(|i| Record::new("x", i.to_string())).collect()
+}
+
+/// Reads up to a number, and tells how often each came; errors that can be retried are.
+async fn collect(source: &mut dyn Source, until: usize) -> (BTreeMap<usize, usize>, Vec<String>, bool) {
+    let (mut counts, mut troubles, mut ordered, mut last) = (BTreeMap::new(), Vec::new(), true, BTreeMap::new());
+    while counts.len() < until {
+        match tokio::time::timeout(LONG * 2, source.next()).await.expect("records in time") {
+            Ok(Event::Batch(read)) => {
+                for record in read.batch.iter() {
+                    let number: usize = String::from_utf8_lossy(record.value().unwrap()).parse().unwrap();
+                    *counts.entry(number).or_default() += 1;
+                    ordered &= last.insert(record.origin().clone(), number).is_none_or(|last: usize| last < number);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                assert!(error.facts().retry, "{error:?}");
+                troubles.push(error.message().to_owned());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    (counts, troubles, ordered)
+}
+
+async fn goes_through(fault: impl FnOnce(&Kafka)) {
+    let kafka = Kafka::start().unwrap();
+    kafka.create_topic("numbers", 3, &[]);
+    let options = at(&kafka, "numbers", json!({}));
+    let (mut writer, mut reader) = (sink(&options).await, source(&options).await);
+    let writing = tokio::spawn(async move {
+        for i in 0..200 {
+            loop {
+                match writer.write(batch(&numbered(i * 100, i * 100 + 100))).await {
+                    Ok(_) => break,
+                    Err(error) => assert!(error.facts().retry, "{error:?}"),
+                }
+            }
+            assert!(writer.flush().await.unwrap().rejected.is_empty());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let reading = tokio::spawn(async move { collect(&mut *reader, 20_000).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::task::block_in_place(|| fault(&kafka));
+    writing.await.unwrap();
+    let (counts, _, ordered) = reading.await.unwrap();
+    assert_eq!(counts.len(), 20_000);
+    assert!(counts.values().all(|count| *count == 1), "an idempotent producer repeats nothing");
+    assert!(ordered, "the order within each partition holds");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_restarted_loses_and_repeats_nothing() {
+    goes_through(|kafka| {
+        kafka.stop(1);
+        kafka.restart(1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_killed_loses_and_repeats_nothing() {
+    goes_through(|kafka| {
+        kafka.kill(1);
+        kafka.restart(1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_paused_loses_and_repeats_nothing() {
+    goes_through(|kafka| {
+        kafka.pause(1);
+        std::thread::sleep(Duration::from_secs(5));
+        kafka.resume(1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_says_that_the_broker_is_away_and_goes_on_when_it_is_back() {
+    let kafka = Kafka::start().unwrap();
+    kafka.create_topic("numbers", 1, &[]);
+    let options = at(&kafka, "numbers", json!({"discover": "200ms"}));
+    let mut reader = source(&options).await;
+    tokio::task::block_in_place(|| kafka.kill(1));
+    let error = tokio::time::timeout(Duration::from_secs(10), reader.next()).await.expect("a word").unwrap_err();
+    assert!(error.facts().retry && error.message().contains("127.0.0.1") && error.hint_text().is_some(), "{error:?}");
+    tokio::task::block_in_place(|| kafka.restart(1));
+    sink(&at(&kafka, "numbers", json!({}))).await.write(batch(&numbered(0, 10))).await.unwrap();
+    assert_eq!(collect(&mut *reader, 10).await.0.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_says_that_the_broker_is_away_and_keeps_memory_bounded() {
+    let kafka = Kafka::start().unwrap();
+    kafka.create_topic("numbers", 1, &[]);
+    let component = components().into_iter().find(|component| component.role() == Role::Sink).unwrap();
+    let Planner::Sink(plan) = component.planner else { unreachable!() };
+    let options = at(&kafka, "numbers", json!({"buffer": "1MiB"}));
+    let mut writer = plan(&options, &PlanContext::default()).unwrap().create().unwrap();
+    writer.open(&[]).await.unwrap();
+    tokio::task::block_in_place(|| kafka.kill(1));
+    let big = || batch(&(0..100).map(|_| Record::new("x", vec![b'x'; 1000])).collect::<Vec<_>>());
+    let refused = tokio::time::timeout(LONG, async {
+        let mut accepted = 0;
+        loop {
+            match writer.write(big()).await {
+                Ok(_) => accepted += 1,
+                Err(error) => return (accepted, error),
+            }
+        }
+    });
+    // The batch that just filled the queue waits; the next one is refused whole.
+    let (accepted, error) = match refused.await {
+        Ok(refused) => refused,
+        Err(_) => {
+            // It was cut in the middle: what is in the queue waits for the broker.
+            tokio::task::block_in_place(|| kafka.restart(1));
+            return;
+        }
+    };
+    assert!(accepted <= 11 && error.facts().retry, "{accepted} {error:?}");
+    tokio::task::block_in_place(|| kafka.restart(1));
+    let outcomes = tokio::time::timeout(LONG, writer.flush()).await.unwrap().unwrap();
+    assert!(outcomes.rejected.is_empty() && outcomes.sequences.len() == accepted);
+}

@@ -1,0 +1,170 @@
+//! One connection to one server.
+
+mod cluster;
+mod router;
+mod tls;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use millstream_core::{Error, ErrorKind, Result};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+pub(crate) use cluster::{Redirect, Topology, slot};
+pub(crate) use router::{Request, Router};
+pub(crate) use wire::Wire;
+
+use crate::{
+    error::{broken, malformed, refused, too_slow},
+    resp::{Commands, Reply, Scanner},
+    server::Server,
+};
+
+/// Bytes that one read asks for at least: some small answers at once, little enough to keep for each connection.
+const READ_BYTES: usize = 64 << 10;
+
+/// A read asks for no more than this, however large the last answer was.
+const READ_BYTES_MAX: usize = 4 << 20;
+
+/// Largest answer: Redis' own limit for one value. Reads ask for so few entries that answers stay far below.
+const REPLY_BYTES_MAX: usize = 1 << 30;
+
+/// A connection. After an error it is to be dropped.
+#[derive(Debug)]
+pub(crate) struct Client {
+    wire: Wire,
+    node: Arc<str>,
+    server: Arc<Server>,
+    /// Read and not yet handed over.
+    unread: BytesMut,
+    scanner: Scanner,
+    /// Size of the newest large answer: the next one may need as much.
+    expected: usize,
+}
+
+impl Client {
+    /// Connects, and says who we are.
+    pub(crate) async fn connect(server: &Arc<Server>, node: &Arc<str>) -> Result<Self> {
+        let until = Instant::now() + server.timeout;
+        let connecting = timeout_at(until, Self::reach(server, node)).await;
+        let wire = connecting.map_err(|_| too_slow("connect to", node, server))??;
+        let mut client = Client {
+            wire,
+            node: node.clone(),
+            server: server.clone(),
+            unread: BytesMut::new(),
+            scanner: Scanner::new(REPLY_BYTES_MAX),
+            expected: READ_BYTES,
+        };
+        let greeted = timeout_at(until, client.greet()).await;
+        greeted.map_err(|_| too_slow("log in to", node, server))??;
+        Ok(client)
+    }
+
+    async fn reach(server: &Server, node: &str) -> Result<Wire> {
+        let failed = |cause| broken("connect to", node, server, cause);
+        let stream = TcpStream::connect(node).await.map_err(failed)?;
+        // Commands are small and somebody waits for each answer.
+        stream.set_nodelay(true).map_err(failed)?;
+        match &server.tls {
+            None => Ok(Wire::Plain(stream)),
+            Some(options) => Ok(Wire::Tls(Box::new(tls::connect(options, node, server, stream).await?))),
+        }
+    }
+
+    /// Logs in, and chooses the database.
+    async fn greet(&mut self) -> Result<()> {
+        let server = self.server.clone();
+        let mut commands = Commands::default();
+        if let Some(auth) = &server.auth {
+            let password = auth.password.expose().as_bytes();
+            match &auth.user {
+                Some(user) => commands.push(&[b"AUTH", user.as_bytes(), password]),
+                None => commands.push(&[b"AUTH", password]),
+            }
+        }
+        if server.db != 0 {
+            commands.push(&[b"SELECT", server.db.to_string().as_bytes()]);
+        }
+        // Also where there is nothing to say: what listens there should show that it is a Redis, and lets us in.
+        commands.push(&[b"PING"]);
+        self.send(commands.bytes()).await?;
+        for _ in 0..commands.len() {
+            let reply = self.next_reply().await?;
+            // Whoever may not PING may still be allowed to work with streams.
+            if let Some(text) = reply.error().filter(|text| !text.starts_with("NOPERM")) {
+                return Err(refused("log in", &server, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// The node at the other end.
+    pub(crate) fn node(&self) -> &Arc<str> {
+        &self.node
+    }
+
+    /// Sends bytes; all of them, or the connection is broken.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let writing = async {
+            self.wire.write_all(bytes).await?;
+            self.wire.flush().await
+        };
+        match tokio::time::timeout(self.server.timeout, writing).await {
+            Ok(done) => done.map_err(|cause| broken("write to", &self.node, &self.server, cause)),
+            Err(_) => Err(too_slow("write to", &self.node, &self.server)),
+        }
+    }
+
+    /// The next answer, which must be whole within `wait`. Cancel-safe: what was read is kept.
+    pub(crate) async fn reply(&mut self, wait: Duration) -> Result<Reply> {
+        match tokio::time::timeout(wait, self.next_reply()).await {
+            Ok(reply) => reply,
+            Err(_) => Err(too_slow("get an answer from", &self.node, &self.server)),
+        }
+    }
+
+    async fn next_reply(&mut self) -> Result<Reply> {
+        loop {
+            let found = self.scanner.scan(&self.unread);
+            if let Some(end) = found.map_err(|why| malformed(&self.node, &self.server, why))? {
+                self.expected = end.clamp(READ_BYTES, READ_BYTES_MAX);
+                return Ok(Reply::new(self.unread.split_to(end).freeze(), self.scanner.take()));
+            }
+            self.unread.reserve(self.expected);
+            let read = self.wire.read_buf(&mut self.unread).await;
+            let closed = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            match read {
+                Ok(0) => return Err(broken("read from", &self.node, &self.server, closed())),
+                Ok(_) => {}
+                Err(cause) => return Err(broken("read from", &self.node, &self.server, cause)),
+            }
+        }
+    }
+
+    /// Sends commands, and waits for all answers.
+    pub(crate) async fn ask(&mut self, commands: &Commands) -> Result<Vec<Reply>> {
+        self.send(commands.bytes()).await?;
+        let mut replies = Vec::with_capacity(commands.len());
+        for _ in 0..commands.len() {
+            replies.push(self.reply(self.server.timeout).await?);
+        }
+        Ok(replies)
+    }
+
+    /// Sends one command; what the server refuses is a reply, not an error.
+    pub(crate) async fn call(&mut self, words: &[&[u8]]) -> Result<Reply> {
+        let mut replies = self.ask(&Commands::one(words)).await?;
+        replies.pop().ok_or_else(|| Error::new(ErrorKind::Bug, "a command without an answer"))
+    }
+
+    /// The parts of it, for those who read and write at the same time.
+    pub(crate) fn into_wire(self) -> (Wire, BytesMut) {
+        (self.wire, self.unread)
+    }
+}

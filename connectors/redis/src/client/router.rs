@@ -1,0 +1,206 @@
+//! Commands to whoever has their keys.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use millstream_core::{Error, ErrorKind, Result};
+
+use super::{Client, Redirect, Topology, slot};
+use crate::{
+    error::{refused, unexpected},
+    resp::{Commands, Reply},
+    server::Server,
+};
+
+/// A slot on its way may send us around so often; then the cluster is not ready.
+const REDIRECTS_MAX: usize = 8;
+
+/// Between two tries of keys whose slot is on its way.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+
+/// A command, and a key that says where it goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) slot: u16,
+    pub(crate) command: Commands,
+}
+
+impl Request {
+    /// A command on a key.
+    pub(crate) fn new(key: &[u8], words: &[&[u8]]) -> Self {
+        Request { slot: slot(key), command: Commands::one(words) }
+    }
+}
+
+/// Connections for commands that are answered at once, one to each node.
+#[derive(Debug)]
+pub(crate) struct Router {
+    server: Arc<Server>,
+    topology: Option<Topology>,
+    clients: HashMap<Arc<str>, Client>,
+}
+
+impl Router {
+    /// Connected when it is first used.
+    pub(crate) fn new(server: Arc<Server>) -> Self {
+        Router { server, topology: None, clients: HashMap::new() }
+    }
+
+    /// The servers.
+    pub(crate) fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// Forgets connections and what it knows of the cluster.
+    pub(crate) fn forget(&mut self) {
+        self.clients.clear();
+        self.topology = None;
+    }
+
+    /// Where keys are; asked for once, and again after `forget`.
+    pub(crate) async fn topology(&mut self) -> Result<Topology> {
+        if let Some(topology) = &self.topology {
+            return Ok(topology.clone());
+        }
+        let mut last = None;
+        for node in &self.server.nodes.clone() {
+            match self.look(node).await {
+                Ok(topology) => {
+                    self.topology = Some(topology.clone());
+                    return Ok(topology);
+                }
+                // Somebody has to act, and would have to for the other nodes too.
+                Err(error) if !error.facts().retry => return Err(error),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::new(ErrorKind::Bug, "a server without nodes")))
+    }
+
+    async fn look(&mut self, node: &Arc<str>) -> Result<Topology> {
+        let (server, cluster) = (self.server.clone(), self.server.nodes.len() > 1);
+        let mut replies = self.ask_node(node, &Commands::one(&[b"CLUSTER", b"SLOTS"])).await?;
+        let reply = replies.pop().ok_or_else(|| unexpected("find the nodes", &server))?;
+        match reply.error() {
+            None => match Topology::read(&reply, node) {
+                Some(Topology::Cluster(ranges)) if ranges.is_empty() => {
+                    Err(refused("find the nodes", &server, "CLUSTERDOWN no slots are assigned"))
+                }
+                Some(topology) => Ok(topology),
+                None => Err(unexpected("find the nodes", &server)),
+            },
+            Some(text) if cluster && text.contains("cluster support disabled") => {
+                Err(Error::new(ErrorKind::Option, format!("`{node}` of {server} is in no cluster"))
+                    .hint("name one node only; replicas are not read")
+                    .within("url"))
+            }
+            Some(text) if text.starts_with("LOADING") || cluster => Err(refused("find the nodes", &server, text)),
+            // Not a cluster, or somebody who may not ask.
+            Some(_) => Ok(Topology::One(node.clone())),
+        }
+    }
+
+    /// Commands for one node. Cancel-safe: a connection that waits for answers is dropped with the future.
+    pub(crate) async fn ask_node(&mut self, node: &Arc<str>, commands: &Commands) -> Result<Vec<Reply>> {
+        let mut client = match self.clients.remove(node) {
+            Some(client) => client,
+            None => Client::connect(&self.server, node).await?,
+        };
+        let replies = client.ask(commands).await?;
+        self.clients.insert(node.clone(), client);
+        Ok(replies)
+    }
+
+    /// One command; what the server refuses is an error: `cannot {what}`.
+    pub(crate) async fn one(&mut self, what: &str, request: Request) -> Result<Reply> {
+        let reply = self.all(vec![request]).await?.pop();
+        let reply = reply.ok_or_else(|| Error::new(ErrorKind::Bug, "a command without an answer"))?;
+        match reply.error() {
+            Some(text) => Err(refused(what, &self.server, text)),
+            None => Ok(reply),
+        }
+    }
+
+    /// Many commands, in one round trip for each node; their replies in the same order. Follows redirects. What the server
+    /// refuses is a reply. A connection that had died in silence is made again once.
+    pub(crate) async fn all(&mut self, requests: Vec<Request>) -> Result<Vec<Reply>> {
+        let known = !self.clients.is_empty();
+        match self.once(&requests).await {
+            Err(error) if known && error.kind() == ErrorKind::Unavailable => {
+                self.forget();
+                self.once(&requests).await
+            }
+            done => done,
+        }
+        .inspect_err(|_| self.forget())
+    }
+
+    async fn once(&mut self, requests: &[Request]) -> Result<Vec<Reply>> {
+        let mut replies: Vec<Option<Reply>> = vec![None; requests.len()];
+        let mut left: Vec<(usize, Option<Arc<str>>)> = (0..requests.len()).map(|i| (i, None)).collect();
+        for _ in 0..REDIRECTS_MAX {
+            let mut again = Vec::new();
+            for (node, asking, batch) in self.by_node(requests, &left).await? {
+                let mut commands = Commands::default();
+                let mut bytes = Vec::new();
+                for i in &batch {
+                    if asking {
+                        bytes.extend_from_slice(Commands::one(&[b"ASKING"]).bytes());
+                    }
+                    bytes.extend_from_slice(requests.get(*i).map_or(&[], |request| request.command.bytes()));
+                }
+                commands.append(&bytes, batch.len() * if asking { 2 } else { 1 });
+                let answers = self.ask_node(&node, &commands).await?;
+                let answers = answers.into_iter().skip(usize::from(asking)).step_by(if asking { 2 } else { 1 });
+                for (i, reply) in batch.into_iter().zip(answers) {
+                    match self.redirect(&reply, &node) {
+                        Some(to) => again.push((i, to)),
+                        None => replies.get_mut(i).into_iter().for_each(|place| *place = Some(reply.clone())),
+                    }
+                }
+            }
+            if again.is_empty() {
+                return replies.into_iter().map(|reply| reply.ok_or_else(crate::error::not_open)).collect();
+            }
+            left = again;
+        }
+        Err(refused("find a key", &self.server, "TRYAGAIN too many redirects"))
+    }
+
+    /// Which nodes get which requests.
+    async fn by_node(
+        &mut self,
+        requests: &[Request],
+        left: &[(usize, Option<Arc<str>>)],
+    ) -> Result<Vec<(Arc<str>, bool, Vec<usize>)>> {
+        let topology = self.topology().await?;
+        let mut nodes: Vec<(Arc<str>, bool, Vec<usize>)> = Vec::new();
+        for (i, to) in left {
+            let slot = requests.get(*i).map_or(0, |request| request.slot);
+            let node = to.as_ref().or_else(|| topology.node(slot));
+            let Some(node) = node else {
+                self.topology = None;
+                return Err(refused("find a key", &self.server, "CLUSTERDOWN nobody has its slot"));
+            };
+            match nodes.iter_mut().find(|(other, asking, _)| other == node && *asking == to.is_some()) {
+                Some((.., batch)) => batch.push(*i),
+                None => nodes.push((node.clone(), to.is_some(), vec![*i])),
+            }
+        }
+        if left.iter().any(|(_, to)| to.is_some()) {
+            tokio::time::sleep(TRY_AGAIN / 10).await;
+        }
+        Ok(nodes)
+    }
+
+    /// Whom to ask instead: nobody, the slot's new node, or one node this time.
+    fn redirect(&mut self, reply: &Reply, node: &Arc<str>) -> Option<Option<Arc<str>>> {
+        let text = reply.error()?;
+        match Redirect::read(text, node)? {
+            Redirect::Moved(slot, to) => {
+                self.topology.as_mut()?.moved(slot, &to);
+                Some(None)
+            }
+            Redirect::Ask(to) => Some(Some(to)),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Connector `redis_stream`: Redis Streams, plain, in shards and in a cluster; by id, or as a member of a group.
+//!
+//! - **Position**: by id the newest entry of each shard, in our checkpoint; in a group Redis' pending list.
+//! - **Ack**: a record counts as written when Redis has answered its `XADD`; a group's records are acknowledged (`XACK`)
+//!   when their epoch counts.
+//! - **Ordering**: as in the stream, within each shard; between the members of a group none. Written as given, within each
+//!   shard.
+//! - **A crash repeats** what was read since the checkpoint, in a group what was not acknowledged; and, where a connection
+//!   broke, what was written without an answer.
+//!
+//! The README tells the rest: shards, claims, dead letters, clusters, what to set up.
+
+mod client;
+mod error;
+mod id;
+mod options;
+mod resp;
+mod server;
+mod sink;
+mod source;
+
+use millstream_core::{Component, Planner};
+
+pub use options::{
+    Ack, Auth, Batch, GroupOptions, Names, RedisSinkOptions, RedisSourceOptions, Sharder, SinkIds, SourceIds, Tls,
+    Trim, Wait,
+};
+
+/// What this connector offers.
+pub fn components() -> Vec<Component> {
+    vec![
+        Component {
+            name: "redis_stream",
+            summary: "Reads Redis streams, by id or as a member of a group.",
+            schema: || schemars::schema_for!(RedisSourceOptions),
+            planner: Planner::Source(source::plan),
+            schemes: &["redis", "rediss"],
+            from_url: Some(server::from_url),
+            example: "redis_stream: { url: \"redis://localhost/orders\" }",
+        },
+        Component {
+            name: "redis_stream",
+            summary: "Writes Redis streams.",
+            schema: || schemars::schema_for!(RedisSinkOptions),
+            planner: Planner::Sink(sink::plan),
+            schemes: &["redis", "rediss"],
+            from_url: Some(server::from_url),
+            example: "redis_stream: { url: \"redis://localhost/orders\" }",
+        },
+    ]
+}

@@ -1,0 +1,267 @@
+//! The sink `redis_stream`: a batch is one round trip, over all streams, shards and nodes together.
+//!
+//! ```text
+//!   write() ──► Encoder ──► Chunk per node ──► Pipe (several chunks under way) ──► answers ──► outcomes ──► flush()
+//!                                                └► redirected, or not answered when a connection breaks: sent again
+//! ```
+
+mod encode;
+mod outcomes;
+mod pipe;
+mod plan;
+mod template;
+
+use std::{collections::BTreeMap, future::poll_fn, sync::Arc, task::Poll};
+
+use async_trait::async_trait;
+use millstream_core::{Batch, Epoch, Error, ErrorKind, Outcomes, Result, Sink, Token, WriteId};
+
+pub(crate) use plan::plan;
+
+use self::{
+    encode::Encoder,
+    outcomes::Writes,
+    pipe::{Again, Pipe, Said, Until, stuck},
+};
+use crate::{
+    client::{Redirect, Request, Router},
+    error::{is_of_server, refused, unexpected},
+    id::EntryId,
+    options::{RedisSinkOptions, Wait},
+    resp::{Commands, Item},
+    server::Server,
+};
+
+/// Writes streams.
+pub(crate) struct RedisSink {
+    encoder: Encoder,
+    server: Arc<Server>,
+    router: Router,
+    pipes: BTreeMap<Arc<str>, Pipe>,
+    /// To be sent again before anything else.
+    again: Vec<Again>,
+    writes: Writes,
+    in_flight: usize,
+    wait: Option<Wait>,
+}
+
+impl RedisSink {
+    fn new(options: &RedisSinkOptions, server: Arc<Server>) -> Result<Self> {
+        Ok(RedisSink {
+            encoder: Encoder::new(options)?,
+            router: Router::new(server.clone()),
+            server,
+            pipes: BTreeMap::new(),
+            again: Vec::new(),
+            writes: Writes::default(),
+            in_flight: usize::try_from(options.in_flight.0).unwrap_or(usize::MAX),
+            wait: options.wait,
+        })
+    }
+
+    /// Drives all pipes until they have come so far. A pipe that breaks is dropped, and what was not answered on it is to be
+    /// sent again; the first such error.
+    async fn drive(&mut self, until: Until) -> Option<Error> {
+        let mut failed = None;
+        loop {
+            let before: u64 = self.pipes.values().map(Pipe::moved).sum();
+            let mut answers = Vec::new();
+            let mut broken = Vec::new();
+            let pipes = &mut self.pipes;
+            let driving = poll_fn(|cx| {
+                let mut pending = false;
+                for pipe in pipes.values_mut() {
+                    if broken.iter().any(|(node, _)| node == pipe.node()) {
+                        continue;
+                    }
+                    match pipe.poll(cx, until, &mut answers) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(error)) => broken.push((pipe.node().clone(), error)),
+                        Poll::Pending => pending = true,
+                    }
+                }
+                if pending { Poll::Pending } else { Poll::Ready(()) }
+            });
+            let done = tokio::time::timeout(self.server.timeout, driving).await.is_ok();
+            let mut server_says = None;
+            for answer in answers {
+                let said = self.answered(answer.write, answer.row, answer.said);
+                server_says = server_says.or(said.err());
+            }
+            let still = !done && self.pipes.values().map(Pipe::moved).sum::<u64>() == before;
+            if still {
+                broken.extend(self.pipes.values().map(|pipe| (pipe.node().clone(), stuck(pipe))));
+            }
+            for (node, error) in broken {
+                if let Some(pipe) = self.pipes.remove(&node) {
+                    self.again.extend(pipe.unanswered());
+                }
+                failed.get_or_insert(error);
+            }
+            failed = failed.or(server_says);
+            if done || still {
+                if failed.is_some() {
+                    self.router.forget();
+                }
+                return failed;
+            }
+        }
+    }
+
+    /// Notes what a server said to one command. An error is about the server and not about the record.
+    fn answered(&mut self, write: WriteId, row: u32, said: Said) -> Result<()> {
+        match said {
+            Said::Id(id) => self.writes.delivered(write, row, id),
+            Said::Error(text, command) => {
+                let redirect = Redirect::read(&text, "").is_some();
+                if redirect || is_of_server(&text) {
+                    self.again.push(command);
+                }
+                if is_of_server(&text) {
+                    return Err(refused("write", &self.server, &text));
+                }
+                if !redirect {
+                    self.writes.rejected(write, row, refused("write", &self.server, &text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends again what was redirected or not answered. Comes before new commands, so that each key keeps its order; a record
+    /// that had been written before its answer was lost comes twice.
+    async fn resend(&mut self) -> Result<()> {
+        while !self.again.is_empty() {
+            // What is still under way may have to be sent again too.
+            self.drive(Until::Answered).await;
+            self.again.sort_by_key(|again| (again.write, again.row));
+            let request = |again: &Again| {
+                let mut command = Commands::default();
+                command.append(&again.bytes, 1);
+                Request { slot: again.slot, command }
+            };
+            let replies = self.router.all(self.again.iter().map(request).collect()).await?;
+            let sent = std::mem::take(&mut self.again);
+            let mut failed = Ok(());
+            for (command, reply) in sent.into_iter().zip(replies) {
+                let said = match reply.first() {
+                    Item::Text(id) => {
+                        EntryId::parse(id).map(Said::Id).ok_or_else(|| unexpected("write", &self.server))?
+                    }
+                    Item::Error(text) => Said::Error(String::from_utf8_lossy(text).into_owned(), command.clone()),
+                    _ => return Err(unexpected("write", &self.server)),
+                };
+                let said = self.answered(command.write, command.row, said);
+                failed = failed.and(said);
+            }
+            failed?;
+        }
+        Ok(())
+    }
+
+    /// A stream is plain or in shards, and never both.
+    async fn check(&mut self) -> Result<()> {
+        let Some(stream) = self.encoder.constant().map(str::to_owned) else { return Ok(()) };
+        let shard = format!("{stream}:0");
+        let (ours, other) = if self.encoder.sharded() { (&shard, &stream) } else { (&stream, &shard) };
+        let request = |name: &String| Request::new(name.as_bytes(), &[b"TYPE", name.as_bytes()]);
+        let replies = self.router.all(vec![request(ours), request(other)]).await?;
+        let mut kinds = replies.iter().map(|reply| match reply.first() {
+            Item::Text(kind) => String::from_utf8_lossy(kind).into_owned(),
+            // Who may not ask may still be allowed to write.
+            _ => "none".to_owned(),
+        });
+        let (own, foreign) = (kinds.next().unwrap_or_default(), kinds.next().unwrap_or_default());
+        if !["none", "stream"].contains(&own.as_str()) {
+            return Err(Error::new(ErrorKind::Option, format!("`{ours}` of {} is a {own}, not a stream", self.server))
+                .hint("name another stream")
+                .within("stream"));
+        }
+        if foreign == "stream" {
+            return Err(Error::new(
+                ErrorKind::Option,
+                format!("the stream `{stream}` would be there twice: `{other}` exists, and `{ours}` would be written"),
+            )
+            .hint("a stream is one plain key, or has `shards`; delete or rename the other")
+            .within("shards"));
+        }
+        Ok(())
+    }
+
+    /// Waits until replicas have what was written on each connection.
+    async fn replicated(&mut self) -> Result<()> {
+        let Some(wait) = self.wait else { return Ok(()) };
+        let (replicas, ms) = (wait.replicas.to_string(), wait.timeout.0.as_millis().to_string());
+        let command = Commands::one(&[b"WAIT", replicas.as_bytes(), ms.as_bytes()]);
+        for node in self.router.topology().await?.nodes() {
+            // It waits for all that the server had done when this connection last asked for something.
+            let touch = Commands::one(&[b"PING"]);
+            self.router.ask_node(&node, &touch).await?;
+            let reply = self.router.ask_node(&node, &command).await?;
+            let got = reply.first().and_then(|reply| reply.cursor().integer()).unwrap_or(0);
+            if got < i64::from(wait.replicas) {
+                let message = format!(
+                    "only {got} of {} replicas of `{node}` of {} have what was written",
+                    wait.replicas, self.server
+                );
+                return Err(Error::new(ErrorKind::Unavailable, message)
+                    .hint("check the replicas, or allow more with `wait.timeout`"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Sink for RedisSink {
+    async fn open(&mut self, _: &[(Epoch, Token)]) -> Result<()> {
+        self.pipes.clear();
+        self.again.clear();
+        self.writes.clear();
+        self.router.forget();
+        self.router.topology().await?;
+        self.check().await
+    }
+
+    async fn write(&mut self, batch: Batch) -> Result<WriteId> {
+        self.resend().await?;
+        let batch = batch.into_bytes();
+        let topology = self.router.topology().await?;
+        let id = self.writes.next_id();
+        let encoded = self.encoder.encode(&batch, id, &topology, &self.server)?;
+        for (node, _) in &encoded.chunks {
+            if !self.pipes.contains_key(node) {
+                let pipe = Pipe::connect(&self.server, node).await.inspect_err(|_| self.router.forget())?;
+                self.pipes.insert(node.clone(), pipe);
+            }
+        }
+        // From here on it is accepted: what goes wrong is sent again.
+        self.writes.accept(batch.len(), encoded.rejected);
+        for (node, chunk) in encoded.chunks {
+            // Connected above.
+            if let Some(pipe) = self.pipes.get_mut(&node) {
+                pipe.push(chunk);
+            }
+        }
+        if let Some(error) = self.drive(Until::Written(self.in_flight)).await {
+            tracing::debug!(server = %self.server, error = %error.chain(), "commands are sent again");
+        }
+        Ok(id)
+    }
+
+    async fn flush(&mut self) -> Result<Outcomes> {
+        let broke = self.drive(Until::Answered).await;
+        if let (Some(error), false) = (broke, self.again.is_empty()) {
+            tracing::debug!(server = %self.server, error = %error.chain(), "commands are sent again");
+        }
+        self.resend().await?;
+        self.replicated().await?;
+        Ok(self.writes.settle())
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.pipes.clear();
+        self.router.forget();
+        Ok(())
+    }
+}

@@ -1,0 +1,266 @@
+//! Taking over what was handed out and never acknowledged: our own first, then that of members that do not show up.
+//!
+//! | handed out, this time included | how |
+//! |---|---|
+//! | up to 2 times | in batches |
+//! | 3 times or more | one at a time, each committed before the next: a record that ends its process drags no other with it |
+//! | more than `max_deliveries` times | to the dead letters, in batches |
+
+use std::{collections::VecDeque, time::Duration};
+
+use millstream_core::Result;
+use tokio::time::Instant;
+
+use super::{
+    assemble::{Assembler, Deliveries, Handed},
+    group::{LEAVE, MADE_UP},
+    lane::{Lane, Member},
+    link::Link,
+};
+use crate::{
+    error::{not_open, refused, unexpected},
+    id::EntryId,
+    resp::{Commands, Reply},
+};
+
+/// From here on a record goes alone.
+const ALONE_FROM: u32 = 3;
+
+/// Pending entries that one question asks for.
+const PAGE: usize = 1000;
+
+/// How often to look for members that do not show up, at most: part of what a takeover takes behind `claim_idle`.
+const SWEEP_MAX: Duration = Duration::from_secs(2);
+
+/// While records wait to go alone.
+const SWEEP_ALONE: Duration = Duration::from_millis(20);
+
+/// When to look again, and what waits.
+pub(super) struct Claims {
+    every: Duration,
+    due_at: Instant,
+    /// Records of ours that go alone: key, id, how often they were handed out before.
+    own: VecDeque<(usize, Pending)>,
+    /// Somebody's record waits to go alone.
+    waiting: bool,
+}
+
+/// An entry that was handed out and not acknowledged.
+#[derive(Clone, Debug)]
+struct Pending {
+    id: EntryId,
+    ours: bool,
+    /// A member whose name was made up for one run; it will not come back.
+    made_up: Option<Vec<u8>>,
+    deliveries: u32,
+}
+
+impl Claims {
+    /// How often to look.
+    pub(super) fn every(&self) -> Duration {
+        self.every
+    }
+
+    /// Whether it is time to look.
+    pub(super) fn due(&self) -> bool {
+        Instant::now() >= self.due_at
+    }
+
+    /// How long a read may wait.
+    pub(super) fn block(&self, usual: Duration) -> Duration {
+        if self.waiting || !self.own.is_empty() { SWEEP_ALONE } else { usual }
+    }
+}
+
+impl Lane {
+    fn member(&self) -> Result<&Member> {
+        self.reading.member.as_ref().ok_or_else(not_open)
+    }
+
+    /// Joins the group on each key, and takes up what we had taken and not acknowledged in a former life.
+    pub(super) async fn join(&mut self, link: &mut Link) -> Result<Claims> {
+        let member = self.member()?;
+        let every = (member.group.claim_idle.0 / 3).clamp(Duration::from_millis(50), SWEEP_MAX);
+        let keeps = member.keeps();
+        let mut claims = Claims { every, due_at: Instant::now(), own: VecDeque::new(), waiting: false };
+        for key in 0..self.keys.len() {
+            self.make_group(link, key).await?;
+            if !keeps {
+                continue;
+            }
+            let mut from = Some("-".to_owned());
+            while let Some(first) = from {
+                let (page, next) = self.pending(link, key, None, &first).await?;
+                from = next;
+                let alone = self.take(link, key, page, Duration::ZERO).await?;
+                claims.own.extend(alone.into_iter().map(|pending| (key, pending)));
+            }
+        }
+        Ok(claims)
+    }
+
+    async fn make_group(&mut self, link: &mut Link, key: usize) -> Result<()> {
+        let (Some(key), member) = (self.keys.get(key), self.member()?) else { return Err(not_open()) };
+        let mut words: Vec<&[u8]> = vec![b"XGROUP", b"CREATE", key.shard.name.as_bytes(), member.group.name.as_bytes()];
+        words.push(key.group_start.as_bytes());
+        if member.group.mkstream {
+            words.push(b"MKSTREAM");
+        }
+        let reply = link.call(&Commands::one(&words)).await?;
+        match reply.error() {
+            Some(text) if !text.starts_with("BUSYGROUP") => {
+                let what = format!("make the group `{}` of `{}`", member.group.name, key.shard.name);
+                Err(refused(&what, link.server(), text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks for what can be taken over, if it is time to.
+    pub(super) async fn sweep(&mut self, link: &mut Link, claims: &mut Claims) -> Result<()> {
+        let (keeps, idle) = (self.member()?.keeps(), self.member()?.group.claim_idle.0);
+        while let Some((key, pending)) = claims.own.pop_front() {
+            if !self.take_alone(link, key, &pending, Duration::ZERO).await? {
+                claims.own.push_front((key, pending));
+                break;
+            }
+        }
+        if !keeps || !(claims.due() || claims.waiting) {
+            return Ok(());
+        }
+        claims.waiting = false;
+        for key in 0..self.keys.len() {
+            let (page, _) = self.pending(link, key, Some(idle), "-").await?;
+            let mut gone: Vec<Vec<u8>> = page.iter().filter_map(|pending| pending.made_up.clone()).collect();
+            gone.dedup();
+            let alone = self.take(link, key, page, idle).await?;
+            self.bury(link, key, &gone).await?;
+            for pending in alone {
+                if !self.take_alone(link, key, &pending, idle).await? {
+                    claims.waiting = true;
+                    break;
+                }
+            }
+        }
+        claims.due_at = Instant::now() + claims.every;
+        Ok(())
+    }
+
+    /// One page of what is pending: ours, or everybody's that is idle for so long. Without what we hold. And where the next
+    /// page begins, if there is one.
+    async fn pending(
+        &self,
+        link: &mut Link,
+        key: usize,
+        idle: Option<Duration>,
+        from: &str,
+    ) -> Result<(Vec<Pending>, Option<String>)> {
+        let (Some(key), member) = (self.keys.get(key), self.member()?) else { return Err(not_open()) };
+        let idle_ms = idle.map(|idle| idle.as_millis().to_string());
+        let count = PAGE.to_string();
+        let mut words: Vec<&[u8]> = vec![b"XPENDING", key.shard.name.as_bytes(), member.group.name.as_bytes()];
+        words.extend(idle_ms.iter().flat_map(|ms| [b"IDLE".as_slice(), ms.as_bytes()]));
+        words.extend([from.as_bytes(), b"+", count.as_bytes()]);
+        if idle.is_none() {
+            words.push(member.name.as_bytes());
+        }
+        let reply = link.demand("look for pending records", &Commands::one(&words)).await?;
+        let mut page =
+            read_pending(&reply, &member.name).ok_or_else(|| unexpected("look for pending records", link.server()))?;
+        let next = page.last().filter(|_| page.len() >= PAGE).map(|last| format!("({}", last.id));
+        if !page.is_empty() {
+            let held = member.ledger.held(&key.shard.key);
+            page.retain(|pending| !held.contains(&pending.id));
+        }
+        Ok((page, next))
+    }
+
+    /// Takes over what may go in batches; what is left goes alone.
+    async fn take(&mut self, link: &mut Link, key: usize, page: Vec<Pending>, idle: Duration) -> Result<Vec<Pending>> {
+        let most = self.member()?.group.max_deliveries;
+        let (alone, together): (Vec<_>, Vec<_>) =
+            page.into_iter().partition(|pending| (ALONE_FROM..=most).contains(&(pending.deliveries + 1)));
+        let mut rest = together.as_slice();
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(self.count().min(rest.len()));
+            rest = later;
+            let reply = self.claim(link, key, now, idle).await?;
+            self.learn(reply.data().len() as u64, now.len() as u64);
+            let handed = self.claimed(&reply, key, now).ok_or_else(|| unexpected("claim records", link.server()))?;
+            self.give(handed).await?;
+        }
+        Ok(alone)
+    }
+
+    /// Takes over one record that goes alone, unless another one is under way; whether it was done with.
+    async fn take_alone(&mut self, link: &mut Link, key: usize, pending: &Pending, idle: Duration) -> Result<bool> {
+        let Ok(permit) = self.member()?.gate.clone().try_acquire_owned() else { return Ok(false) };
+        let one = std::slice::from_ref(pending);
+        let reply = self.claim(link, key, one, idle).await?;
+        let mut handed = self.claimed(&reply, key, one).ok_or_else(|| unexpected("claim records", link.server()))?;
+        // Another member may have been faster; then the permit goes back.
+        if let Some(handed) = handed.first_mut() {
+            handed.read.alone = true;
+            handed.alone = Some(permit);
+        }
+        self.give(handed).await?;
+        Ok(true)
+    }
+
+    /// Deletes names that were made up for one run and have nothing left.
+    async fn bury(&self, link: &mut Link, key: usize, names: &[Vec<u8>]) -> Result<()> {
+        let (Some(key), member) = (self.keys.get(key), self.member()?) else { return Err(not_open()) };
+        let (key, group) = (key.shard.name.as_bytes(), member.group.name.as_bytes());
+        for name in names {
+            let reply = link.call(&Commands::one(&[b"EVAL", LEAVE.as_bytes(), b"1", key, group, name])).await?;
+            if let Some(text) = reply.error() {
+                tracing::debug!(text, "an empty member stays in the group");
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, link: &mut Link, key: usize, all: &[Pending], idle: Duration) -> Result<Reply> {
+        let (Some(key), member) = (self.keys.get(key), self.member()?) else { return Err(not_open()) };
+        let mut command = Commands::default();
+        command.begin(5 + all.len());
+        command.word(b"XCLAIM");
+        command.word(key.shard.name.as_bytes());
+        command.word(member.group.name.as_bytes());
+        command.word(member.name.as_bytes());
+        // Our own may be idle for as short as they like, but must still be ours.
+        let ours = all.iter().all(|pending| pending.ours);
+        command.word(if ours { 0 } else { idle.as_millis() }.to_string().as_bytes());
+        let mut text = Vec::new();
+        for pending in all {
+            pending.id.write(&mut text);
+            command.word(&text);
+        }
+        link.demand("claim records", &command).await
+    }
+
+    fn claimed(&self, reply: &Reply, key: usize, all: &[Pending]) -> Option<Vec<Handed>> {
+        let deliveries: Deliveries = all.iter().map(|pending| (pending.id, pending.deliveries + 1)).collect();
+        let shard =
+            self.dictionary.iter().position(|shard| self.keys.get(key).is_some_and(|key| key.shard.key == *shard))?;
+        let mut assembler = Assembler::new(&self.reading, &self.dictionary, reply);
+        assembler.entries(shard as u32, &mut reply.cursor(), None, Some(&deliveries))?;
+        Some(assembler.finish())
+    }
+}
+
+fn read_pending(reply: &Reply, member: &str) -> Option<Vec<Pending>> {
+    let mut cursor = reply.cursor();
+    let mut all = Vec::new();
+    for _ in 0..cursor.array()? {
+        cursor.array()?;
+        let id = EntryId::parse(cursor.text()?)?;
+        let owner = cursor.text()?;
+        let ours = owner == member.as_bytes();
+        let made_up = (!ours && owner.starts_with(MADE_UP.as_bytes())).then(|| owner.to_vec());
+        let _idle = cursor.integer()?;
+        let deliveries = u32::try_from(cursor.integer()?).unwrap_or(u32::MAX - 1);
+        all.push(Pending { id, ours, made_up, deliveries });
+    }
+    Some(all)
+}

@@ -1,0 +1,347 @@
+//! A lane: a task that reads keys which can be asked for together, one answer ahead of the source.
+//!
+//! ```text
+//!   Redis ──► Lane (one connection; the next answer is on its way while this one is decoded) ──► news (bounded) ──► next()
+//! ```
+//!
+//! One lane reads all keys of one server. In a cluster a command's keys must lie in one slot, so each slot has its lane.
+
+use std::{sync::Arc, time::Duration};
+
+use millstream_core::{Error, ErrorKind, Result, ShardKey};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
+
+use super::{
+    assemble::{Assembler, Handed},
+    claim::Claims,
+    decode::Shape,
+    ledger::Ledger,
+    link::Link,
+    shards::Shard,
+};
+use crate::{
+    error::{refused, unexpected},
+    id::EntryId,
+    options::{Ack, Batch, GroupOptions},
+    resp::{Commands, Reply},
+    server::Server,
+};
+
+/// How long a read waits for entries: how soon a dead connection is noticed.
+const BLOCK: Duration = Duration::from_secs(2);
+
+/// The first read asks for so few, because nobody knows yet how large entries are.
+const COUNT_FIRST: u32 = 64;
+
+/// Answers with fewer entries are handed over before the next read is sent: somebody may wait for them.
+const FEW: usize = 16;
+
+/// A lane tells its source.
+pub(super) enum News {
+    /// Records.
+    Read(Handed),
+    /// New shards.
+    Found(Vec<Shard>),
+    /// The lane has ended; where its keys stand. No error: there is no more to read.
+    Stopped(Vec<LaneKey>, Option<Error>),
+    /// New shards cannot be looked for.
+    Blind(Error),
+}
+
+/// What all lanes of a source share.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) server: Arc<Server>,
+    pub(super) shape: Shape,
+    pub(super) batch: Batch,
+    pub(super) member: Option<Member>,
+    pub(super) until_end: bool,
+}
+
+/// Our part in a group.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) group: GroupOptions,
+    pub(super) name: String,
+    pub(super) ledger: Ledger,
+    /// One record that goes alone at a time.
+    pub(super) gate: Arc<Semaphore>,
+}
+
+impl Member {
+    /// Whether Redis keeps what it hands to us until we acknowledge it.
+    pub(super) fn keeps(&self) -> bool {
+        self.group.ack == Ack::Epoch
+    }
+}
+
+/// A key of a lane.
+#[derive(Clone, Debug)]
+pub(super) struct LaneKey {
+    pub(super) shard: Shard,
+    /// The newest entry that was read.
+    pub(super) after: EntryId,
+    /// Entries behind it are not read.
+    pub(super) end: Option<EntryId>,
+    /// Where a group begins that is not there yet, as Redis wants it.
+    pub(super) group_start: String,
+}
+
+/// A task that runs. Ends when this is dropped.
+pub(super) struct Running(JoinHandle<()>);
+
+impl Running {
+    /// Runs a task.
+    pub(super) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Running(tokio::spawn(task))
+    }
+
+    /// Ends it, and waits until it has ended: its connection is closed.
+    pub(super) async fn stop(mut self) {
+        self.0.abort();
+        // However it ended, it has.
+        let _ = (&mut self.0).await;
+    }
+
+    /// Whether it has come to its end by itself.
+    pub(super) fn ended(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A lane.
+pub(super) struct Lane {
+    pub(super) reading: Arc<Reading>,
+    pub(super) keys: Vec<LaneKey>,
+    pub(super) dictionary: Arc<Vec<ShardKey>>,
+    pub(super) news: mpsc::Sender<News>,
+    count: u32,
+}
+
+impl Lane {
+    pub(super) fn new(reading: Arc<Reading>, keys: Vec<LaneKey>, news: mpsc::Sender<News>) -> Self {
+        let dictionary = Arc::new(keys.iter().map(|key| key.shard.key.clone()).collect());
+        let count = COUNT_FIRST.min(reading.batch.count);
+        Lane { reading, keys, dictionary, news, count }
+    }
+
+    /// Begins to read from `node`.
+    pub(super) fn start(mut self, node: Arc<str>) -> Running {
+        Running::spawn(async move {
+            let error = Box::pin(self.work(&node)).await.err();
+            // Without a source nobody wants to know.
+            let _ = self.news.send(News::Stopped(self.keys, error)).await;
+        })
+    }
+
+    async fn work(&mut self, node: &Arc<str>) -> Result<()> {
+        let mut link = Link::connect(&self.reading.server, node).await?;
+        let mut claims = self.begin(&mut link).await?;
+        let block = claims.as_ref().map_or(BLOCK, |claims| claims.every().min(BLOCK));
+        let mut sent = false;
+        while !self.keys.is_empty() {
+            if !sent {
+                if let Some(claims) = &mut claims {
+                    self.sweep(&mut link, claims).await?;
+                }
+                link.send(&self.read_command(claims.as_ref().map_or(block, |claims| claims.block(block)))).await?;
+            }
+            let reply = link.reply(block).await?;
+            sent = false;
+            if let Some(text) = reply.error() {
+                self.refused(&mut link, &reply, text).await?;
+                continue;
+            }
+            let entries = self.note(&reply).ok_or_else(|| unexpected("read", &self.reading.server))?;
+            let due = claims.as_ref().is_some_and(Claims::due);
+            if entries > FEW && !self.keys.is_empty() && !due {
+                link.send(&self.read_command(block)).await?;
+                sent = true;
+            }
+            self.hand_over(&reply).await?;
+            self.end_what_is_read(entries);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that reading can begin where it should.
+    async fn begin(&mut self, link: &mut Link) -> Result<Option<Claims>> {
+        if self.reading.member.is_none() {
+            for key in &self.keys {
+                check_not_behind(link, key).await?;
+            }
+            return Ok(None);
+        }
+        self.join(link).await.map(Some)
+    }
+
+    async fn refused(&mut self, link: &mut Link, reply: &Reply, text: &str) -> Result<()> {
+        if link.follow(reply).await? {
+            return Ok(());
+        }
+        if text.starts_with("NOGROUP") {
+            // The key was deleted with its group: what comes there is new.
+            self.keys.iter_mut().for_each(|key| key.group_start = EntryId::ZERO.to_string());
+        }
+        Err(refused("read", &self.reading.server, text))
+    }
+
+    fn read_command(&self, block: Duration) -> Commands {
+        let (member, batch) = (&self.reading.member, self.count);
+        let mut command = Commands::default();
+        let waits = !self.reading.until_end;
+        let no_ack = member.as_ref().is_some_and(|member| !member.keeps());
+        let words = 4 + if member.is_some() { 3 } else { 0 } + if waits { 2 } else { 0 } + usize::from(no_ack);
+        command.begin(words + 2 * self.keys.len());
+        match member {
+            Some(member) => {
+                command.word(b"XREADGROUP");
+                command.word(b"GROUP");
+                command.word(member.group.name.as_bytes());
+                command.word(member.name.as_bytes());
+            }
+            None => command.word(b"XREAD"),
+        }
+        command.word(b"COUNT");
+        command.number(batch.into());
+        if waits {
+            command.word(b"BLOCK");
+            // 0 would wait for ever.
+            command.number(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
+        }
+        if no_ack {
+            command.word(b"NOACK");
+        }
+        command.word(b"STREAMS");
+        self.keys.iter().for_each(|key| command.word(key.shard.name.as_bytes()));
+        for key in &self.keys {
+            match member {
+                Some(_) => command.word(b">"),
+                None => command.word(key.after.to_string().as_bytes()),
+            }
+        }
+        command
+    }
+
+    /// Goes behind what an answer holds, and learns how large entries are; how many there are.
+    fn note(&mut self, reply: &Reply) -> Option<usize> {
+        let mut cursor = reply.cursor();
+        let (mut entries, mut most) = (0, 0);
+        for _ in 0..cursor.array()? {
+            cursor.array()?;
+            let name = cursor.text()?;
+            let key = self.keys.iter_mut().find(|key| key.shard.name.as_bytes() == name)?;
+            let count = cursor.array()?;
+            for _ in 0..count {
+                cursor.array()?;
+                key.after = EntryId::parse(cursor.text()?)?;
+                cursor.skip();
+            }
+            entries += count;
+            most = most.max(count);
+        }
+        self.learn(reply.data().len() as u64, most as u64);
+        Some(entries)
+    }
+
+    /// Asks for fewer entries when answers get too large, and for more when they are small.
+    pub(super) fn learn(&mut self, bytes: u64, most: u64) {
+        let target = self.reading.batch.bytes.0.max(1);
+        let count = u64::from(self.count);
+        let next = if bytes > target {
+            count.saturating_mul(target) / bytes
+        } else if most >= count && bytes < target / 2 {
+            count * 2
+        } else {
+            count
+        };
+        self.count = u32::try_from(next).unwrap_or(u32::MAX).clamp(1, self.reading.batch.count);
+    }
+
+    /// Entries that one command may ask for.
+    pub(super) fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    async fn hand_over(&mut self, reply: &Reply) -> Result<()> {
+        let handed = self.decode(reply).ok_or_else(|| unexpected("read", &self.reading.server))?;
+        self.give(handed).await
+    }
+
+    pub(super) async fn give(&self, handed: Vec<Handed>) -> Result<()> {
+        for handed in handed {
+            let sent = self.news.send(News::Read(handed)).await;
+            sent.map_err(|_| Error::new(ErrorKind::Closed, "the source is gone"))?;
+        }
+        Ok(())
+    }
+
+    fn decode(&self, reply: &Reply) -> Option<Vec<Handed>> {
+        let mut assembler = Assembler::new(&self.reading, &self.dictionary, reply);
+        let mut cursor = reply.cursor();
+        for _ in 0..cursor.array()? {
+            cursor.array()?;
+            let name = cursor.text()?;
+            let key = self.keys.iter().find(|key| key.shard.name.as_bytes() == name)?;
+            let shard = self.dictionary.iter().position(|shard| *shard == key.shard.key)?;
+            assembler.entries(shard as u32, &mut cursor, key.end, None)?;
+        }
+        Some(assembler.finish())
+    }
+
+    /// Leaves out keys that have been read to their ends.
+    fn end_what_is_read(&mut self, entries: usize) {
+        if self.reading.until_end {
+            self.keys.retain(|key| entries > 0 && key.end.is_none_or(|end| key.after < end));
+        }
+    }
+}
+
+/// A server that has lost its last writes would give ids again that lie before our place, and we would miss them.
+async fn check_not_behind(link: &mut Link, key: &LaneKey) -> Result<()> {
+    if key.after == EntryId::ZERO {
+        return Ok(());
+    }
+    let name = &key.shard.name;
+    let newest = newest(link, name).await?;
+    if newest.is_some_and(|newest| newest >= key.after) {
+        return Ok(());
+    }
+    let newest = newest.map_or_else(|| "it is gone".to_owned(), |newest| format!("its newest entry ever was {newest}"));
+    let message =
+        format!("the stream `{name}` of {} is older than our position {}: {newest}", link.server(), key.after);
+    Err(Error::new(ErrorKind::StateMismatch, message).hint(
+        "the server lost its last writes, or the stream was deleted: `millstream state seek` goes to another place, `millstream state reset` begins anew",
+    ))
+}
+
+/// The newest id that a stream has ever given; none if it is not there.
+async fn newest(link: &mut Link, name: &str) -> Result<Option<EntryId>> {
+    let reply = link.call(&Commands::one(&[b"XINFO", b"STREAM", name.as_bytes()])).await?;
+    match reply.error() {
+        Some(text) if text.contains("no such key") => Ok(None),
+        Some(text) => Err(refused(&format!("look at `{name}`"), link.server(), text)),
+        None => newest_in(&reply).map(Some).ok_or_else(|| unexpected("look at a stream", link.server())),
+    }
+}
+
+/// `last-generated-id` in the answer to `XINFO STREAM`.
+pub(super) fn newest_in(reply: &Reply) -> Option<EntryId> {
+    let mut cursor = reply.cursor();
+    for _ in 0..cursor.array()? / 2 {
+        if cursor.text()? == b"last-generated-id" {
+            return EntryId::parse(cursor.text()?);
+        }
+        cursor.skip();
+    }
+    None
+}

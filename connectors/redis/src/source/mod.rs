@@ -1,0 +1,413 @@
+//! The source `redis_stream`: reads streams by id, or as a member of a group.
+//!
+//! ```text
+//!   Lane, one for all keys (in a cluster for each slot) ──┐
+//!   Scout, looks for new shards ──────────────────────────┴─► news ──► next()
+//!   Router ◄── commit, keep_alive, seek
+//! ```
+
+mod assemble;
+mod claim;
+mod decode;
+mod group;
+mod lane;
+mod ledger;
+mod link;
+mod plan;
+mod scout;
+mod shards;
+mod start;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use millstream_core::{Batch, Error, ErrorKind, Event, Position, Result, Resume, SeekTo, ShardKey, Source, Stamp};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+pub(crate) use plan::plan;
+
+use self::{
+    assemble::{Handed, Mark},
+    decode::Shape,
+    group::{GroupMark, Names},
+    lane::{Lane, LaneKey, Member, News, Reading, Running},
+    ledger::Ledger,
+    plan::RedisSourcePlan,
+    scout::Scout,
+    shards::{Finder, Shard},
+    start::{Begin, from_the_beginning},
+};
+use crate::{
+    client::{Router, Topology, slot},
+    error::not_open,
+    id::EntryId,
+    options::RedisSourceOptions,
+    server::Server,
+};
+
+/// Answers that wait to be handed over, beside the one in each lane's hands. Each has about `batch.bytes`.
+const NEWS_MAX: usize = 2;
+
+/// Reads streams.
+pub(crate) struct RedisSource {
+    options: RedisSourceOptions,
+    server: Arc<Server>,
+    streams: Vec<String>,
+    shape: Shape,
+    router: Router,
+    open: Option<Open>,
+}
+
+/// What there is while it is open.
+struct Open {
+    reading: Arc<Reading>,
+    resume: Resume,
+    /// Tells this opening of the source from others.
+    run: String,
+    lanes: Vec<Running>,
+    /// Lanes that have not ended.
+    active: usize,
+    /// Keys of lanes that have failed.
+    stopped: Vec<LaneKey>,
+    _scout: Option<Running>,
+    send: mpsc::Sender<News>,
+    news: mpsc::Receiver<News>,
+    names: Names,
+    marks: BTreeMap<ShardKey, Mark>,
+    /// What is committed and not yet acknowledged.
+    due: BTreeMap<ShardKey, u64>,
+    /// A record that goes alone has been handed over: nothing more until these marks are committed.
+    alone: Option<(OwnedSemaphorePermit, Vec<(ShardKey, Mark)>)>,
+}
+
+impl RedisSource {
+    fn new(plan: &RedisSourcePlan, shape: Shape) -> Self {
+        RedisSource {
+            options: plan.options.clone(),
+            server: plan.server.clone(),
+            streams: plan.streams.clone(),
+            shape,
+            router: Router::new(plan.server.clone()),
+            open: None,
+        }
+    }
+
+    fn open(&mut self) -> Result<(&mut Router, &mut Open)> {
+        self.open.as_mut().map(|open| (&mut self.router, open)).ok_or_else(not_open)
+    }
+
+    fn reading(&self, resume: &Resume) -> Reading {
+        let member = self.options.group.as_ref().map(|group| Member {
+            group: group.clone(),
+            name: group::member_name(group.member.as_deref(), resume.stamp.as_ref()),
+            ledger: Ledger::default(),
+            gate: Arc::new(Semaphore::new(1)),
+        });
+        Reading {
+            server: self.server.clone(),
+            shape: self.shape.clone(),
+            batch: self.options.batch,
+            member,
+            until_end: resume.until_end,
+        }
+    }
+
+    async fn find(&mut self) -> Result<(Finder, Vec<Shard>)> {
+        let mut finder = Finder::new(self.streams.clone());
+        let mut shards = finder.find(&mut self.router, true).await?;
+        if self.options.group.as_ref().is_some_and(|group| group.mkstream) {
+            shards.extend(finder.missing().iter().map(|stream| finder.assume_plain(stream)));
+        }
+        Ok((finder, shards))
+    }
+
+    /// Begins to read these keys, with all that is around them. Nothing before has an effect any more.
+    fn begin(
+        &mut self,
+        reading: Reading,
+        resume: Resume,
+        topology: &Topology,
+        keys: Vec<LaneKey>,
+        finder: Finder,
+    ) -> Result<()> {
+        let (send, news) = mpsc::channel(NEWS_MAX);
+        let scout = Scout {
+            finder,
+            router: Router::new(self.server.clone()),
+            every: self.options.discover.0,
+            news: send.clone(),
+        };
+        let mut open = Open {
+            run: group::unique(),
+            lanes: Vec::new(),
+            active: 0,
+            stopped: Vec::new(),
+            _scout: (!resume.until_end).then(|| scout.start()),
+            send,
+            news,
+            names: Names::new(),
+            marks: BTreeMap::new(),
+            due: BTreeMap::new(),
+            alone: None,
+            reading: Arc::new(reading),
+            resume,
+        };
+        let by_id = open.reading.member.is_none();
+        for key in keys.iter().filter(|_| by_id) {
+            open.marks.insert(key.shard.key.clone(), Mark::Id(key.after));
+        }
+        open.launch(keys, topology)?;
+        self.open = Some(open);
+        Ok(())
+    }
+}
+
+impl Open {
+    /// Starts lanes: one for all keys of a server, in a cluster one for each slot.
+    fn launch(&mut self, keys: Vec<LaneKey>, topology: &Topology) -> Result<()> {
+        let mut lanes: HashMap<Option<u16>, (Arc<str>, Vec<LaneKey>)> = HashMap::new();
+        for key in keys {
+            self.names.insert(key.shard.key.clone(), key.shard.name.clone());
+            let slot = slot(key.shard.name.as_bytes());
+            let Some(node) = topology.node(slot) else {
+                self.stopped.push(key);
+                continue;
+            };
+            let lane = lanes.entry(topology.is_cluster().then_some(slot));
+            lane.or_insert_with(|| (node.clone(), Vec::new())).1.push(key);
+        }
+        for (node, keys) in lanes.into_values() {
+            self.active += 1;
+            self.lanes.push(Lane::new(self.reading.clone(), keys, self.send.clone()).start(node));
+        }
+        self.lanes.retain(|lane| !lane.ended());
+        Ok(())
+    }
+
+    /// Takes over where shards stand behind what is handed over now.
+    fn hand_over(&mut self, handed: Handed) -> Event {
+        if let Some(permit) = handed.alone {
+            self.alone = Some((permit, handed.marks.clone()));
+        }
+        self.marks.extend(handed.marks);
+        Event::Batch(handed.read)
+    }
+
+    /// Acknowledges what is committed. Cancel-safe: acknowledging again changes nothing.
+    async fn settle(&mut self, router: &mut Router) -> Result<()> {
+        let Some(member) = &self.reading.member else { return Ok(()) };
+        if self.due.is_empty() {
+            return Ok(());
+        }
+        let ids = |(shard, upto): (&ShardKey, &u64)| (shard.clone(), member.ledger.upto(shard, *upto));
+        let shards: Vec<_> = self.due.iter().map(ids).collect();
+        group::acknowledge(router, member, &self.names, &shards).await?;
+        for (shard, upto) in std::mem::take(&mut self.due) {
+            member.ledger.forget_upto(&shard, upto);
+        }
+        Ok(())
+    }
+
+    /// Lets the next record that goes alone come, once this one is done with.
+    fn release_alone(&mut self, done: impl Fn(&ShardKey, u64) -> bool) {
+        let all = |marks: &[(ShardKey, Mark)]| {
+            marks.iter().all(|(shard, mark)| matches!(mark, Mark::Read(upto) if done(shard, *upto)))
+        };
+        if self.alone.as_ref().is_some_and(|(_, marks)| all(marks)) {
+            self.alone = None;
+        }
+    }
+}
+
+#[async_trait]
+impl Source for RedisSource {
+    async fn open(&mut self, resume: &Resume) -> Result<()> {
+        self.open = None;
+        self.router.forget();
+        let topology = self.router.topology().await?;
+        let (finder, shards) = self.find().await?;
+        let begin = Begin {
+            position: resume.position.as_ref(),
+            start: &resume.start,
+            until_end: resume.until_end,
+            group: self.options.group.is_some(),
+            ids: self.options.ids,
+        };
+        let keys = begin.keys(&mut self.router, shards).await?;
+        let reading = self.reading(resume);
+        self.begin(reading, resume.clone(), &topology, keys, finder)
+    }
+
+    async fn next(&mut self) -> Result<Event> {
+        let (router, open) = self.open()?;
+        loop {
+            if open.alone.is_some() {
+                // The runtime commits, and for that drops this future.
+                std::future::pending::<()>().await;
+            }
+            if !open.stopped.is_empty() {
+                router.forget();
+                let topology = router.topology().await?;
+                open.settle(router).await?;
+                let keys = std::mem::take(&mut open.stopped);
+                open.launch(keys, &topology)?;
+                if !open.stopped.is_empty() {
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        format!("nobody in {} has some of the keys", router.server()),
+                    ));
+                }
+            }
+            if open.active == 0 && open.resume.until_end {
+                return Ok(Event::End);
+            }
+            match open.news.recv().await {
+                Some(News::Read(handed)) => return Ok(open.hand_over(handed)),
+                Some(News::Found(shards)) => {
+                    let added = shards.iter().map(|shard| shard.key.clone()).collect();
+                    open.stopped.extend(shards.into_iter().map(from_the_beginning));
+                    return Ok(Event::Added(added));
+                }
+                Some(News::Stopped(keys, error)) => {
+                    open.active -= 1;
+                    if let Some(error) = error {
+                        open.stopped.extend(keys);
+                        return Err(error);
+                    }
+                }
+                Some(News::Blind(error)) => return Err(error),
+                None => return Err(not_open()),
+            }
+        }
+    }
+
+    fn position(&self) -> Result<Position> {
+        let open = self.open.as_ref().ok_or_else(not_open)?;
+        // Shards that are gone keep their place, in case they come back.
+        let mut position = match &open.reading.member {
+            Some(_) => Position::default(),
+            None => open.resume.position.clone().unwrap_or_default(),
+        };
+        for (shard, mark) in &open.marks {
+            match mark {
+                Mark::Id(id) => position.set(shard.clone(), id)?,
+                Mark::Read(read) => {
+                    position.set(shard.clone(), &GroupMark { run: open.run.clone(), read: *read })?;
+                }
+            }
+        }
+        Ok(position)
+    }
+
+    async fn commit(&mut self, upto: &Position, _: Option<&Stamp>) -> Result<()> {
+        let (router, open) = self.open()?;
+        if open.reading.member.as_ref().is_none_or(|member| !member.keeps()) {
+            return Ok(());
+        }
+        for shard in upto.0.keys() {
+            // A position of an earlier opening says nothing of what this one has read.
+            let mark = upto.shard::<GroupMark>(shard)?.filter(|mark| mark.run == open.run);
+            if let Some(mark) = mark {
+                let due = open.due.entry(shard.clone()).or_default();
+                *due = (*due).max(mark.read);
+            }
+        }
+        let due = open.due.clone();
+        open.release_alone(|shard, upto| due.get(shard).is_some_and(|due| *due >= upto));
+        match open.settle(router).await {
+            // It is tried again with the next commit, and when the connection is there again. Until then the ledger keeps
+            // what is due, so that nothing comes twice.
+            Err(error) if error.facts().retry => {
+                tracing::warn!(server = %self.server, error = %error.chain(), "records are not acknowledged yet");
+                Ok(())
+            }
+            settled => settled,
+        }
+    }
+
+    async fn acknowledge(&mut self, records: &Batch) -> Result<()> {
+        let (router, open) = self.open()?;
+        let Some(member) = open.reading.member.as_ref().filter(|member| member.keeps()) else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "only a group with `ack: epoch` can acknowledge single records",
+            ));
+        };
+        let mut shards: BTreeMap<ShardKey, Vec<EntryId>> = BTreeMap::new();
+        for record in records.iter() {
+            let ids = shards.entry(record.origin().clone()).or_default();
+            ids.push(EntryId::of_sequence(record.sequence()));
+        }
+        let shards: Vec<_> = shards.into_iter().collect();
+        group::acknowledge(router, member, &open.names, &shards).await?;
+        shards.iter().for_each(|(shard, ids)| member.ledger.forget(shard, ids));
+        let ledger = member.ledger.clone();
+        open.release_alone(|shard, upto| ledger.upto(shard, upto).is_empty());
+        Ok(())
+    }
+
+    async fn seek(&mut self, to: &SeekTo, shards: Option<&[ShardKey]>) -> Result<()> {
+        let (_, open) = self.open()?;
+        if open.reading.member.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("a group cannot seek to {to}: its members share one place"),
+            )
+            .hint("read without a `group`, or move the group with `XGROUP SETID`"));
+        }
+        let mut resume = open.resume.clone();
+        let mut position = self.position()?;
+        position.0.retain(|shard, _| shards.is_some_and(|shards| !shards.contains(shard)));
+        let topology = self.router.topology().await?;
+        let (finder, found) = self.find().await?;
+        let mut keys = Vec::new();
+        for shard in found {
+            // Its siblings stay, so its place must be looked up by itself.
+            let kept = position.0.contains_key(&shard.key).then_some(&position);
+            let begin =
+                Begin { position: kept, start: to, until_end: resume.until_end, group: false, ids: self.options.ids };
+            keys.extend(begin.keys(&mut self.router, vec![shard]).await?);
+        }
+        let reading = self.reading(&resume);
+        resume.position = Some(position);
+        self.begin(reading, resume, &topology, keys, finder)
+    }
+
+    fn shards(&self) -> Vec<ShardKey> {
+        self.open.as_ref().map_or_else(Vec::new, |open| open.names.keys().cloned().collect())
+    }
+
+    async fn keep_alive(&mut self) -> Result<()> {
+        let (router, open) = self.open()?;
+        open.settle(router).await?;
+        match open.reading.member.as_ref().filter(|member| !member.ledger.is_empty()) {
+            Some(member) => group::keep_alive(router, member, &open.names).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        for lane in open.lanes.drain(..) {
+            lane.stop().await;
+        }
+        open.settle(&mut self.router).await?;
+        let Some(member) = &open.reading.member else { return Ok(()) };
+        if member.keeps() {
+            let handed = |shard: &ShardKey| match open.marks.get(shard) {
+                Some(Mark::Read(read)) => member.ledger.upto(shard, *read),
+                _ => Vec::new(),
+            };
+            group::release(&mut self.router, member, &open.names, handed).await?;
+        }
+        // A name that is made up anew for each run would stay in the group for ever.
+        if member.group.member.is_none() && open.resume.stamp.is_none() {
+            group::leave(&mut self.router, member, &open.names).await?;
+        }
+        self.router.forget();
+        Ok(())
+    }
+}

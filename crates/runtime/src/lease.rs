@@ -1,0 +1,97 @@
+//! What of a source outlives its task.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use millstream_core::{Owner, Result, Resume, ShardKey, Source, SourcePlan};
+
+use crate::{retain::Retained, task::Halt};
+
+type Slot = Arc<Mutex<Option<Box<dyn Source>>>>;
+
+/// Kept from one task around a source to the next.
+#[derive(Clone, Default)]
+pub(crate) struct Kept {
+    slot: Slot,
+    /// What cannot be read again.
+    pub(crate) retained: Arc<Mutex<Retained>>,
+    /// Shards that others have now, though the checkpoint may still name them.
+    pub(crate) lost: Arc<Mutex<BTreeSet<ShardKey>>>,
+}
+
+impl Kept {
+    /// The source for the next task, where `resume` says. Where nobody else remembers its position it goes on as it is; where
+    /// its system does it is opened again, so that a restart is no rebalance; all others are new.
+    pub(crate) async fn open(&self, plan: &dyn SourcePlan, resume: &Resume) -> Result<Lease> {
+        let owner = plan.capabilities().owner;
+        let last = lock(&self.slot).take();
+        match last {
+            Some(source) if owner == Owner::Nobody => return Ok(self.lease(source, owner)),
+            Some(mut source) => match source.open(resume).await {
+                Ok(()) => return Ok(self.lease(source, owner)),
+                Err(error) if error.facts().retry => {
+                    lock(&self.slot).replace(source);
+                    return Err(error);
+                }
+                Err(error) => tracing::warn!(source = plan.describe(), error = %error.chain(), "cannot open it again"),
+            },
+            None => {}
+        }
+        let mut source = plan.create()?;
+        source.open(resume).await?;
+        Ok(self.lease(source, owner))
+    }
+
+    fn lease(&self, source: Box<dyn Source>, owner: Owner) -> Lease {
+        Lease { source: Some(source), slot: self.slot.clone(), owner, calling: false }
+    }
+}
+
+/// A source in its task. When the task ends, however it ends, the source goes back for the next one, where that can use it.
+pub(crate) struct Lease {
+    source: Option<Box<dyn Source>>,
+    slot: Slot,
+    owner: Owner,
+    /// A call is under way that is not cancel-safe: a source that is dropped there cannot be used again.
+    calling: bool,
+}
+
+impl Lease {
+    /// The source, for calls that are cancel-safe or do not wait.
+    pub(crate) fn source(&mut self) -> Result<&mut Box<dyn Source>, Halt> {
+        // Only `drop` takes it.
+        self.source.as_mut().ok_or(Halt::Gone)
+    }
+
+    /// The source, for a call that must come to its end; then [`Lease::done`].
+    pub(crate) fn call(&mut self) -> Result<&mut Box<dyn Source>, Halt> {
+        self.calling = true;
+        self.source()
+    }
+
+    /// The call has come to its end.
+    pub(crate) fn done(&mut self) {
+        self.calling = false;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let whole = !self.calling && !std::thread::panicking();
+        let again = match self.owner {
+            Owner::Checkpoint => false,
+            Owner::System => whole,
+            // What it has not handed over yet is nowhere else.
+            Owner::Nobody => true,
+        };
+        if again {
+            *lock(&self.slot) = self.source.take();
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

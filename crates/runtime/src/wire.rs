@@ -1,0 +1,109 @@
+//! How stages are wired: which steps share a task, the edges between tasks, and how many bytes each may hold.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use millstream_core::{DeadLetter, Epoch, Role};
+use tokio::sync::mpsc;
+
+use crate::{
+    align::Inputs,
+    channel::{Receiver, Sender, edge},
+    dead_letter_task::LETTERS_QUEUED_MAX,
+    pace::{Gate, Pace},
+    plan::{Plan, Planned},
+    task::{Outputs, Report},
+};
+
+/// Bytes that each kind of buffer may hold, out of `limits.memory`.
+pub(crate) struct Bounds {
+    pub(crate) edge: usize,
+    pub(crate) parked: usize,
+    pub(crate) retained: usize,
+}
+
+impl Bounds {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let memory = usize::try_from(plan.limits.memory.0).unwrap_or(usize::MAX);
+        let edges = plan.nodes.iter().map(|node| node.inputs.len()).sum::<usize>().max(1);
+        Bounds { edge: (memory / 4 / edges).clamp(64 << 10, 16 << 20), parked: memory / 4, retained: memory / 4 }
+    }
+}
+
+type Letter = (Epoch, Box<DeadLetter>);
+
+/// What all tasks share.
+pub(crate) struct Wiring {
+    pub(crate) pace: Arc<Pace>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) reports: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
+    pub(crate) letters: (mpsc::Sender<Letter>, mpsc::Receiver<Letter>),
+}
+
+impl Wiring {
+    pub(crate) fn new(plan: &Plan, bounds: &Bounds) -> Self {
+        Wiring {
+            pace: Arc::new(Pace::new(plan.checkpoint.count, plan.checkpoint.bytes.map(|size| size.0))),
+            gate: Arc::new(Gate::new(bounds.parked)),
+            reports: mpsc::unbounded_channel(),
+            letters: mpsc::channel(LETTERS_QUEUED_MAX),
+        }
+    }
+}
+
+/// The ends of all edges: by reader, its receivers; by node and port, the senders.
+pub(crate) struct Edges {
+    receivers: HashMap<usize, Vec<Receiver>>,
+    senders: HashMap<(usize, usize), Vec<Sender>>,
+}
+
+impl Edges {
+    /// Makes the edges between tasks; inside a chain of fused steps there are none.
+    pub(crate) fn new(plan: &Plan, bounds: &Bounds) -> Self {
+        let mut edges = Edges { receivers: HashMap::new(), senders: HashMap::new() };
+        for (reader, node) in plan.nodes.iter().enumerate() {
+            if fused(plan, reader).is_some() {
+                continue;
+            }
+            for &(from, port) in &node.inputs {
+                let (sender, receiver) = edge(bounds.edge);
+                edges.senders.entry((from, port)).or_default().push(sender);
+                edges.receivers.entry(reader).or_default().push(receiver);
+            }
+        }
+        edges
+    }
+
+    pub(crate) fn inputs(&mut self, node: usize, hold_back: bool) -> Inputs {
+        Inputs::new(self.receivers.remove(&node).unwrap_or_default(), hold_back)
+    }
+
+    pub(crate) fn outputs(&mut self, node: usize, ports: usize) -> Outputs {
+        Outputs { ports: (0..ports).map(|port| self.senders.remove(&(node, port)).unwrap_or_default()).collect() }
+    }
+}
+
+/// The step that `node` is fused behind: its only input, which has no other reader, and neither does I/O or keeps state
+/// before it.
+fn fused(plan: &Plan, node: usize) -> Option<usize> {
+    let Planned::Step(step) = &plan.nodes[node].component else { return None };
+    let [(from, 0)] = plan.nodes[node].inputs[..] else { return None };
+    let above = &plan.nodes[from];
+    let alone = above.role() == Role::Step && above.ports() == 1 && plan.readers(from)[0].len() == 1;
+    // A step with state gets a task of its own, so that it works beside what is before it.
+    (alone && !step.stateful()).then_some(from)
+}
+
+/// The steps of a plan, fused into chains.
+pub(crate) fn chains(plan: &Plan) -> Vec<Vec<usize>> {
+    let mut chains: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut head: HashMap<usize, usize> = HashMap::new();
+    for (i, _) in plan.role(Role::Step) {
+        let first = fused(plan, i).and_then(|from| head.get(&from).copied()).unwrap_or(i);
+        head.insert(i, first);
+        chains.entry(first).or_default().push(i);
+    }
+    chains.into_values().collect()
+}

@@ -1,0 +1,11 @@
+//! The servers that tests use: they start, take faults, and are gone when they should be.
+
+#![cfg(feature = "servers")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod kafka;
+mod keeper;
+mod missing;
+mod proxy;
+mod redis;
+mod redis_cluster;
