@@ -26,6 +26,9 @@ use crate::{
 /// One request of the first contact; between two the client's events are looked at, which say why there is no answer.
 const SLICE: Duration = Duration::from_millis(500);
 
+/// Events that are looked at between two requests.
+const EVENTS: usize = 100;
+
 /// A partition.
 pub(crate) type Partition = (Arc<str>, i32);
 
@@ -79,7 +82,10 @@ impl Cluster {
 
     /// Lets the client's events come in. Only before it is used for reading.
     pub(crate) fn serve(&self) {
-        while self.consumer.poll(Duration::ZERO).is_some() {}
+        // A poll that finds a line for the log says no more than one that finds nothing.
+        for _ in 0..EVENTS {
+            self.consumer.poll(Duration::ZERO);
+        }
     }
 
     /// The partitions of a topic; `None` if there is no such topic.

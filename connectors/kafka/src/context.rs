@@ -126,11 +126,17 @@ impl Trouble {
             Code::Authentication | Code::SaslAuthenticationFailed => {
                 coded(what, Code::Authentication)
             }
+            _ if says("plaintext broker listener") => Error::new(ErrorKind::Unavailable, what)
+                .hint("the broker hung up: is there TLS at that port? If not, use `kafka://` without `tls`"),
             _ if says("security.protocol") || says("incorrect security") => {
                 Error::new(ErrorKind::Unavailable, what)
                     .hint("the broker hung up at once: is it a port with TLS (`kafka+tls://`), or one that wants a user (`auth`)?")
             }
             Code::Resolve => Error::new(ErrorKind::Unavailable, what).hint("check the names of the brokers"),
+            // Without a reason: they took the connection, and hung up.
+            Code::AllBrokersDown => Error::new(ErrorKind::Unavailable, what).hint(
+                "check that the brokers run; one that hangs up at once may want TLS (`kafka+tls://`) or a user (`auth`)",
+            ),
             code => coded(what, code),
         }
         .caused_by(reason)

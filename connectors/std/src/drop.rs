@@ -96,8 +96,8 @@ impl Sink for DropSink {
     }
 
     async fn write(&mut self, batch: Batch) -> Result<WriteId> {
-        let bytes: usize = match batch.values() {
-            Some((column, _, rows)) => rows.iter().map(|row| column.get(row).map_or(0, <[u8]>::len)).sum(),
+        let bytes = match batch.values() {
+            Some((column, _, rows)) => column.bytes(rows),
             None => batch.size(),
         };
         self.counts.records.fetch_add(batch.len() as u64, Ordering::Relaxed);

@@ -18,8 +18,8 @@ pub(crate) const CUT_BYTES: usize = 10;
 const BUFFER_BYTES: usize = 64 << 10;
 /// Records of each run.
 const RECORDS: u64 = 40_000_000;
-/// Records of each batch.
-const BATCH_RECORDS: usize = 2_048;
+/// Records of each batch: a block of 256 KiB, as connectors read it.
+const BATCH_RECORDS: usize = (256 << 10) / RECORD_BYTES;
 
 /// Measures the case.
 pub(crate) fn run(table: &mut Table) -> Result<()> {
@@ -35,11 +35,12 @@ pub(crate) fn run(table: &mut Table) -> Result<()> {
         }
     };
     let buffer = data::letters(BUFFER_BYTES);
+    let block = data::letters(BATCH_RECORDS * RECORD_BYTES);
     let contenders = vec![
         Contender::new("ours by slice", flow("flow-slice", |pipeline| pipeline.step_of(CutFront))),
         Contender::new("direct calls", || Ok(direct(&buffer, RECORDS))),
         Contender::new("ours copying", flow("flow-copy", |pipeline| pipeline.map(copy))),
-        Contender::new("memcpy loop", || Ok(copying(&buffer, RECORDS))),
+        Contender::new("memcpy loop", || Ok(copying(&block, RECORDS))),
         #[cfg(feature = "peers")]
         Contender::new("timely", || Ok(crate::peers::dataflow::flow(&buffer, RECORDS / 10, CUT_BYTES))),
     ];
@@ -76,7 +77,9 @@ impl Transform for CutFront {
 }
 
 fn copy(record: millstream::RecordRef<'_>, value: &mut millstream::Value<'_>) -> millstream::Result<()> {
-    value.extend_from_slice(record.value().unwrap_or_default().get(CUT_BYTES..).unwrap_or_default());
+    if let Some(rest) = record.value().and_then(|value| value.get(CUT_BYTES..)) {
+        value.extend_from_slice(rest);
+    }
     Ok(())
 }
 
@@ -104,11 +107,11 @@ fn forget(record: &[u8], bytes: &mut u64) {
 }
 
 /// Copies the same bytes record by record into a buffer, over and over.
-fn copying(buffer: &[u8], records: u64) -> u64 {
-    let (mut done, mut to) = (0, Vec::with_capacity(BUFFER_BYTES));
+fn copying(block: &[u8], records: u64) -> u64 {
+    let (mut done, mut to) = (0, Vec::with_capacity(block.len()));
     while done < records {
         to.clear();
-        for record in buffer.chunks_exact(RECORD_BYTES) {
+        for record in block.chunks_exact(RECORD_BYTES) {
             to.extend_from_slice(record.get(CUT_BYTES..).unwrap_or_default());
             done += 1;
         }

@@ -4,6 +4,8 @@
 
 #[path = "cli/bad_input.rs"]
 mod bad_input;
+#[path = "cli/brokers.rs"]
+mod brokers;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/crash.rs"]

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::{
     Form, Record, ShardKey, Timestamp,
-    column::{Column, Headers},
+    column::{Column, Extent, Headers},
     record::record_id,
     rows::Rows,
 };
@@ -26,9 +26,12 @@ pub const BATCH_RECORDS_MAX: usize = 4096;
 /// Most bytes that a batch should hold, unless one record alone is larger.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Many records of one source, in shared buffers. Cheap to clone.
+/// Many records of one source, in shared buffers. Cheap to clone, and to hand from one to the next: it is one pointer.
 #[derive(Clone)]
-pub struct Batch {
+pub struct Batch(Arc<Parts>);
+
+#[derive(Clone)]
+struct Parts {
     envelope: Arc<Envelope>,
     envelope_rows: Rows,
     body: Body,
@@ -210,19 +213,30 @@ impl Batch {
     /// The columns must all have as many rows as the body; [`BatchBuilder`](crate::BatchBuilder) sees to it.
     pub fn new(envelope: Envelope, body: Body) -> Self {
         let rows = Rows::all(body.len());
-        Batch {
+        Batch::of(Parts {
             envelope: Arc::new(envelope),
             envelope_rows: rows.clone(),
             body,
             body_rows: rows,
             original: None,
             indexes: None,
-        }
+        })
+    }
+
+    fn of(parts: Parts) -> Self {
+        Batch(Arc::new(parts))
+    }
+
+    /// To be changed: its own, and with what the source gave kept.
+    fn parts(&mut self) -> &mut Parts {
+        let parts = Arc::make_mut(&mut self.0);
+        parts.keep_original();
+        parts
     }
 
     /// Number of records.
     pub fn len(&self) -> usize {
-        self.body_rows.len()
+        self.0.body_rows.len()
     }
 
     /// Whether it holds no record.
@@ -232,36 +246,58 @@ impl Batch {
 
     /// Roughly how many bytes of memory its records hold; what bounds are measured in.
     pub fn size(&self) -> usize {
-        let rows = self.body.len();
-        let per_row = (self.body.size() + self.envelope.size()).checked_div(rows).unwrap_or(0);
+        let rows = self.0.body.len();
+        let per_row = (self.0.body.size() + self.0.envelope.size()).checked_div(rows).unwrap_or(0);
         (per_row + 16) * self.len().min(rows)
+    }
+
+    /// About as many bytes as its values have together.
+    pub(crate) fn value_bytes(&self) -> usize {
+        let all = match &self.0.body {
+            Body::Bytes(column, _) => column.data().len(),
+            Body::Parsed(parsed) => parsed.size(),
+        };
+        if self.len() >= self.0.body.len() { all } else { all / self.0.body.len() * self.len() }
     }
 
     /// Record `i`; panics beyond [`Batch::len`], like a slice.
     pub fn get(&self, i: usize) -> RecordRef<'_> {
-        assert!(i < self.len(), "record {i} of a batch of {}", self.len());
-        RecordRef { batch: self, logical: i, body_row: self.body_rows.get(i) }
+        self.records().get(i)
     }
 
     /// All records in order.
     pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
-        (0..self.len()).map(|i| self.get(i))
+        let records = self.records();
+        (0..records.len).map(move |i| records.get(i))
+    }
+
+    /// The records, for a loop over many of them.
+    pub fn records(&self) -> Records<'_> {
+        let (data, extents) = match &self.0.body {
+            Body::Bytes(column, _) => (&column.data()[..], column.extents()),
+            Body::Parsed(_) => (&[][..], &[][..]),
+        };
+        let (first, picked) = match &self.0.body_rows {
+            Rows::Range(first, _) => (*first as usize, None),
+            Rows::Picked(rows) => (0, Some(rows.as_slice())),
+        };
+        Records { parts: &self.0, len: self.len(), first, picked, data, extents }
     }
 
     /// The body, with the physical rows of it that the records are.
     pub fn body(&self) -> (&Body, &Rows) {
-        (&self.body, &self.body_rows)
+        (&self.0.body, &self.0.body_rows)
     }
 
     /// The envelope, with the physical rows of it that the records are.
     pub fn envelope(&self) -> (&Envelope, &Rows) {
-        (&self.envelope, &self.envelope_rows)
+        (&self.0.envelope, &self.0.envelope_rows)
     }
 
     /// The value bytes and forms with their rows, if the body is bytes. Call [`Batch::into_bytes`] first where it may not be.
     pub fn values(&self) -> Option<(&Column, &Forms, &Rows)> {
-        match &self.body {
-            Body::Bytes(column, forms) => Some((column, forms, &self.body_rows)),
+        match &self.0.body {
+            Body::Bytes(column, forms) => Some((column, forms, &self.0.body_rows)),
             Body::Parsed(_) => None,
         }
     }
@@ -269,10 +305,10 @@ impl Batch {
     /// The same records with their values as bytes: parsed forms are serialised here, once.
     #[must_use]
     pub fn into_bytes(self) -> Batch {
-        match &self.body {
+        match &self.0.body {
             Body::Bytes(..) => self,
             Body::Parsed(parsed) => {
-                let (column, forms) = parsed.encode(&self.body_rows);
+                let (column, forms) = parsed.encode(&self.0.body_rows);
                 self.with_body(Body::Bytes(column, forms))
             }
         }
@@ -282,42 +318,41 @@ impl Batch {
     #[must_use]
     pub fn with_body(mut self, body: Body) -> Batch {
         debug_assert_eq!(body.len(), self.len());
-        self.keep_original();
-        self.body_rows = Rows::all(body.len());
-        self.body = body;
+        let parts = self.parts();
+        parts.body_rows = Rows::all(body.len());
+        parts.body = body;
         self
     }
 
     /// The same records with a body that has the same physical rows: a parsed form of what is there.
     #[must_use]
     pub fn with_body_in_place(mut self, body: Body) -> Batch {
-        debug_assert_eq!(body.len(), self.body.len());
-        self.keep_original();
-        self.body = body;
+        debug_assert_eq!(body.len(), self.0.body.len());
+        self.parts().body = body;
         self
     }
 
     /// Some of the records, by their positions in this batch, in any order.
     #[must_use]
     pub fn select(&self, picks: Vec<u32>) -> Batch {
-        let indexes = self.indexes.as_ref().map(|all| Arc::new(picks.iter().map(|&i| all[i as usize]).collect()));
+        let indexes = self.0.indexes.as_ref().map(|all| Arc::new(picks.iter().map(|&i| all[i as usize]).collect()));
         let picks = Arc::new(picks);
-        let same = self.envelope_rows.same(&self.body_rows);
-        let body_rows = self.body_rows.pick(&picks);
-        let envelope_rows = if same { body_rows.clone() } else { self.envelope_rows.pick(&picks) };
-        Batch { envelope_rows, body_rows, indexes, ..self.clone() }
+        let same = self.0.envelope_rows.same(&self.0.body_rows);
+        let body_rows = self.0.body_rows.pick(&picks);
+        let envelope_rows = if same { body_rows.clone() } else { self.0.envelope_rows.pick(&picks) };
+        Batch::of(Parts { envelope_rows, body_rows, indexes, ..(*self.0).clone() })
     }
 
     /// The records from `start` up to `end`, exclusive; panics outside of [`Batch::len`].
     #[must_use]
     pub fn slice(&self, start: usize, end: usize) -> Batch {
         assert!(start <= end && end <= self.len(), "records {start}..{end} of a batch of {}", self.len());
-        Batch {
-            envelope_rows: self.envelope_rows.slice(start, end),
-            body_rows: self.body_rows.slice(start, end),
-            indexes: self.indexes.as_ref().map(|all| Arc::new(all[start..end].to_vec())),
-            ..self.clone()
-        }
+        Batch::of(Parts {
+            envelope_rows: self.0.envelope_rows.slice(start, end),
+            body_rows: self.0.body_rows.slice(start, end),
+            indexes: self.0.indexes.as_ref().map(|all| Arc::new(all[start..end].to_vec())),
+            ..(*self.0).clone()
+        })
     }
 
     /// Records derived from these: record `i` of the result has value `i` of `body`, and comes from record `parents[i]`.
@@ -326,37 +361,37 @@ impl Batch {
     #[must_use]
     pub fn derive(mut self, parents: Vec<u32>, body: Body) -> Batch {
         debug_assert_eq!(body.len(), parents.len());
-        self.keep_original();
+        let parts = self.parts();
         let mut indexes = Vec::with_capacity(parents.len());
         let (mut last, mut nth) = (u32::MAX, 0u64);
         for &parent in &parents {
             nth = if parent == last { nth + 1 } else { 0 };
             last = parent;
-            let above = self.indexes.as_ref().map_or(0, |all| all[parent as usize]);
+            let above = parts.indexes.as_ref().map_or(0, |all| all[parent as usize]);
             indexes.push(if above == 0 { nth } else { mix(above, nth) });
         }
-        self.envelope_rows = self.envelope_rows.pick(&Arc::new(parents));
-        self.body_rows = Rows::all(body.len());
-        self.body = body;
-        self.indexes = Some(Arc::new(indexes));
+        parts.envelope_rows = parts.envelope_rows.pick(&Arc::new(parents));
+        parts.body_rows = Rows::all(body.len());
+        parts.body = body;
+        parts.indexes = Some(Arc::new(indexes));
         self
     }
 
     /// The same records under another envelope, whose row `i` belongs to record `i`.
     #[must_use]
     pub fn with_envelope(mut self, envelope: Envelope) -> Batch {
-        self.keep_original();
-        if let Some(original) = &self.original {
-            self.original = Some(original.gather(&self.envelope_rows));
+        let parts = self.parts();
+        if let Some(original) = &parts.original {
+            parts.original = Some(original.gather(&parts.envelope_rows));
         }
-        self.envelope_rows = Rows::all(self.len());
-        self.envelope = Arc::new(envelope);
+        parts.envelope_rows = Rows::all(parts.body_rows.len());
+        parts.envelope = Arc::new(envelope);
         self
     }
 
     /// The envelope's columns gathered so that row `i` belongs to record `i`: for steps that change one of them.
     pub fn gather_envelope(&self) -> Envelope {
-        let (envelope, rows) = (&*self.envelope, &self.envelope_rows);
+        let (envelope, rows) = (&*self.0.envelope, &self.0.envelope_rows);
         if rows.is_all(self.len()) {
             return envelope.clone();
         }
@@ -384,30 +419,33 @@ impl Batch {
 
     /// Whether its records are less than an eighth of the rows that it keeps alive.
     pub fn is_sparse(&self) -> bool {
-        self.len() * 8 < self.body.len()
+        self.len() * 8 < self.0.body.len()
     }
 
     /// A copy that holds only its own bytes, so that a few records do not keep large buffers alive.
     #[must_use]
     pub fn compact(&self) -> Batch {
-        let original = self.original.as_ref().map(|column| column.gather(&self.envelope_rows).copied());
+        let original = self.0.original.as_ref().map(|column| column.gather(&self.0.envelope_rows).copied());
         let mut envelope = self.gather_envelope();
         envelope.keys = envelope.keys.map(|keys| keys.copied());
         envelope.headers = envelope.headers.map(|headers| headers.copied());
-        let body = match &self.body {
+        let body = match &self.0.body {
             Body::Bytes(column, forms) => {
                 let forms = match forms {
                     Forms::Same(form) => Forms::Same(*form),
-                    Forms::Each(each) => Forms::Each(Arc::new(self.body_rows.iter().map(|row| each[row]).collect())),
+                    Forms::Each(each) => Forms::Each(Arc::new(self.0.body_rows.iter().map(|row| each[row]).collect())),
                 };
-                Body::Bytes(column.gather(&self.body_rows).copied(), forms)
+                Body::Bytes(column.gather(&self.0.body_rows).copied(), forms)
             }
             Body::Parsed(parsed) => {
-                let (column, forms) = parsed.encode(&self.body_rows);
+                let (column, forms) = parsed.encode(&self.0.body_rows);
                 Body::Bytes(column, forms)
             }
         };
-        Batch { original, indexes: self.indexes.clone(), ..Batch::new(envelope, body) }
+        let mut compact = Batch::new(envelope, body);
+        let parts = Arc::make_mut(&mut compact.0);
+        (parts.original, parts.indexes) = (original, self.0.indexes.clone());
+        compact
     }
 
     /// One batch with the records of all, in order; copies their bytes.
@@ -421,6 +459,13 @@ impl Batch {
         builder.finish()
     }
 
+    pub(crate) fn attach(&mut self, original: Option<Column>, indexes: Option<Vec<u64>>) {
+        let parts = Arc::make_mut(&mut self.0);
+        (parts.original, parts.indexes) = (original, indexes.map(Arc::new));
+    }
+}
+
+impl Parts {
     fn keep_original(&mut self) {
         if self.original.is_none()
             && let Body::Bytes(column, _) = &self.body
@@ -428,11 +473,6 @@ impl Batch {
         {
             self.original = Some(column.clone());
         }
-    }
-
-    pub(crate) fn attach(&mut self, original: Option<Column>, indexes: Option<Vec<u64>>) {
-        self.original = original;
-        self.indexes = indexes.map(Arc::new);
     }
 }
 
@@ -451,31 +491,86 @@ impl fmt::Debug for Batch {
     }
 }
 
+/// The records of a batch, with what leads to their values looked up once and not for each.
+#[derive(Clone, Copy)]
+pub struct Records<'a> {
+    parts: &'a Parts,
+    len: usize,
+    /// Body row of record 0, where rows are not picked one by one.
+    first: usize,
+    picked: Option<&'a [u32]>,
+    data: &'a [u8],
+    /// None where the body is not bytes.
+    extents: &'a [Extent],
+}
+
+impl<'a> Records<'a> {
+    /// Record `i`; panics beyond [`Batch::len`], like a slice.
+    #[inline]
+    pub fn get(&self, i: usize) -> RecordRef<'a> {
+        assert!(i < self.len, "record {i} of a batch of {}", self.len);
+        let body_row = match self.picked {
+            None => self.first + i,
+            Some(rows) => rows[i] as usize,
+        };
+        self.record(i, body_row, self.extents.get(body_row))
+    }
+
+    /// Calls `each` with the records from `from` on, each with its number and an item of `beside`.
+    #[inline(always)]
+    pub(crate) fn each<T>(
+        &self,
+        from: usize,
+        beside: impl Iterator<Item = T>,
+        mut each: impl FnMut(usize, RecordRef<'a>, T),
+    ) {
+        let first = self.first + from;
+        let extents = match self.picked {
+            None => self.extents.get(first..self.first + self.len),
+            Some(_) => None,
+        };
+        match extents {
+            Some(extents) => {
+                for (i, (extent, item)) in extents.iter().zip(beside).enumerate() {
+                    each(from + i, self.record(from + i, first + i, Some(extent)), item);
+                }
+            }
+            None => (from..self.len).zip(beside).for_each(|(i, item)| each(i, self.get(i), item)),
+        }
+    }
+
+    #[inline(always)]
+    fn record(&self, logical: usize, body_row: usize, extent: Option<&Extent>) -> RecordRef<'a> {
+        // An absent extent has its start behind its end, which `get` answers with `None`.
+        let value = extent.and_then(|at| self.data.get(at.start as usize..at.end as usize));
+        RecordRef { parts: self.parts, logical, body_row, value }
+    }
+}
+
 /// One record of a batch.
 #[derive(Clone, Copy)]
 pub struct RecordRef<'a> {
-    batch: &'a Batch,
+    parts: &'a Parts,
     logical: usize,
     body_row: usize,
+    value: Option<&'a [u8]>,
 }
 
 impl<'a> RecordRef<'a> {
     /// Looked up only when asked for: most steps look at values alone.
     fn envelope_row(&self) -> usize {
-        self.batch.envelope_rows.get(self.logical)
+        self.parts.envelope_rows.get(self.logical)
     }
 
     /// Value bytes; `None` for a tombstone, and for a body that is not bytes (see [`Batch::into_bytes`]).
+    #[inline]
     pub fn value(&self) -> Option<&'a [u8]> {
-        match &self.batch.body {
-            Body::Bytes(column, _) => column.get(self.body_row),
-            Body::Parsed(_) => None,
-        }
+        self.value
     }
 
     /// What the value's bytes are.
     pub fn form(&self) -> Form {
-        match &self.batch.body {
+        match &self.parts.body {
             Body::Bytes(_, forms) => forms.get(self.body_row),
             Body::Parsed(_) => Form::Json,
         }
@@ -483,43 +578,43 @@ impl<'a> RecordRef<'a> {
 
     /// Key.
     pub fn key(&self) -> Option<&'a [u8]> {
-        self.batch.envelope.keys.as_ref().and_then(|keys| keys.get(self.envelope_row()))
+        self.parts.envelope.keys.as_ref().and_then(|keys| keys.get(self.envelope_row()))
     }
 
     /// Headers in order: name, and value if there is one.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
         let row = self.envelope_row();
-        self.batch.envelope.headers.as_ref().into_iter().flat_map(move |headers| headers.get(row))
+        self.parts.envelope.headers.as_ref().into_iter().flat_map(move |headers| headers.get(row))
     }
 
     /// Event time.
     pub fn time(&self) -> Option<Timestamp> {
-        self.batch.envelope.time(self.envelope_row())
+        self.parts.envelope.time(self.envelope_row())
     }
 
     /// Where it was read.
     pub fn origin(&self) -> &'a ShardKey {
-        self.batch.envelope.shard(self.envelope_row())
+        self.parts.envelope.shard(self.envelope_row())
     }
 
     /// Its position there.
     pub fn sequence(&self) -> u128 {
-        self.batch.envelope.sequence(self.envelope_row())
+        self.parts.envelope.sequence(self.envelope_row())
     }
 
     /// Which of the outputs of that source record it is.
     pub fn index(&self) -> u64 {
-        self.batch.indexes.as_ref().map_or(0, |all| all[self.logical])
+        self.parts.indexes.as_ref().map_or(0, |all| all[self.logical])
     }
 
     /// How often the system has handed it out, this time included; 1 where it does not count.
     pub fn deliveries(&self) -> u32 {
-        self.batch.envelope.told.deliveries(self.envelope_row())
+        self.parts.envelope.told.deliveries(self.envelope_row())
     }
 
     /// The value as the source gave it.
     pub fn original(&self) -> Option<&'a [u8]> {
-        match &self.batch.original {
+        match &self.parts.original {
             Some(original) => original.get(self.envelope_row()),
             None => self.value(),
         }
@@ -542,13 +637,13 @@ impl<'a> RecordRef<'a> {
             headers: self.headers().map(|(name, value)| (name.to_owned(), value.map(own))).collect(),
             value: self.value().map(own),
             form: self.form(),
-            original: self.batch.original.as_ref().and_then(|original| original.get(self.envelope_row())).map(own),
+            original: self.parts.original.as_ref().and_then(|original| original.get(self.envelope_row())).map(own),
             deliveries: self.deliveries(),
         }
     }
 
     pub(crate) fn kept_original(&self) -> Option<Option<&'a [u8]>> {
-        self.batch.original.as_ref().map(|original| original.get(self.envelope_row()))
+        self.parts.original.as_ref().map(|original| original.get(self.envelope_row()))
     }
 }
 

@@ -43,12 +43,63 @@ impl Extent {
 pub struct Column {
     data: Bytes,
     extents: Arc<Vec<Extent>>,
+    /// The values have as many bytes together as the data.
+    covered: bool,
 }
 
 impl Column {
     /// A column over `data`. Extents that do not lie within `data` read as absent.
     pub fn new(data: Bytes, extents: Vec<Extent>) -> Self {
-        Column { data, extents: Arc::new(extents) }
+        Column { data, extents: Arc::new(extents), covered: false }
+    }
+
+    /// Stands in [`Column::touching`] for an end that 32 bits do not reach.
+    pub(crate) const FAR: usize = u32::MAX as usize - 1;
+
+    /// A column of byte strings that touch, by where each ends, without the rows `except`, which ascend.
+    pub(crate) fn touching(data: Bytes, ends: &[u32], except: impl Iterator<Item = usize>) -> Self {
+        let mut start = 0;
+        let extents = ends.iter().map(|&end| Extent { start: std::mem::replace(&mut start, end), end });
+        let mut extents: Vec<Extent> = extents.collect();
+        let near = data.len() < Self::FAR;
+        if !near {
+            extents.iter_mut().filter(|extent| extent.end as usize == Self::FAR).for_each(|far| *far = Extent::ABSENT);
+        }
+        let (mut except, mut row) = (except.peekable(), 0..);
+        let covered = near && except.peek().is_none();
+        if except.peek().is_some() {
+            extents.retain(|_| except.next_if_eq(&row.next().unwrap_or_default()).is_none());
+        }
+        Column { covered, ..Column::new(data, extents) }
+    }
+
+    /// Bytes of the values of these rows.
+    pub fn bytes(&self, rows: &Rows) -> usize {
+        if self.covered && rows.is_all(self.len()) {
+            return self.data.len();
+        }
+        let extents = match rows {
+            Rows::Range(start, end) => self.extents.get(*start as usize..*end as usize),
+            Rows::Picked(_) => None,
+        };
+        extents.and_then(|extents| self.bytes_inside(extents)).unwrap_or_else(|| {
+            let len = |row| self.get(row).map_or(0, <[u8]>::len);
+            rows.iter().map(len).sum()
+        })
+    }
+
+    /// Bytes of extents that all lie within the data; `None` if one does not, or if there are 2 GiB of data.
+    fn bytes_inside(&self, extents: &[Extent]) -> Option<usize> {
+        let len = i32::try_from(self.data.len()).ok()?;
+        // Without a branch, so that several are done at once: one negative number leaves its sign.
+        let (mut signs, mut bytes) = (0, 0);
+        for extent in extents {
+            let (start, end) = (extent.start as i32, extent.end as i32);
+            let length = end.wrapping_sub(start);
+            signs |= start | end | length | len.wrapping_sub(end);
+            bytes += u64::from(length as u32);
+        }
+        (signs >= 0).then(|| usize::try_from(bytes).ok()).flatten()
     }
 
     /// Number of rows.
@@ -135,14 +186,6 @@ impl ColumnBuilder {
         result
     }
 
-    /// Appends a row whose bytes `write` appends to the buffer; none if it fails or panics.
-    pub fn try_push_with<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
-        let start = self.data.len();
-        write(&mut self.data)?;
-        self.extents.push(extent(start, self.data.len()));
-        Ok(())
-    }
-
     /// Appends rows without a byte string until there are `rows`.
     pub fn pad(&mut self, rows: usize) {
         self.extents.resize(rows.max(self.extents.len()), Extent::ABSENT);
@@ -170,11 +213,17 @@ impl ColumnBuilder {
 }
 
 /// Callers cut batches far below 4 GiB; a row past that reads as absent rather than as somebody else's bytes.
+#[inline(always)]
 fn extent(start: usize, end: usize) -> Extent {
-    match (u32::try_from(start), u32::try_from(end)) {
-        (Ok(start), Ok(end)) => Extent { start, end },
-        _ => Extent::ABSENT,
+    if (start | end) > u32::MAX as usize {
+        return far();
     }
+    Extent { start: start as u32, end: end as u32 }
+}
+
+#[cold]
+fn far() -> Extent {
+    Extent::ABSENT
 }
 
 /// A list of headers for each row. Cheap to clone.

@@ -41,7 +41,7 @@ pub use column::{Column, ColumnBuilder, Extent, Headers, HeadersBuilder};
 pub use component::{Component, Delivery, PlanContext, Planner, Registry, Role, SinkPlan, SourcePlan, Step, StepPlan};
 pub use dead_letter::DeadLetter;
 pub use error::{Blame, Class, Error, ErrorKind, Facts, Place, Result};
-pub use guard::{each_row, panicked, try_each_row};
+pub use guard::{each_row, panicked, try_each_record, try_map_values};
 pub use options::{parse_options, suggest};
 pub use position::{CHECKPOINT_VERSION, Checkpoint, Epoch, Position, SeekTo, SourceCheckpoint, Stamp, Token};
 pub use record::{Form, Record, ShardKey};

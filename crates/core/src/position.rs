@@ -195,4 +195,7 @@ pub struct SourceCheckpoint {
     pub position: Position,
     /// It had ended by itself.
     pub ended: bool,
+    /// Where the next run is to go on instead, because somebody has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seek: Option<SeekTo>,
 }

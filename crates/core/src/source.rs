@@ -104,7 +104,8 @@ pub enum Event {
     Batch(Read),
     /// These shards are read from now on.
     Added(Vec<ShardKey>),
-    /// These shards are to be given away: no more records of them follow. The runtime answers with [`Source::release`].
+    /// These shards are to be given away: no more records of them follow. The runtime answers with [`Source::release`]; if the
+    /// source is opened again before that, it says so again.
     Leaving(Vec<ShardKey>),
     /// These shards are gone; what was read of them and is not committed must be thrown away.
     Lost(Vec<ShardKey>),

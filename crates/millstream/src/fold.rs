@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use millstream_core::{
-    Batch, BatchBuilder, Change, Form, Operator, Output, Record, RecordRef, Result, Step, StepPlan, try_each_row,
+    Batch, BatchBuilder, Change, Form, Operator, Output, Record, RecordRef, Result, Step, StepPlan, try_each_record,
 };
 use millstream_state::KeyedTable;
 use serde::{Serialize, de::DeserializeOwned};
@@ -74,8 +74,7 @@ where
         let batch = batch.into_bytes();
         let (key, fold, _) = &*self.functions;
         let mut absorbed = 0;
-        let failed = try_each_row(batch.len(), |row| {
-            let record = batch.get(row);
+        let failed = try_each_record(&batch, |_, record| {
             if let Some(key) = key(record) {
                 fold(self.table.entry(key), record);
                 absorbed += 1;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_core::{
-    Batch, Body, Column, ColumnBuilder, Extent, Form, Forms, Output, RecordRef, Result, Step, StepPlan, Transform,
-    try_each_row,
+    Batch, Body, Column, Extent, Form, Forms, Output, RecordRef, Result, Step, StepPlan, Transform,
+    try_each_record, try_map_values,
 };
 
 macro_rules! closure_step {
@@ -59,11 +59,10 @@ closure_step!(
 impl<F: Fn(RecordRef<'_>, &mut Value<'_>) -> Result<()> + Send + Sync> Transform for Map<F> {
     fn apply(&mut self, batch: Batch, out: &mut Output) {
         let batch = batch.into_bytes();
-        let mut values = ColumnBuilder::with_capacity(batch.len(), batch.size());
-        let failed =
-            try_each_row(batch.len(), |row| values.try_push_with(|value| (self.0)(batch.get(row), &mut Value(value))));
-        if let Some(batch) = out.fail_rows(&batch, failed) {
-            out.emit(0, batch.with_body(Body::Bytes(values.finish(), Forms::Same(Form::Bytes))));
+        let (values, failed) = try_map_values(&batch, |record, value| (self.0)(record, &mut Value(value)));
+        let good = if failed.is_empty() { Some(batch) } else { out.fail_rows(&batch, failed) };
+        if let Some(batch) = good {
+            out.emit(0, batch.with_body(Body::Bytes(values, Forms::Same(Form::Bytes))));
         }
     }
 }
@@ -72,8 +71,8 @@ impl<F: Fn(RecordRef<'_>) -> bool + Send + Sync> Transform for Filter<F> {
     fn apply(&mut self, batch: Batch, out: &mut Output) {
         let batch = batch.into_bytes();
         let mut kept = Vec::with_capacity(batch.len());
-        let failed = try_each_row(batch.len(), |row| {
-            if (self.0)(batch.get(row)) {
+        let failed = try_each_record(&batch, |row, record| {
+            if (self.0)(record) {
                 kept.push(row as u32);
             }
             Ok(())
@@ -91,9 +90,9 @@ impl<F: Fn(RecordRef<'_>, &mut Emit<'_>) + Send + Sync> Transform for FlatMap<F>
         let batch = batch.into_bytes();
         let Some((column, ..)) = batch.values() else { return };
         let mut emit = Emit { data: column.data(), extents: Vec::new(), own: None, parents: Vec::new(), done: 0 };
-        let failed = try_each_row(batch.len(), |row| {
+        let failed = try_each_record(&batch, |row, record| {
             emit.take_back();
-            (self.0)(batch.get(row), &mut emit);
+            (self.0)(record, &mut emit);
             match emit.end(row as u32) {
                 0 => out.filtered(1),
                 outputs => out.created(outputs - 1),

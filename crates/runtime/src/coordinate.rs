@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use millstream_core::{Change, Companion, Epoch, Error, ErrorKind, Last, SourceCheckpoint, Token};
+use millstream_core::{Change, Companion, Epoch, Last, SourceCheckpoint, Token};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     sink_task::SinkCommand,
     source_task::SourceCommand,
     stage_task::sleep,
-    task::{AfterFailure, Failure, Halt, Report},
+    task::{Failure, Report},
 };
 
 /// The coordinator's ends of the tasks' channels.
@@ -46,7 +46,7 @@ pub(crate) struct Open {
 
 /// What the run is up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Aim {
+pub(crate) enum Aim {
     Run,
     /// Sources have stopped; what is in flight or parked is worked off.
     Drain,
@@ -59,10 +59,10 @@ pub(crate) struct Coordinator<'a> {
     pub(crate) opened: Opened,
     reports: mpsc::UnboundedReceiver<Report>,
     pub(crate) control: &'a mut mpsc::UnboundedReceiver<Control>,
-    phase: &'a tokio::sync::watch::Sender<Phase>,
+    pub(crate) phase: &'a tokio::sync::watch::Sender<Phase>,
     pub(crate) epochs: VecDeque<Open>,
     /// Newest epoch that was cut, and newest that counts.
-    cut: Epoch,
+    pub(crate) cut: Epoch,
     pub(crate) decided: Epoch,
     /// For each sink its tokens that may not have been made to count, and the newest one.
     pub(crate) tokens: BTreeMap<String, Vec<(Epoch, Token)>>,
@@ -71,14 +71,14 @@ pub(crate) struct Coordinator<'a> {
     /// Time from the first record after an epoch to the next one.
     every: Duration,
     due: Option<Instant>,
-    aim: Aim,
+    pub(crate) aim: Aim,
     sinks_ended: usize,
     /// Acknowledgements of the newest decision that are still to come.
     pub(crate) unacknowledged: usize,
     /// Who waits for an epoch to count.
     pub(crate) waiting: Vec<(Epoch, tokio::sync::oneshot::Sender<Epoch>)>,
     /// When a drain gives up on what is parked, and when on everything.
-    patience: Option<Instant>,
+    pub(crate) patience: Option<Instant>,
     pub(crate) abort_at: Option<Instant>,
 }
 
@@ -295,81 +295,6 @@ impl<'a> Coordinator<'a> {
             note(open);
         }
     }
-
-    /// Does what a handle says; an answer if that is to stop at once.
-    pub(crate) fn obey(&mut self, control: Control) -> Option<Ended> {
-        match control {
-            Control::Drain(deadline) => {
-                match self.aim {
-                    Aim::Run => self.drain(deadline),
-                    Aim::Drain => {}
-                    // It ends by itself; but no later than was asked for.
-                    Aim::Last(_) => self.abort_at = self.abort_at.or(Some(abort_at(deadline))),
-                }
-                None
-            }
-            Control::Checkpoint(answer) => {
-                self.opened.pace.urge();
-                self.waiting.push((self.cut + 1, answer));
-                None
-            }
-            Control::Stop => Some(Ended::Stopped),
-        }
-    }
-
-    fn drain(&mut self, deadline: Duration) {
-        self.phase.send_replace(Phase::Draining);
-        for (_, source) in &self.opened.ends.sources {
-            let _ = source.send(SourceCommand::Stop);
-        }
-        self.patience = Some(Instant::now() + deadline);
-        self.abort_at = Some(abort_at(deadline));
-        self.aim = Aim::Drain;
-    }
-
-    fn done(&self) -> Option<Ended> {
-        let Aim::Last(last) = self.aim else { return None };
-        let all = self.epochs.is_empty() && self.unacknowledged == 0 && self.decided == self.cut;
-        all.then_some(if last == Last::Finished { Ended::Finished } else { Ended::Drained })
-    }
-
-    fn joined(&mut self, joined: Result<Result<(), Halt>, tokio::task::JoinError>) -> Result<(), Failure> {
-        let stage = "pipeline".to_owned();
-        match joined {
-            Ok(Ok(())) | Ok(Err(Halt::Gone)) => Ok(()),
-            Ok(Err(Halt::Failed(failure))) => Err(failure),
-            Err(error) if error.is_panic() => {
-                let error = millstream_core::panicked(&*error.into_panic()).context("a stage died");
-                Err(Failure { stage, error, then: AfterFailure::Restart })
-            }
-            Err(_) => Err(too_late()),
-        }
-    }
-
-    /// Lets the tasks go, sources first, and waits for them.
-    async fn close(&mut self, ended: Ended) -> Result<Ended, Failure> {
-        for (_, source) in &self.opened.ends.sources {
-            let _ = source.send(SourceCommand::Close);
-        }
-        for (_, sink) in &self.opened.ends.sinks {
-            let _ = sink.send(SinkCommand::Close);
-        }
-        if let Some(letters) = &self.opened.ends.dead_letters {
-            let _ = letters.send(DeadLetterCommand::Close);
-        }
-        while let Some(joined) = self.opened.tasks.join_next().await {
-            self.joined(joined)?;
-        }
-        Ok(ended)
-    }
-}
-
-/// How long the last epoch of a drain may take, once what is parked has been given up.
-const LAST_EPOCH_WAIT: Duration = Duration::from_secs(5);
-
-/// When a drain with this deadline is given up.
-fn abort_at(deadline: Duration) -> Instant {
-    Instant::now() + deadline + deadline.min(LAST_EPOCH_WAIT)
 }
 
 /// Tokens up to `epoch` count; the newest is kept, because it holds the mark for the next recovery.
@@ -378,11 +303,4 @@ pub(crate) fn forget_committed(tokens: Option<&mut Vec<(Epoch, Token)>>, epoch: 
         let newest = tokens.iter().map(|(of, _)| *of).filter(|of| *of <= epoch).max().unwrap_or(0);
         tokens.retain(|(of, _)| *of >= newest);
     }
-}
-
-/// A drain that was aborted.
-pub(crate) fn too_late() -> Failure {
-    let error = Error::new(ErrorKind::Interrupted, "the drain took longer than its deadline")
-        .hint("the next run goes on from the last checkpoint");
-    Failure { stage: "pipeline".to_owned(), error, then: AfterFailure::Stop }
 }

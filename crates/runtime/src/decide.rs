@@ -5,8 +5,9 @@ use millstream_core::{
 };
 
 use crate::{
-    coordinate::{Coordinator, Open, forget_committed, too_late},
+    coordinate::{Coordinator, Open, forget_committed},
     dead_letter_task::DeadLetterCommand,
+    ending::too_late,
     open::{DEAD_LETTERS, failure},
     probe::Step,
     run::Ended,

@@ -95,3 +95,71 @@ impl Drop for Lease {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use millstream_core::{Event, Form, Position, SourceCapabilities};
+
+    use super::*;
+
+    /// Counts how many were made.
+    #[derive(Debug)]
+    struct Plan(Owner, Mutex<usize>);
+
+    impl SourcePlan for Plan {
+        fn capabilities(&self) -> SourceCapabilities {
+            SourceCapabilities { owner: self.0, ..SourceCapabilities::LOG }
+        }
+
+        fn form(&self) -> Form {
+            Form::Bytes
+        }
+
+        fn describe(&self) -> String {
+            "silent".to_owned()
+        }
+
+        fn create(&self) -> Result<Box<dyn Source>> {
+            *lock(&self.1) += 1;
+            Ok(Box::new(Silent))
+        }
+    }
+
+    struct Silent;
+
+    #[async_trait]
+    impl Source for Silent {
+        async fn open(&mut self, _: &Resume) -> Result<()> {
+            Ok(())
+        }
+
+        async fn next(&mut self) -> Result<Event> {
+            std::future::pending().await
+        }
+
+        fn position(&self) -> Result<Position> {
+            Ok(Position::default())
+        }
+    }
+
+    /// How many sources it takes for two tasks, the first of which ends in the middle of a call, or not.
+    async fn made(owner: Owner, calling: bool) -> usize {
+        let (plan, kept) = (Plan(owner, Mutex::new(0)), Kept::default());
+        let mut lease = kept.open(&plan, &Resume::default()).await.unwrap();
+        assert!(lease.call().is_ok());
+        if !calling {
+            lease.done();
+        }
+        drop(lease);
+        kept.open(&plan, &Resume::default()).await.unwrap();
+        *lock(&plan.1)
+    }
+
+    #[tokio::test]
+    async fn a_source_goes_on_in_the_next_task_unless_a_call_was_cut_short() {
+        assert_eq!([made(Owner::System, false).await, made(Owner::System, true).await], [1, 2]);
+        assert_eq!([made(Owner::Nobody, false).await, made(Owner::Nobody, true).await], [1, 1]);
+        assert_eq!([made(Owner::Checkpoint, false).await, made(Owner::Checkpoint, true).await], [2, 2]);
+    }
+}

@@ -6,9 +6,9 @@
 //! ```text
 //! source_task ──► stage_task ──► sink_task          batches and barriers, over channel + align
 //!      │               │              │
-//!      └───────────────┴─── reports ──┴──► coordinate ──► Store::decide ──► everybody is told
+//!      └───────────────┴─── reports ──┴──► coordinate ──► decide: our store or a host ──► everybody is told
 //!                                              ▲
-//!        open (recovery) ◄── supervise ────────┘  failure: again from the checkpoint
+//!        recover, open ◄──── supervise ────────┘  failure: again from the checkpoint
 //! ```
 
 mod align;
@@ -17,6 +17,7 @@ mod condemn;
 mod coordinate;
 mod dead_letter_task;
 mod decide;
+mod ending;
 mod lease;
 mod metrics;
 mod open;
@@ -35,6 +36,7 @@ mod spec;
 mod stage_task;
 mod supervise;
 mod task;
+mod wait;
 mod wire;
 
 pub use dead_letter_task::DeadLetterCause;

@@ -239,7 +239,11 @@ impl Build<'_> {
             stamp: Some(self.stamp()),
             keyed,
         };
-        let lease = kept.open(&**plan, &resume).await.map_err(failure(&node.name))?;
+        let mut lease = kept.open(&**plan, &resume).await.map_err(failure(&node.name))?;
+        let saved = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.sources.get(&node.name));
+        if let (Some(to), Ok(source)) = (saved.and_then(|saved| saved.seek.as_ref()), lease.source()) {
+            source.seek(to, None).await.map_err(failure(&node.name))?;
+        }
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sources.len();
         self.ends.sources.push((node.name.clone(), sender));

@@ -28,7 +28,9 @@ impl Lasting {
         let hosted = self.fence_host().await?;
         let share = self.host.as_ref().map(|host| host.share());
         let local = self.store.load().await.map_err(&failed)?;
-        let reset = local.is_none() && self.store.was_reset();
+        // What a host holds under our new identity came after the reset.
+        let older = hosted.as_ref().is_some_and(|hosted| hosted.store_id != self.store.id());
+        let reset = local.is_none() && self.store.was_reset() && older;
         if self.options.fresh || reset {
             // What does not fit together is forgotten with the rest.
             if let Some(checkpoint) = hosted.or(local) {

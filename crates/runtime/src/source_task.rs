@@ -2,27 +2,25 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    future::{Future, poll_fn},
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
 use millstream_core::{
-    Batch, Delivery, Epoch, Error, Event, Last, Owner, Position, Read, Result, SeekTo, ShardKey, Source,
-    SourceCapabilities, SourceCheckpoint, Stamp,
+    Batch, Delivery, Epoch, Error, Event, Last, Owner, Position, Read, Result, SeekTo, ShardKey, SourceCapabilities,
+    SourceCheckpoint, Stamp,
 };
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     channel::Barrier,
     lease::{Kept, Lease, lock},
-    pace::Gate,
     probe::Step,
     rules::Rules,
     shards::Leaving,
     stage_task::sleep,
     task::{Context, FailedRecord, Halt, Outputs, Report},
+    wait::hear,
 };
 
 /// What the coordinator tells a source task.
@@ -79,7 +77,7 @@ pub(crate) struct Progress {
     failures: u32,
     retry_at: Option<Instant>,
     /// When the claim on what was read is renewed next.
-    keep_alive_at: Option<Instant>,
+    pub(crate) keep_alive_at: Option<Instant>,
 }
 
 impl SourceTask {
@@ -136,44 +134,6 @@ impl SourceTask {
         }
     }
 
-    /// Does work that may wait for room downstream. What the source must do and hear does not wait with it.
-    async fn meanwhile<T>(
-        &mut self,
-        at: &mut Progress,
-        work: impl Future<Output = Result<T, Halt>> + Send,
-    ) -> Result<T, Halt> {
-        let mut work = std::pin::pin!(work);
-        // The common case: there is room.
-        if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
-            return done;
-        }
-        loop {
-            let keep_alive_at = at.keep_alive_at;
-            let source = self.lease.source()?;
-            tokio::select! {
-                biased;
-                done = &mut work => return done,
-                () = sleep(keep_alive_at) => self.keep_alive(at).await?,
-                news = source.news() => self.told(news, at)?,
-            }
-        }
-    }
-
-    /// Renews the claim on what has been read. A failure is no reason to stop: the claim holds for longer than one interval.
-    async fn keep_alive(&mut self, at: &mut Progress) -> Result<(), Halt> {
-        let Some(every) = self.capabilities.keep_alive else { return Ok(()) };
-        at.keep_alive_at = Some(Instant::now() + every);
-        let source = &self.context.name;
-        match tokio::time::timeout(every, self.lease.source()?.keep_alive()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%source, error = %error.chain(), "cannot renew the claim on what was read")
-            }
-            Err(_) => tracing::warn!(%source, "renewing the claim on what was read takes longer than {every:?}"),
-        }
-        Ok(())
-    }
-
     fn is_full(&self, at: &Progress) -> bool {
         let kept = if self.retains() { lock(&self.kept.retained).bytes() } else { 0 };
         let full = kept + at.held_bytes > self.retained_bytes_max;
@@ -214,7 +174,7 @@ impl SourceTask {
         at.positions.push_back((epoch, position.clone()));
         at.epoch = epoch + 1;
         self.context.metrics.mark(epoch);
-        let checkpoint = SourceCheckpoint { position, ended: self.ended && !self.counted() };
+        let checkpoint = SourceCheckpoint { position, ended: self.ended && !self.counted(), seek: None };
         self.context.report(Report::Source { source: self.id, epoch, checkpoint, companion })?;
         if barrier.last != Last::No {
             at.reading = false;
@@ -361,25 +321,4 @@ impl SourceTask {
         let good = (0..batch.len() as u32).filter(|row| bad.next_if_eq(row).is_none()).collect();
         Ok(batch.select(good))
     }
-}
-
-/// The next event; where no records are wanted, or not yet, only news of the shards.
-async fn hear(source: &mut dyn Source, wanted: bool, retry_at: Option<Instant>, gate: &Gate) -> Result<Event> {
-    if !wanted {
-        return Ok(source.news().await);
-    }
-    if retry_at.is_some() || !gate.is_open() {
-        let ready = async {
-            match retry_at {
-                Some(when) => tokio::time::sleep_until(when).await,
-                None => gate.opened().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = ready => {}
-            news = source.news() => return Ok(news),
-        }
-    }
-    source.next().await
 }

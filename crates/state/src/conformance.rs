@@ -34,6 +34,8 @@ pub type Model = BTreeMap<(String, Bytes), Bytes>;
 pub enum Step {
     /// Writes the changes of the next epoch and decides it.
     Epoch(Vec<(u8, u8, Option<u8>)>),
+    /// Writes the changes of the next epoch, which a host decides, or aborts; dies before it is told.
+    Hosted(Vec<(u8, u8, Option<u8>)>, bool),
     /// Decides an epoch without changes of state; the number is how many epochs are left out before it.
     Empty(u8),
     /// Writes the changes of an epoch further on, and dies.
@@ -71,7 +73,7 @@ pub fn checkpoint(store_id: String, epoch: Epoch, segments: Vec<(Epoch, u64)>) -
         store_id,
         plan: "plan".into(),
         epoch,
-        sources: BTreeMap::from([("in".into(), SourceCheckpoint { position, ended: false })]),
+        sources: BTreeMap::from([("in".into(), SourceCheckpoint { position, ..Default::default() })]),
         sinks: BTreeMap::new(),
         segments,
         finished: false,
@@ -396,6 +398,16 @@ pub async fn nothing_works_before_fence(place: &impl Place) {
     store.close().await.unwrap();
 }
 
+fn apply(model: &mut Model, stages: &[(String, Vec<Change>)]) {
+    for (stage, change) in stages.iter().flat_map(|(stage, list)| list.iter().map(move |change| (stage, change))) {
+        let key = (stage.clone(), change.key.clone());
+        match &change.value {
+            Some(value) => drop(model.insert(key, value.clone())),
+            None => drop(model.remove(&key)),
+        }
+    }
+}
+
 /// Holds a store against a plain map, through any steps.
 pub async fn agrees_with_the_model(place: &impl Place, steps: &[Step]) {
     let stages = ["s0", "s1", "s2"];
@@ -412,15 +424,21 @@ pub async fn agrees_with_the_model(place: &impl Place, steps: &[Step]) {
         match step {
             Step::Epoch(list) => {
                 let stages: Vec<(String, Vec<Change>)> = changes(list);
-                for (stage, change) in stages.iter().flat_map(|(stage, list)| list.iter().map(move |c| (stage, c))) {
-                    let key = (stage.clone(), change.key.clone());
-                    match &change.value {
-                        Some(value) => drop(model.insert(key, value.clone())),
-                        None => drop(model.remove(&key)),
-                    }
-                }
+                apply(&mut model, &stages);
                 commit(&mut store, epoch + 1, epoch, stages).await;
                 epoch += 1;
+            }
+            Step::Hosted(list, decided) => {
+                let stages: Vec<(String, Vec<Change>)> = changes(list);
+                let hash = store.write(Segment { epoch: epoch + 1, stages: stages.clone() }).await.unwrap();
+                store.sync().await.unwrap();
+                drop(store);
+                store = started(place).await.0;
+                if *decided {
+                    apply(&mut model, &stages);
+                    store.adopt(hosted(store.id(), epoch + 1, vec![(epoch + 1, hash)])).await.unwrap();
+                    epoch += 1;
+                }
             }
             Step::Empty(left_out) => {
                 let next = epoch + 1 + u64::from(*left_out);

@@ -40,6 +40,8 @@ pub(crate) struct State {
     /// How far each shard has been read, and who said so.
     pub(crate) offsets: BTreeMap<ShardKey, (usize, Option<Stamp>)>,
     pub(crate) news: VecDeque<News>,
+    /// What it has asked for and not got.
+    pub(crate) asked: BTreeSet<ShardKey>,
     pub(crate) released: Vec<ShardKey>,
     pub(crate) open_failures: Vec<Error>,
     pub(crate) created: usize,
@@ -135,13 +137,17 @@ impl FakeGroup {
 
     /// Asks for shards; they are ours until they are released.
     pub fn ask_for(&self, shards: &[u64]) {
+        self.lock().asked.extend(keys(shards));
         self.say(News::Leaving(keys(shards)));
     }
 
     /// Takes shards away without asking.
     pub fn take_away(&self, shards: &[u64]) {
         let gone = keys(shards);
-        self.lock().assigned.retain(|shard| !gone.contains(shard));
+        let mut state = self.lock();
+        state.assigned.retain(|shard| !gone.contains(shard));
+        state.asked.retain(|shard| !gone.contains(shard));
+        drop(state);
         self.say(News::Lost(gone));
     }
 
@@ -171,6 +177,11 @@ impl FakeGroup {
     /// How far a shard has been read, and who said so.
     pub fn offset(&self, shard: u64) -> Option<(usize, Option<Stamp>)> {
         self.lock().offsets.get(&ShardKey::new("fake", shard)).cloned()
+    }
+
+    /// The group's own tools forget how far its shards have been read.
+    pub fn forget(&self) {
+        self.lock().offsets.clear();
     }
 
     /// Another member, or the group's own tools, set how far a shard has been read.

@@ -78,6 +78,11 @@ impl FakeServer {
         self.lock().kept.topics.get(topic).cloned().unwrap_or_default()
     }
 
+    /// Empties all topics.
+    pub fn clear(&self) {
+        self.lock().kept.topics.clear();
+    }
+
     /// The checkpoint of a pipeline.
     pub fn checkpoint(&self, pipeline: &str) -> Option<Checkpoint> {
         self.lock().kept.checkpoints.get(pipeline).and_then(|text| serde_json::from_str(text).ok())

@@ -88,6 +88,12 @@ impl Source for Member {
             return Err(state.open_failures.remove(0));
         }
         self.leaving.clear();
+        // All that counts is in what is assigned now, but for shards that were asked for: the answer is still to come.
+        state.news.clear();
+        if !state.asked.is_empty() {
+            let asked = state.asked.iter().cloned().collect();
+            state.news.push_back(News::Leaving(asked));
+        }
         let shards = state.assigned.iter().cloned();
         self.next = shards.map(|shard| Ok((shard.clone(), begin(&state, &shard, resume)?))).collect::<Result<_>>()?;
         Ok(())
@@ -157,6 +163,7 @@ impl Source for Member {
                 return Err(state.violated(format!("{shard} was released before what was read of it counts")));
             }
             state.assigned.remove(shard);
+            state.asked.remove(shard);
             state.released.push(shard.clone());
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The sink as planned: options checked, nothing opened.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use millstream_codec::{CodecOptions, MessageCodec};
 use millstream_core::{Host, PlanContext, Result, Sink, SinkCapabilities, SinkPlan, Way, parse_options};
@@ -18,7 +18,6 @@ use crate::{
 const BATCH_BYTES: u64 = 1_048_588;
 
 /// What the options come to.
-#[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) options: KafkaSinkOptions,
     pub(crate) address: Address,
@@ -38,6 +37,13 @@ pub(crate) fn plan(options: &Value, _: &PlanContext) -> Result<Box<dyn SinkPlan>
     let codec = options.codec.clone().map_or_else(|| CodecOptions::named("bytes"), Ok)?;
     let codec = codec.message().map_err(|error| error.within("codec"))?;
     Ok(Box::new(KafkaSinkPlan(Arc::new(Planned { options, address, access, codec, config }))))
+}
+
+/// Shows the options: the properties of the client hold secrets.
+impl fmt::Debug for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.options.fmt(f)
+    }
 }
 
 impl Planned {

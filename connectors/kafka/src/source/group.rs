@@ -31,6 +31,8 @@ use crate::{
 
 /// How long a commit may be tried: longer than a coordinator needs to move.
 const COMMIT_WAIT: Duration = Duration::from_secs(30);
+/// That keyed state waits for partitions is told after this, and again: a group needs a moment to share them out.
+const TELL_AFTER: Duration = Duration::from_secs(6);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -44,7 +46,7 @@ pub(super) struct Group {
     /// Partitions that came, whose begins are not known yet.
     pub(super) coming: Option<TopicPartitionList>,
     pub(super) leaving: Option<Leaving>,
-    /// With keyed state: how many partitions there are, all of which must be ours; and when it was said that they are not.
+    /// With keyed state: how many partitions there are, all of which must be ours; and since when they are not, or when that was told.
     pub(super) needed: Option<usize>,
     pub(super) told_at: Option<Instant>,
 }
@@ -289,7 +291,7 @@ impl Reader {
             *told_at = None;
             return Ok(false);
         }
-        if leaving.is_none() && told_at.is_none_or(|at| at.elapsed() > Duration::from_secs(30)) {
+        if leaving.is_none() && told_at.get_or_insert_with(Instant::now).elapsed() > TELL_AFTER {
             *told_at = Some(Instant::now());
             return Err(Error::new(
                 ErrorKind::Unavailable,

@@ -1,6 +1,7 @@
 //! The source as planned: options checked, nothing opened.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, Weak},
     time::Duration,
 };
@@ -24,7 +25,6 @@ use crate::{
 const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// What the options come to.
-#[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) options: KafkaSourceOptions,
     pub(crate) address: Address,
@@ -78,6 +78,13 @@ impl SourcePlan for KafkaSourcePlan {
 
     fn create(&self) -> Result<Box<dyn Source>> {
         Ok(Box::new(KafkaSource::new(self.0.clone())))
+    }
+}
+
+/// Shows the options: the properties of the client hold secrets.
+impl fmt::Debug for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.options.fmt(f)
     }
 }
 

@@ -30,6 +30,8 @@ use crate::{
 
 /// How long the thread waits for records, and so at most for a command.
 const TURN: Duration = Duration::from_millis(20);
+/// Events of one turn: a poll that finds a line for the log says no more than one that finds nothing.
+const EVENTS: usize = 4;
 /// Trouble with the brokers is told again after this.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
@@ -97,8 +99,8 @@ impl Reader {
                 Err(mpsc::TryRecvError::Disconnected) => return Ok(false),
             }
         }
-        while let Some(event) = self.cluster.consumer.poll(Duration::ZERO) {
-            if let Err(error) = event {
+        for _ in 0..EVENTS {
+            if let Some(Err(error)) = self.cluster.consumer.poll(Duration::ZERO) {
                 self.event(error)?;
             }
         }
@@ -138,7 +140,7 @@ impl Reader {
     fn drain(&mut self) -> Result<()> {
         let Reader { inbox, table, assembler, .. } = self;
         let mut notes = Vec::new();
-        // While the messages of one call live, their topics do, and each has its address.
+        // A topic that is read has its address to itself until this thread gives it away.
         let mut newest: Option<(usize, i32, usize)> = None;
         inbox.drain(TURN, |message| {
             let (topic, partition) = (message.topic_address(), message.partition());
@@ -199,7 +201,7 @@ impl Reader {
                 if self.on_missing == OnMissing::Fail =>
             {
                 let next = self.table.get(shard).map_or(offset, |reading| reading.next);
-                Err(missing(shard, next, None))
+                Err(missing(shard, next, None).caused_by(std::io::Error::other(text.to_owned())))
             }
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => Err(gone(shard, shown)),
             _ => {

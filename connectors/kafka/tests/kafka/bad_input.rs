@@ -121,7 +121,7 @@ fn wrong_options_are_refused_before_anything_is_opened() {
         (json!({"url": "kafka://me@a/t"}), &["url"]),
         (json!({"url": url, "auth": {"user": "me"}}), &["auth", "password"]),
         (json!({"url": url, "auth": {"mechanism": "oauthbearer"}}), &["auth", "token"]),
-        (json!({"url": url, "auth": {"mechanism": "plane"}}), &["auth", "mechanism"]),
+        (json!({"url": url, "auth": {"mechanism": "plane"}}), &["auth", "mechanism", "plane"]),
         (json!({"url": url, "tls": {"certificate": "x"}}), &["tls", "key"]),
         (json!({"url": url, "property": {"no.such.property": 1}}), &["property", "no.such.property"]),
         (json!({"url": url, "property": {"group": {"id": "x"}}}), &["property", "group.id"]),

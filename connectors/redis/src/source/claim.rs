@@ -88,15 +88,35 @@ impl Lane {
             if !keeps {
                 continue;
             }
-            let mut from = Some("-".to_owned());
-            while let Some(first) = from {
-                let (page, next) = self.pending(link, key, None, &first).await?;
-                from = next;
-                let alone = self.take(link, key, page, Duration::ZERO).await?;
-                claims.own.extend(alone.into_iter().map(|pending| (key, pending)));
-            }
+            self.take_own(link, key, &mut claims).await?;
         }
         Ok(claims)
+    }
+
+    /// Takes up what is pending under our name and not with us.
+    async fn take_own(&mut self, link: &mut Link, key: usize, claims: &mut Claims) -> Result<()> {
+        let mut from = Some("-".to_owned());
+        while let Some(first) = from {
+            let (page, next) = self.pending(link, key, None, &first).await?;
+            from = next;
+            let known = |pending: &Pending| claims.own.iter().any(|(of, own)| *of == key && own.id == pending.id);
+            let page = page.into_iter().filter(|pending| !known(pending)).collect();
+            let alone = self.take(link, key, page, Duration::ZERO).await?;
+            claims.own.extend(alone.into_iter().map(|pending| (key, pending)));
+        }
+        Ok(())
+    }
+
+    /// Whether more is pending under our name than we hold: a command on a connection that broke was carried out after we had
+    /// looked for what it left.
+    async fn has_strays(&self, link: &mut Link, key: usize, claims: &Claims) -> Result<bool> {
+        let (Some(lane_key), member) = (self.keys.get(key), self.member()?) else { return Err(not_open()) };
+        let command = Commands::one(&[b"XPENDING", lane_key.shard.name.as_bytes(), member.group.name.as_bytes()]);
+        let reply = link.demand("look for pending records", &command).await?;
+        let ours =
+            pending_of(&reply, &member.name).ok_or_else(|| unexpected("look for pending records", link.server()))?;
+        let waiting = claims.own.iter().filter(|(of, _)| *of == key).count();
+        Ok(ours > member.ledger.count(&lane_key.shard.key) + waiting)
     }
 
     async fn make_group(&mut self, link: &mut Link, key: usize) -> Result<()> {
@@ -130,6 +150,9 @@ impl Lane {
         }
         claims.waiting = false;
         for key in 0..self.keys.len() {
+            if self.has_strays(link, key, claims).await? {
+                self.take_own(link, key, claims).await?;
+            }
             let (page, _) = self.pending(link, key, Some(idle), "-").await?;
             let mut gone: Vec<Vec<u8>> = page.iter().filter_map(|pending| pending.made_up.clone()).collect();
             gone.dedup();
@@ -247,6 +270,22 @@ impl Lane {
         assembler.entries(shard as u32, &mut reply.cursor(), None, Some(&deliveries))?;
         Some(assembler.finish())
     }
+}
+
+/// How many are pending under a name, in the summary of `XPENDING`.
+fn pending_of(reply: &Reply, member: &str) -> Option<usize> {
+    let mut cursor = reply.cursor();
+    cursor.array()?;
+    (0..3).for_each(|_| cursor.skip());
+    for _ in 0..cursor.array()? {
+        cursor.array()?;
+        let ours = cursor.text()? == member.as_bytes();
+        let count = cursor.integer()?;
+        if ours {
+            return usize::try_from(count).ok();
+        }
+    }
+    Some(0)
 }
 
 fn read_pending(reply: &Reply, member: &str) -> Option<Vec<Pending>> {

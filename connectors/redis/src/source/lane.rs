@@ -163,11 +163,14 @@ impl Lane {
             }
             let entries = self.note(&reply).ok_or_else(|| unexpected("read", &self.reading.server))?;
             let due = claims.as_ref().is_some_and(Claims::due);
-            if entries > FEW && !self.keys.is_empty() && !due {
-                link.send(&self.read_command(block)).await?;
+            let mut asked = Ok(());
+            if entries > FEW && !due {
+                asked = link.send(&self.read_command(block)).await;
                 sent = true;
             }
+            // Also when the connection is broken: this answer has been noted.
             self.hand_over(&reply).await?;
+            asked?;
             self.end_what_is_read(entries);
         }
         Ok(())
@@ -239,7 +242,11 @@ impl Lane {
         for _ in 0..cursor.array()? {
             cursor.array()?;
             let name = cursor.text()?;
-            let key = self.keys.iter_mut().find(|key| key.shard.name.as_bytes() == name)?;
+            let Some(key) = self.keys.iter_mut().find(|key| key.shard.name.as_bytes() == name) else {
+                // Asked for ahead, and read to its end since.
+                cursor.skip();
+                continue;
+            };
             let count = cursor.array()?;
             for _ in 0..count {
                 cursor.array()?;
@@ -291,7 +298,10 @@ impl Lane {
         for _ in 0..cursor.array()? {
             cursor.array()?;
             let name = cursor.text()?;
-            let key = self.keys.iter().find(|key| key.shard.name.as_bytes() == name)?;
+            let Some(key) = self.keys.iter().find(|key| key.shard.name.as_bytes() == name) else {
+                cursor.skip();
+                continue;
+            };
             let shard = self.dictionary.iter().position(|shard| *shard == key.shard.key)?;
             assembler.entries(shard as u32, &mut cursor, key.end, None)?;
         }

@@ -68,6 +68,12 @@ impl Ledger {
         all.get(shard).into_iter().flat_map(|held| &held.chunks).flat_map(|(_, ids)| ids.iter().copied()).collect()
     }
 
+    /// How many we hold of a shard.
+    pub(super) fn count(&self, shard: &ShardKey) -> usize {
+        let all = self.lock();
+        all.get(shard).into_iter().flat_map(|held| &held.chunks).map(|(_, ids)| ids.len()).sum()
+    }
+
     /// Whether nothing is held.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().values().all(|held| held.chunks.is_empty())

@@ -164,16 +164,30 @@ async fn slots_move_while_records_are_written_and_read() {
 }
 
 #[tokio::test]
+async fn records_can_be_waited_for_until_replicas_have_them() {
+    let cluster = started!(RedisCluster::shared());
+    let mut sink = open_sink(&options(cluster, json!({"stream": key(), "wait": {"replicas": 1}}))).await;
+    write(&mut *sink, keyed(0..100)).await;
+    let all = json!({"stream": key(), "wait": {"replicas": 2, "timeout": "200ms"}});
+    let mut sink = open_sink(&options(cluster, all)).await;
+    sink.write(keyed(0..100)).await.unwrap();
+    let error = sink.flush().await.unwrap_err();
+    assert!(error.message().contains("1 of 2 replicas"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_master_that_dies_is_followed_by_its_replica() {
     let cluster = started!(RedisCluster::start());
     let k = "k";
-    let mut sink = open_sink(&options(&cluster, json!({"stream": k, "shards": 6, "wait": {"replicas": 1}}))).await;
+    let mut sink = open_sink(&options(&cluster, json!({"stream": k, "shards": 6}))).await;
     let mut source = open_source(&options(&cluster, json!({"stream": k})), Resume::default()).await;
     let mut got = Got::default();
     write(&mut *sink, keyed(0..2000)).await;
     read(&mut *source, &mut got, 2000).await;
     let slot = cluster.slot("k:0");
     let master = cluster.master(slot);
+    // The replicas have all of it.
+    cluster.wait_until_ok();
     cluster.node(master).kill();
     write_in_pieces(&mut *sink, 2000..4000).await;
     read(&mut *source, &mut got, 4000).await;

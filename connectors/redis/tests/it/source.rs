@@ -233,3 +233,15 @@ async fn a_stream_that_went_back_is_found() {
     let error = tokio::time::timeout(PATIENCE, source.next()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), millstream_core::ErrorKind::StateMismatch, "{error:?}");
 }
+
+#[tokio::test]
+async fn the_end_is_where_it_was_when_reading_began() {
+    let redis = started!(Redis::shared());
+    let (long, short) = (key(), key());
+    fill(redis, &long, 0..5000).await;
+    fill(redis, &short, 0..300).await;
+    let mut source = source_at(redis, json!({"stream": [long, short], "batch": {"count": 100}}), until_end()).await;
+    fill(redis, &long, 5000..6000).await;
+    fill(redis, &short, 300..5000).await;
+    assert_eq!(all(&mut *source).await.len(), 5300);
+}

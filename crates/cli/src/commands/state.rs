@@ -1,11 +1,11 @@
-//! `millstream state list|show|reset`
+//! `millstream state list|show|seek|reset`
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use millstream::{
     Home,
-    core::{Error, ErrorKind, Result, suggest},
+    core::{Checkpoint, Error, ErrorKind, Result, SeekTo, suggest},
     state::inspect::{self, Summary},
 };
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::{
     count::{bytes, thousands},
     exit::{Exit, Outcome},
     output,
-    stream::StateDir,
+    stream::{StateDir, readable},
     table::Table,
     talk::Talk,
 };
@@ -49,6 +49,19 @@ enum What {
         #[command(flatten)]
         state: StateDir,
     },
+    /// Let a source of a pipeline at rest go on elsewhere; state stays as it is
+    Seek {
+        /// The pipeline
+        pipeline: String,
+        /// The source, where there are several
+        #[arg(long, value_name = "NAME")]
+        source: Option<String>,
+        /// Where to: `beginning`, `end`, a sequence number (inclusive), or a time in RFC 3339
+        #[arg(long, value_name = "WHERE", value_parser = |text: &str| text.parse::<SeekTo>().map_err(readable))]
+        to: SeekTo,
+        #[command(flatten)]
+        state: StateDir,
+    },
     /// Forget checkpoints and state of a pipeline at rest, so that it begins anew; dead letters stay
     Reset {
         /// The pipeline
@@ -63,6 +76,13 @@ impl StateCommand {
         match self.what {
             What::List { state, json } => list(&state.state_dir, json),
             What::Show { pipeline, stage, limit, state } => show(&state, &pipeline, stage.as_deref(), limit),
+            What::Seek { pipeline, source, to, state } => {
+                let folder = folder(&state, &pipeline)?;
+                let epoch = inspect::edit(&folder, |checkpoint| seek(checkpoint, source.as_deref(), to.clone()))
+                    .map_err(|error| at_rest(error, &pipeline, "change", &folder))?;
+                talk.say(&format!("{pipeline}: the next run goes on at `{to}` (epoch {epoch})"));
+                Ok(Exit::Done)
+            }
             What::Reset { pipeline, state } => {
                 let folder = folder(&state, &pipeline)?;
                 inspect::reset(&folder).map_err(|error| at_rest(error, &pipeline, "reset", &folder))?;
@@ -123,6 +143,26 @@ fn show(state: &StateDir, pipeline: &str, stage: Option<&str>, limit: usize) -> 
         .map_err(|error| at_rest(error, pipeline, "show", &folder))?;
     output::print(&format!("{:#}", serde_json::to_value(&shown).unwrap_or_default()))?;
     Ok(Exit::Done)
+}
+
+/// Notes in a checkpoint where a source is to go on; a run that had ended is one that goes on.
+fn seek(checkpoint: &mut Checkpoint, source: Option<&str>, to: SeekTo) -> Result<()> {
+    let names: Vec<String> = checkpoint.sources.keys().cloned().collect();
+    let name = match (source, names.as_slice()) {
+        (Some(name), _) => name,
+        (None, [only]) => only,
+        (None, _) => {
+            let message = format!("the pipeline has several sources: {}", names.join(", "));
+            return Err(Error::new(ErrorKind::Option, message).hint("say which one with --source NAME"));
+        }
+    };
+    let Some(saved) = checkpoint.sources.get_mut(name) else {
+        let error = Error::new(ErrorKind::NotFound, format!("the pipeline has no source `{name}`"));
+        return Err(suggest(name, &names).into_iter().fold(error, |error, hint| error.hint(hint)));
+    };
+    (saved.seek, saved.ended) = (Some(to), false);
+    (checkpoint.finished, checkpoint.drained) = (false, true);
+    Ok(())
 }
 
 /// The folder of a pipeline, which must be there.

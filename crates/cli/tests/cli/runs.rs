@@ -56,6 +56,21 @@ fn dead_letters_and_state_can_be_looked_at() {
 }
 
 #[test]
+fn a_position_is_moved_on_purpose() {
+    let folder = Folder::new();
+    folder.write("p.yaml", "source: { file: { path: in.txt } }\nsink: { stdout: {} }\n");
+    folder.write("in.txt", "a\nb\nc\nd\n");
+    folder.run("run p.yaml --until-end").code(0).prints("a\nb\nc\nd\n");
+    folder.run("state seek p --to 3").code(0).says("the next run goes on at `3`");
+    folder.run("run p.yaml --until-end").code(0).prints("c\nd\n");
+    folder.run("run p.yaml --until-end").code(0).prints("");
+    folder.run("state seek p --to beginning --source file").code(0);
+    folder.run("run p.yaml --until-end").code(0).prints("a\nb\nc\nd\n");
+    folder.run("state seek p --to nowhere").code(2).says("no place in a stream");
+    folder.run("state seek p --to end --source fil").code(1).says("no source `fil`").says("`file`");
+}
+
+#[test]
 fn counts_are_right_again_and_state_is_shown() {
     let folder = Folder::new();
     folder.write(

@@ -1,8 +1,17 @@
 //! Epochs that a host decides, in the transaction in which its sinks write.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use millstream_core::{Checkpoint, Delivery, Error, ErrorKind, Registry, Result, SinkPlan, Step, StepPlan, Store};
+use async_trait::async_trait;
+use millstream_core::{
+    Change, Checkpoint, Delivery, Epoch, Error, ErrorKind, Registry, Result, Segment, SinkPlan, Step, StepPlan, Store,
+};
 use millstream_runtime::{
     DeadLetterSpec, Ended, Entry, ErrorRule, PipelineSpec, Plan, PlanOptions, Probe, Retry, Start, Step as EpochStep,
     Then,
@@ -170,6 +179,81 @@ async fn a_kill_between_the_hosts_decision_and_ours_loses_no_state() {
         bench.start(&spec).wait().await.unwrap();
         assert_eq!(server.values("out"), ["v0=67", "v1=67", "v2=66"], "killed at {step:?} {epoch}");
     }
+}
+
+/// A store that knows whether something was written and not synced.
+struct Watched {
+    inner: MemoryStore,
+    unsynced: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Store for Watched {
+    async fn fence(&mut self) -> Result<()> {
+        self.inner.fence().await
+    }
+
+    fn id(&self) -> String {
+        self.inner.id()
+    }
+
+    async fn load(&mut self) -> Result<Option<Checkpoint>> {
+        self.inner.load().await
+    }
+
+    fn was_reset(&self) -> bool {
+        self.inner.was_reset()
+    }
+
+    async fn adopt(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        self.inner.adopt(checkpoint).await
+    }
+
+    async fn scan(&mut self, stage: &str) -> Result<Vec<Change>> {
+        self.inner.scan(stage).await
+    }
+
+    async fn write(&mut self, pending: Segment) -> Result<u64> {
+        self.unsynced.store(true, Ordering::SeqCst);
+        self.inner.write(pending).await
+    }
+
+    async fn sync(&mut self) -> Result<()> {
+        self.unsynced.store(false, Ordering::SeqCst);
+        self.inner.sync().await
+    }
+
+    async fn decide(&mut self, checkpoint: Checkpoint, expected: Epoch) -> Result<()> {
+        self.inner.decide(checkpoint, expected).await
+    }
+
+    async fn reset(&mut self) -> Result<()> {
+        self.inner.reset().await
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+#[tokio::test]
+async fn state_is_durable_before_the_host_decides() {
+    let (server, bench) = (FakeServer::new(), Bench::new());
+    let spec = counting(&FakeSource::of(numbers(500)).in_batches_of(10), &server.topic("out"));
+    let (written, unsynced) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let inner = MemoryStore::new(bench.memory.clone());
+    let store = Watched { inner, unsynced: unsynced.clone() };
+    let seen = written.clone();
+    let probe = Probe::new(move |step, _| match step {
+        EpochStep::BeforeRecord => unsynced.store(false, Ordering::SeqCst),
+        EpochStep::BeforeHost => assert!(!unsynced.load(Ordering::SeqCst)),
+        EpochStep::AfterHost => seen.store(true, Ordering::SeqCst),
+        _ => {}
+    });
+    let change =
+        |options: &mut millstream_runtime::RunOptions| (options.store, options.probe) = (Box::new(store), probe);
+    bench.start_with(&spec, change).wait().await.unwrap();
+    assert!(written.load(Ordering::SeqCst));
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,6 +54,8 @@ struct Case {
     /// The source has one order.
     ordered: bool,
     violations: Values,
+    server: Option<FakeServer>,
+    group: Option<FakeGroup>,
 }
 
 fn step(name: &str, plan: Arc<dyn StepPlan>) -> Entry<dyn StepPlan> {
@@ -87,7 +89,7 @@ fn pipeline(
     spec
 }
 
-fn passes(value: &String) -> bool {
+fn passes(value: &str) -> bool {
     !value.ends_with(['3', '7'])
 }
 
@@ -95,7 +97,7 @@ fn passes(value: &String) -> bool {
 fn ours(dice: &mut Dice) -> Case {
     let records = numbers(1 + dice.roll(3000) as usize);
     let source = FakeSource::of(records.clone()).in_batches_of(1 + dice.roll(200) as usize);
-    let (log, counts) = (FakeSink::truncating(), FakeSink::two_phase());
+    let (log, counts) = (FakeSink::truncating(), FakeSink::truncating());
     let mut spec = pipeline(dice, Arc::new(source.clone()), Arc::new(log.clone()), Arc::new(counts.clone()));
     spec.delivery = if dice.roll(2) == 0 { Delivery::AtLeastOnce } else { Delivery::ExactlyOnce };
     log.fail_flushes((0..dice.roll(3)).map(|_| away()));
@@ -107,9 +109,11 @@ fn ours(dice: &mut Dice) -> Case {
         counts: Box::new(move || counts.values()),
         letters: None,
         dead: records.iter().filter(|value| value.ends_with('7')).count(),
-        expected: records.into_iter().filter(passes).collect(),
+        expected: records.into_iter().filter(|value| passes(value)).collect(),
         ordered: true,
         violations: Box::new(Vec::new),
+        server: None,
+        group: None,
     }
 }
 
@@ -164,21 +168,32 @@ fn hosted(dice: &mut Dice) -> Case {
         dead: refused + records.iter().filter(|value| value.ends_with('7')).count(),
         expected,
         ordered: !grouped,
+        server: Some(server.clone()),
+        group: Some(group.clone()),
         violations: Box::new(move || [server.violations(), group.violations()].concat()),
     }
 }
 
 /// Runs it to its end, killed in the middle up to three times: at a random step of a random epoch, nothing is told and nothing
 /// is cleaned up.
-async fn lives(seed: u64, dice: &mut Dice, spec: &PipelineSpec, bench: &Bench) -> Summary {
+async fn lives(
+    seed: u64,
+    dice: &mut Dice,
+    spec: &PipelineSpec,
+    bench: &Bench,
+    server: Option<&FakeServer>,
+    group: Option<&FakeGroup>,
+) -> Summary {
     let steps = [&Step::ALL[..], &Step::HOSTED[..]].concat();
     for life in 0.. {
         let kill = (life < 3).then(|| (steps[dice.roll(steps.len() as u64) as usize], 1 + dice.roll(8)));
         let passed = AtomicU64::new(0);
-        let probe = Probe::new(move |step, e| {
-            if std::env::var_os("DBG").is_some() {
-                eprintln!("{step:?} {e}");
-            }
+        if let Some(server) = server.filter(|server| server.checkpoint("test").is_some_and(|last| last.finished)) {
+            // Killed behind the very end: the next run starts anew, and its records come behind those that are there.
+            server.clear();
+            group.inspect(|group| group.forget());
+        }
+        let probe = Probe::new(move |step, _| {
             if kill.is_some_and(|(at, nth)| at == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == nth) {
                 panic!("killed at {step:?}");
             }
@@ -189,7 +204,6 @@ async fn lives(seed: u64, dice: &mut Dice, spec: &PipelineSpec, bench: &Bench) -
         });
         match running.wait().await {
             Ok(summary) => return summary,
-            Err(error) if std::env::var_os("DBG").is_some() => eprintln!("life {life} {kill:?} {}", error.chain()),
             Err(error) => assert!(error.chain().contains("killed at"), "seed {seed}: {error:?}"),
         }
     }
@@ -205,7 +219,7 @@ async fn run(seed: u64) {
     let mut dice = Dice(seed);
     let bench = Bench::new();
     let case = if dice.roll(2) == 0 { ours(&mut dice) } else { hosted(&mut dice) };
-    let summary = lives(seed, &mut dice, &case.spec, &bench).await;
+    let summary = lives(seed, &mut dice, &case.spec, &bench, case.server.as_ref(), case.group.as_ref()).await;
     assert_eq!(summary.ended, Ended::Finished, "seed {seed}");
     balanced(&summary);
     assert_eq!((case.violations)(), Vec::<String>::new(), "seed {seed}");
@@ -214,8 +228,6 @@ async fn run(seed: u64) {
     let log = if case.ordered { log } else { sorted(log) };
     let expected = if case.ordered { case.expected } else { sorted(case.expected) };
     assert_eq!(log, expected, "seed {seed}");
-    // What a sink refuses has been counted before.
-    let counted = summary.stages["sieve"].records_out / 2;
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     for line in (case.counts)() {
         let (word, count) = line.split_once('=').unwrap();
@@ -223,12 +235,13 @@ async fn run(seed: u64) {
     }
     let letters = case.letters.map_or_else(|| bench.dead.values(), |letters| letters());
     assert_eq!(letters.len(), case.dead, "seed {seed}: each failed record is one dead letter");
+    // What a sink refuses has been counted before.
     let refused = letters.iter().filter(|value| case.spec.dead_letter.is_some() && passes(value));
     let mut words: BTreeMap<String, u64> = BTreeMap::new();
     for value in expected.iter().chain(refused) {
         *words.entry(format!("w{}", value.len())).or_default() += 1;
     }
-    assert_eq!(counts, words, "seed {seed}: state counts each record once, {counted} in the last life");
+    assert_eq!(counts, words, "seed {seed}: state counts each record once");
 }
 
 /// A group that takes shards away and gives them back while the pipeline runs, and is killed.
@@ -273,10 +286,10 @@ async fn restless(seed: u64) {
         taken.end();
     });
     let late = || restless_records(&group, shards);
-    let summary = lives(seed, &mut dice, &spec, &bench).await;
+    let summary = lives(seed, &mut dice, &spec, &bench, Some(&server), Some(&group)).await;
     restless.await.unwrap();
     balanced(&summary);
-    let expected = late().into_iter().filter(passes).collect();
+    let expected = late().into_iter().filter(|value| passes(value)).collect();
     assert_eq!(sorted(server.values("log")), sorted(expected), "seed {seed}");
     assert_eq!([server.violations(), group.violations()].concat(), Vec::<String>::new(), "seed {seed}");
 }

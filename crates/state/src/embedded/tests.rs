@@ -60,6 +60,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let changes = || prop::collection::vec((0u8..3, 0u8..8, prop::option::weighted(0.7, any::<u8>())), 0..6);
     let step = prop_oneof![
         8 => changes().prop_map(Step::Epoch),
+        4 => (changes(), any::<bool>()).prop_map(|(list, decided)| Step::Hosted(list, decided)),
         2 => (0u8..3).prop_map(Step::Empty),
         3 => (0u8..3, changes()).prop_map(|(ahead, list)| Step::Dies(ahead, list)),
         2 => Just(Step::Restart),
@@ -363,4 +364,21 @@ async fn a_dropped_decision_has_its_effect() {
     drop(store);
     let (_, found) = conformance::started(&place).await;
     assert_eq!(found.unwrap().epoch, 1);
+}
+
+/// A host may have decided what is pending: looking at the store throws nothing away.
+#[tokio::test]
+async fn what_is_pending_outlives_a_look_at_the_store() {
+    let place = Dir::new(1 << 20);
+    let (mut store, _) = conformance::started(&place).await;
+    conformance::commit(&mut store, 1, 0, changes_of(1)).await;
+    let hash = store.write(Segment { epoch: 2, stages: changes_of(2) }).await.unwrap();
+    store.sync().await.unwrap();
+    drop(store);
+    let (mut store, _) = conformance::started(&place).await;
+    store.close().await.unwrap();
+    crate::inspect::show(&place.path(), None, 10, |_| None).unwrap();
+    let (mut store, _) = conformance::started(&place).await;
+    store.adopt(checkpoint(store.id(), 2, vec![(2, hash)])).await.unwrap();
+    conformance::assert_state(&mut store, &["count"], &model_of(2)).await;
 }

@@ -81,3 +81,29 @@ async fn damage_is_listed_and_can_be_reset() {
     reset(&dir).unwrap();
     assert_eq!(summary(&dir).unwrap().checkpoint, None);
 }
+
+#[tokio::test]
+async fn a_checkpoint_that_a_host_decided_is_edited_only_after_a_drain() {
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("orders");
+    let mut store = EmbeddedStore::new(&dir);
+    store.fence().await.unwrap();
+    store.load().await.unwrap();
+    let hosted = |epoch, drained| Checkpoint {
+        host: Some("kafka://b1".into()),
+        drained,
+        ..checkpoint(store.id(), epoch, vec![])
+    };
+    let (open, drained) = (hosted(1, false), hosted(2, true));
+    store.decide(open, 0).await.unwrap();
+    store.close().await.unwrap();
+    let error = edit(&dir, |_| Ok(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StateMismatch);
+    assert!(error.hint_text().unwrap().contains("drain"), "{error:?}");
+    store.fence().await.unwrap();
+    store.load().await.unwrap();
+    store.decide(drained, 1).await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(edit(&dir, |_| Ok(())).unwrap(), 3);
+    assert_eq!(summary(&dir).unwrap().checkpoint.unwrap().host, None, "it is decided here");
+}

@@ -1,0 +1,99 @@
+//! How a run comes to its end: told to drain or to stop, by itself, or by a task that died.
+
+use std::time::Duration;
+
+use millstream_core::{Error, ErrorKind, Last};
+use tokio::time::Instant;
+
+use crate::{
+    coordinate::{Aim, Coordinator},
+    dead_letter_task::DeadLetterCommand,
+    run::{Control, Ended, Phase},
+    sink_task::SinkCommand,
+    source_task::SourceCommand,
+    task::{AfterFailure, Failure, Halt},
+};
+
+/// How long the last epoch of a drain may take, once what is parked has been given up.
+const LAST_EPOCH_WAIT: Duration = Duration::from_secs(5);
+
+impl Coordinator<'_> {
+    /// Does what a handle says; an answer if that is to stop at once.
+    pub(crate) fn obey(&mut self, control: Control) -> Option<Ended> {
+        match control {
+            Control::Drain(deadline) => {
+                match self.aim {
+                    Aim::Run => self.drain(deadline),
+                    Aim::Drain => {}
+                    // It ends by itself; but no later than was asked for.
+                    Aim::Last(_) => self.abort_at = self.abort_at.or(Some(abort_at(deadline))),
+                }
+                None
+            }
+            Control::Checkpoint(answer) => {
+                self.opened.pace.urge();
+                self.waiting.push((self.cut + 1, answer));
+                None
+            }
+            Control::Stop => Some(Ended::Stopped),
+        }
+    }
+
+    fn drain(&mut self, deadline: Duration) {
+        self.phase.send_replace(Phase::Draining);
+        for (_, source) in &self.opened.ends.sources {
+            let _ = source.send(SourceCommand::Stop);
+        }
+        self.patience = Some(Instant::now() + deadline);
+        self.abort_at = Some(abort_at(deadline));
+        self.aim = Aim::Drain;
+    }
+
+    pub(crate) fn done(&self) -> Option<Ended> {
+        let Aim::Last(last) = self.aim else { return None };
+        let all = self.epochs.is_empty() && self.unacknowledged == 0 && self.decided == self.cut;
+        all.then_some(if last == Last::Finished { Ended::Finished } else { Ended::Drained })
+    }
+
+    pub(crate) fn joined(&mut self, joined: Result<Result<(), Halt>, tokio::task::JoinError>) -> Result<(), Failure> {
+        let stage = "pipeline".to_owned();
+        match joined {
+            Ok(Ok(())) | Ok(Err(Halt::Gone)) => Ok(()),
+            Ok(Err(Halt::Failed(failure))) => Err(failure),
+            Err(error) if error.is_panic() => {
+                let error = millstream_core::panicked(&*error.into_panic()).context("a stage died");
+                Err(Failure { stage, error, then: AfterFailure::Restart })
+            }
+            Err(_) => Err(too_late()),
+        }
+    }
+
+    /// Lets the tasks go, sources first, and waits for them.
+    pub(crate) async fn close(&mut self, ended: Ended) -> Result<Ended, Failure> {
+        for (_, source) in &self.opened.ends.sources {
+            let _ = source.send(SourceCommand::Close);
+        }
+        for (_, sink) in &self.opened.ends.sinks {
+            let _ = sink.send(SinkCommand::Close);
+        }
+        if let Some(letters) = &self.opened.ends.dead_letters {
+            let _ = letters.send(DeadLetterCommand::Close);
+        }
+        while let Some(joined) = self.opened.tasks.join_next().await {
+            self.joined(joined)?;
+        }
+        Ok(ended)
+    }
+}
+
+/// When a drain with this deadline is given up.
+fn abort_at(deadline: Duration) -> Instant {
+    Instant::now() + deadline + deadline.min(LAST_EPOCH_WAIT)
+}
+
+/// A drain that was aborted.
+pub(crate) fn too_late() -> Failure {
+    let error = Error::new(ErrorKind::Interrupted, "the drain took longer than its deadline")
+        .hint("the next run goes on from the last checkpoint");
+    Failure { stage: "pipeline".to_owned(), error, then: AfterFailure::Stop }
+}
