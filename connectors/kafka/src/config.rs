@@ -72,18 +72,18 @@ impl Access {
         Access { shown: address.shown.clone(), timeout, token, config, property: property.clone() }
     }
 
-    /// The properties common to all clients.
+    /// The properties common to all clients, with those that users gave and that suit any.
     pub(crate) fn client(&self) -> ClientConfig {
-        self.client_of("")
+        let mut config = self.config.clone();
+        self.apply("", &mut config);
+        config
     }
 
-    /// Those, with the properties that users gave; `role` is `consumer`, `producer` or neither.
-    fn client_of(&self, role: &str) -> ClientConfig {
-        let mut config = self.config.clone();
+    /// Sets the properties that users gave, over our own; `role` is `consumer`, `producer` or neither.
+    fn apply(&self, role: &str, config: &mut ClientConfig) {
         for (name, value) in self.property.iter().filter(|(name, _)| suits(name, role)) {
             config.set(name, value);
         }
-        config
     }
 
     /// Checks all of it without connecting.
@@ -155,7 +155,7 @@ fn ms(time: Duration) -> String {
 /// The consumer of a source, and how to reach its cluster.
 pub(crate) fn source(options: &KafkaSourceOptions, address: &Address) -> Result<(Access, ClientConfig)> {
     let access = Access::new(address, &options.tls, &options.auth, &options.property, options.timeout.0);
-    let mut config = access.client_of("consumer");
+    let mut config = access.config.clone();
     config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
     config.set("enable.partition.eof", "true");
     config.set(
@@ -168,8 +168,10 @@ pub(crate) fn source(options: &KafkaSourceOptions, address: &Address) -> Result<
     );
     config.set("isolation.level", isolation(options.isolation));
     config.set("queued.max.messages.kbytes", (options.prefetch.0 / 1024).to_string());
-    // What a prefetch of many tiny records may count.
-    config.set("queued.min.messages", (options.prefetch.0 / 512).clamp(1000, 1_000_000).to_string());
+    // A record costs about 200 bytes besides its own: so many that those are bounded like the records.
+    config.set("queued.min.messages", (options.prefetch.0 / 200).clamp(1000, 10_000_000).to_string());
+    // By default a full queue is looked at again only after a second, in which we could have read it dozens of times.
+    config.set("fetch.queue.backoff.ms", "10");
     config.set("topic.metadata.refresh.interval.ms", ms(options.discover.0));
     config.set("fetch.error.backoff.ms", "100");
     match &options.group {
@@ -213,6 +215,7 @@ pub(crate) fn source(options: &KafkaSourceOptions, address: &Address) -> Result<
             config.set("max.poll.interval.ms", ms(rebalance));
         }
     }
+    access.apply("consumer", &mut config);
     Access::check(&config)?;
     Ok((access, config))
 }
@@ -227,10 +230,10 @@ pub(crate) fn isolation(isolation: Isolation) -> &'static str {
 /// The producer of a sink, and how to reach its cluster.
 pub(crate) fn sink(options: &KafkaSinkOptions, address: &Address) -> Result<(Access, ClientConfig)> {
     let access = Access::new(address, &options.tls, &options.auth, &options.property, options.timeout.0);
-    let mut config = access.client_of("producer");
+    let mut config = access.config.clone();
     config.set("acks", options.acks.name());
     config.set("enable.idempotence", options.idempotent().to_string());
-    if !options.idempotent() && config.get("max.in.flight.requests.per.connection").is_none() {
+    if !options.idempotent() {
         // Without idempotence a retry could overtake.
         config.set("max.in.flight.requests.per.connection", if options.acks == Acks::None { "1000" } else { "1" });
     }
@@ -251,6 +254,7 @@ pub(crate) fn sink(options: &KafkaSinkOptions, address: &Address) -> Result<(Acc
     config.set("message.timeout.ms", ms(options.delivery_timeout.0));
     // Unknown topics are an error that a person should see, and they come soon.
     config.set("topic.metadata.propagation.max.ms", "10000");
+    access.apply("producer", &mut config);
     Access::check(&config)?;
     Ok((access, config))
 }

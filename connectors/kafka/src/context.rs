@@ -133,8 +133,8 @@ impl Trouble {
                     .hint("the broker hung up at once: is it a port with TLS (`kafka+tls://`), or one that wants a user (`auth`)?")
             }
             Code::Resolve => Error::new(ErrorKind::Unavailable, what).hint("check the names of the brokers"),
-            // Without a reason: they took the connection, and hung up.
-            Code::AllBrokersDown => Error::new(ErrorKind::Unavailable, what).hint(
+            // They took the connection, and hung up.
+            Code::AllBrokersDown | Code::BrokerTransportFailure if !says("refused") && !says("timed out") => Error::new(ErrorKind::Unavailable, what).hint(
                 "check that the brokers run; one that hangs up at once may want TLS (`kafka+tls://`) or a user (`auth`)",
             ),
             code => coded(what, code),

@@ -12,6 +12,7 @@
 
 mod client;
 mod error;
+mod exact;
 mod id;
 mod options;
 mod resp;
@@ -48,4 +49,10 @@ pub fn components() -> Vec<Component> {
             example: "redis_stream: { url: \"redis://localhost/orders\" }",
         },
     ]
+}
+
+/// A text that no other process and no other call has made.
+fn unique() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    format!("{:016x}", RandomState::new().hash_one((std::process::id(), std::time::Instant::now())))
 }

@@ -62,7 +62,8 @@ pub struct RedisSinkOptions {
     /// The servers, and the stream unless `stream` names it: `redis://[user:password@]node[,node]/stream[?option=value]`.
     /// `rediss://` is TLS; several nodes are those of a cluster.
     pub url: Secret<String>,
-    /// The stream to write. May hold `{stream}` (where the record was read), `{key}` and `{header:NAME}`.
+    /// The stream to write. May hold `{stream}`, `{key}` and `{header:NAME}`. By default `{stream}`: where the record was
+    /// read, or what its producer names.
     pub stream: Option<String>,
     /// Number of the database.
     pub db: Option<u32>,

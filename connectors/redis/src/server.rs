@@ -103,6 +103,14 @@ impl Server {
         Server::new(&options.url, options.auth.as_ref(), options.db, options.tls.as_ref(), options.timeout)
     }
 
+    /// The system whose transactions can take in what happens here: one database. None for several nodes: they are a cluster.
+    pub(crate) fn transaction(&self) -> Option<String> {
+        match self.nodes.as_slice() {
+            [node] => Some(format!("redis://{node}/{}", self.db)),
+            _ => None,
+        }
+    }
+
     fn new(
         url: &Secret<String>,
         auth: Option<&Auth>,

@@ -60,8 +60,8 @@ impl Blocks {
     fn extents(&self) -> Vec<Extent> {
         match &self.cut {
             Cut::Every(bytes) => {
-                let place = |start: usize| Extent { start: start as u32, end: (start + bytes) as u32 };
-                (0..self.block.len() / bytes).map(|i| place(i * bytes)).collect()
+                let (bytes, len) = (*bytes as u32, self.block.len() as u32);
+                (0..len / bytes).map(|i| Extent { start: i * bytes, end: i * bytes + bytes }).collect()
             }
             Cut::At(extents) => extents.to_vec(),
         }

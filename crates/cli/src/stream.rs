@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use millstream::{
-    Home,
+    Home, Size,
     core::{
         Component, Error, ErrorKind, PlanContext, Planner, Registry, Result, Role, SeekTo, SinkPlan, SourcePlan,
         StepPlan, Url, set_option,
@@ -20,6 +20,10 @@ use crate::{
     story::Story,
     talk::Talk,
 };
+
+/// Bytes after which a stream that goes to standard output gets an epoch. Until then a pipe's records are kept, because they
+/// cannot be read again; so much stays in the caches, and an epoch costs a flush of the pipe.
+const EPOCH_BYTES: Size = Size(8 << 20);
 
 /// What `relay` and `consume` share: where to begin, and where to stop.
 #[derive(Debug, Default, Args)]
@@ -243,7 +247,10 @@ impl Stream {
     }
 
     /// Runs it to its end.
-    pub(crate) fn run(self, registry: &Registry, talk: &Talk) -> Outcome {
+    pub(crate) fn run(mut self, registry: &Registry, talk: &Talk) -> Outcome {
+        if self.prints && self.home.is_none() {
+            self.spec.checkpoint.bytes = Some(EPOCH_BYTES);
+        }
         let plan = self.plan(registry)?;
         if talk.verbose > 0 {
             plan.warnings.iter().for_each(|warning| talk.warn(warning));

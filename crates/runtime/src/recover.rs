@@ -34,7 +34,7 @@ impl Lasting {
         if self.options.fresh || reset {
             // What does not fit together is forgotten with the rest.
             if let Some(checkpoint) = hosted.or(local) {
-                self.begin_anew(&checkpoint, share.as_ref()).await?;
+                self.begin_anew(&checkpoint, share.as_ref(), Start::Fresh).await?;
             }
             self.options.fresh = false;
             return Ok(Recovered { checkpoint: None, start: Start::Fresh, share });
@@ -47,7 +47,7 @@ impl Lasting {
         self.check_fingerprint(&checkpoint).map_err(&failed)?;
         // A restart inside the process does not run the pipeline twice.
         if checkpoint.finished && !self.options.go_on && self.start.is_none() {
-            self.begin_anew(&checkpoint, share.as_ref()).await?;
+            self.begin_anew(&checkpoint, share.as_ref(), Start::Anew).await?;
             return Ok(Recovered { checkpoint: None, start: Start::Anew, share });
         }
         if by == By::Host {
@@ -71,8 +71,13 @@ impl Lasting {
         fenced.map_err(failed)
     }
 
-    /// Forgets what was decided.
-    async fn begin_anew(&mut self, checkpoint: &Checkpoint, share: Option<&Share>) -> Result<(), Failure> {
+    /// Forgets what was decided. On a fresh start that may be what no longer fits the world outside.
+    async fn begin_anew(
+        &mut self,
+        checkpoint: &Checkpoint,
+        share: Option<&Share>,
+        start: Start,
+    ) -> Result<(), Failure> {
         let plan = self.plan.clone();
         let stamp =
             Stamp { pipeline: plan.name.clone(), store_id: checkpoint.store_id.clone(), epoch: checkpoint.epoch };
@@ -80,11 +85,15 @@ impl Lasting {
             Planned::Sink(sink) => Some((node.name.as_str(), sink)),
             _ => None,
         });
-        let letters = plan.dead_letter.as_ref().unwrap_or(&self.options.dead_letters);
-        // What was decided must count before anything begins anew: a rename may be missing.
-        for (name, sink) in nodes.chain([(DEAD_LETTERS, letters)]) {
-            let mut sink = open_sink(name, &**sink, &stamp, share, Some(checkpoint)).await?;
-            sink.close().await.map_err(failure(name))?;
+        // What was decided must count before anything begins anew: a rename may be missing. Our own letters only grow.
+        for (name, sink) in nodes.chain(plan.dead_letter.iter().map(|sink| (DEAD_LETTERS, sink))) {
+            match open_sink(name, &**sink, &stamp, share, Some(checkpoint)).await {
+                Ok(mut sink) => sink.close().await.map_err(failure(name))?,
+                Err(Failure { error, .. }) if start == Start::Fresh && error.kind() == ErrorKind::StateMismatch => {
+                    tracing::warn!(sink = name, error = %error.chain(), "begins anew all the same");
+                }
+                Err(failure) => return Err(failure),
+            }
         }
         // Ours first: it remembers the wish, should we die before the host has forgotten, too.
         self.store.reset().await.map_err(failure("state"))?;

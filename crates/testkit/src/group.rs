@@ -47,6 +47,8 @@ pub(crate) struct State {
     pub(crate) created: usize,
     pub(crate) opened: usize,
     pub(crate) renewed: Vec<Instant>,
+    /// The shards of the position with which it was opened last.
+    pub(crate) resumed: Vec<ShardKey>,
     violations: Vec<String>,
 }
 
@@ -203,6 +205,11 @@ impl FakeGroup {
     pub fn members(&self) -> (usize, usize) {
         let state = self.lock();
         (state.created, state.opened)
+    }
+
+    /// The shards of the position with which a member was opened last.
+    pub fn resumed(&self) -> Vec<u64> {
+        self.lock().resumed.iter().map(|shard| shard.shard).collect()
     }
 
     /// When its claims were renewed.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -23,11 +26,13 @@ pub(crate) struct Member {
     /// Shards of which no more is read.
     leaving: BTreeSet<ShardKey>,
     turn: usize,
+    /// A host takes our offsets: they need not be committed again.
+    accompanies: AtomicBool,
 }
 
 impl Member {
     pub(crate) fn new(group: FakeGroup) -> Self {
-        Member { group, next: BTreeMap::new(), leaving: BTreeSet::new(), turn: 0 }
+        Member { group, next: BTreeMap::new(), leaving: BTreeSet::new(), turn: 0, accompanies: AtomicBool::new(false) }
     }
 
     fn heard(&mut self, news: News) -> Event {
@@ -84,6 +89,7 @@ impl Source for Member {
     async fn open(&mut self, resume: &Resume) -> Result<()> {
         let mut state = self.group.shared.lock();
         state.opened += 1;
+        state.resumed = resume.position.iter().flat_map(|position| position.0.keys().cloned()).collect();
         if !state.open_failures.is_empty() {
             return Err(state.open_failures.remove(0));
         }
@@ -145,6 +151,9 @@ impl Source for Member {
             if !state.assigned.contains(shard) {
                 return Err(state.violated(format!("{shard} was committed, and belongs to another member")));
             }
+            if self.accompanies.load(Ordering::Relaxed) {
+                continue;
+            }
             state.offsets.insert(shard.clone(), (next, stamp.cloned()));
         }
         Ok(())
@@ -175,6 +184,7 @@ impl Source for Member {
     }
 
     fn companion(&self) -> Option<Companion> {
+        self.accompanies.store(true, Ordering::Relaxed);
         let offsets = Offsets { group: self.group.shared.clone(), offsets: self.next.clone() };
         Some(Arc::new(offsets))
     }

@@ -110,7 +110,7 @@ pub struct SsSinkOptions {
     /// stands before `{n}`.
     pub rotate: Option<Rotate>,
     /// Largest size of the file; a record that would make it larger stops the pipeline, unless an error rule for
-    /// `E_CLOSED` says otherwise. Not with `rotate`.
+    /// `E_OPTION` says otherwise. Not with `rotate`.
     pub size_max: Option<Size>,
     /// When the file is brought to the disk itself.
     #[serde(default)]

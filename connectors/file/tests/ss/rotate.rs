@@ -243,7 +243,7 @@ async fn a_full_file_says_so_and_keeps_what_it_has() {
     let write = sink.write(of(&refs(&text))).await.unwrap();
     let outcomes = sink.flush().await.unwrap();
     let (_, first, error) = outcomes.rejected.first().unwrap();
-    assert_eq!((error.kind(), outcomes.rejected.len()), (ErrorKind::Closed, 40 - *first as usize), "{error:?}");
+    assert_eq!((error.kind(), outcomes.rejected.len()), (ErrorKind::Option, 40 - *first as usize), "{error:?}");
     assert!(error.message().contains("x.ss` is full") && error.hint_text().unwrap().contains("size_max"));
     assert!(*first > 10 && outcomes.sequences[0].0 == write);
     let token = sink.prepare(1, Last::Finished).await.unwrap().unwrap();

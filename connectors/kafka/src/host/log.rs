@@ -146,7 +146,8 @@ pub(super) fn write(plan: &Planned, shared: &Shared, pipeline: &str, checkpoint:
     let count = partitions(plan, &producer)?;
     let id = ledger.begin(1)?;
     let deadline = Instant::now() + plan.options.transaction_timeout.0;
-    ledger.sending(1);
+    let size = pipeline.len() + bytes.as_ref().map_or(0, Vec::len);
+    ledger.sending(size);
     loop {
         let mut record =
             BaseRecord::<[u8], [u8], usize>::with_opaque_to(&plan.options.checkpoint_topic, ledger.ticket(id, 0));
@@ -158,7 +159,7 @@ pub(super) fn write(plan: &Planned, shared: &Shared, pipeline: &str, checkpoint:
                 std::thread::sleep(Duration::from_millis(5));
             }
             Err((error, _)) => {
-                ledger.not_sent(1);
+                ledger.not_sent(size);
                 return Err(failed(what(), error));
             }
         }

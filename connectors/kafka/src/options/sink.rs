@@ -15,7 +15,8 @@ use super::{Address, KafkaAuth, KafkaTls, Properties, timeout, wrong};
 pub struct KafkaSinkOptions {
     /// The brokers and the topic: `kafka://host:9092[,host:9092...]/topic`, or `kafka+tls://` for TLS.
     pub url: Secret<String>,
-    /// Take each record's topic from elsewhere; the topic in the URL, if there is one, is for records that name none.
+    /// Take each record's topic from elsewhere; the topic in the URL is for records that name none. Where the URL names none,
+    /// the default is `stream`.
     pub topic_by: Option<TopicBy>,
     /// Which partition of its topic a record goes to.
     #[serde(default)]
@@ -171,12 +172,8 @@ impl KafkaSinkOptions {
     /// What can be said without connecting.
     pub(crate) fn validate(&self) -> Result<Address> {
         let address = Address::parse(self.url.expose()).map_err(|error| error.within("url"))?;
-        match (address.topics.len(), &self.topic_by) {
-            (0, None) => {
-                return Err(wrong("url", "no topic is named", "write `kafka://host:9092/topic`, or give `topic_by`"));
-            }
-            (0 | 1, _) => {}
-            _ => return Err(wrong("url", "a sink writes to one topic", "name one, or give `topic_by`")),
+        if address.topics.len() > 1 {
+            return Err(wrong("url", "a sink writes to one topic", "name one, or none and give `topic_by`"));
         }
         if self.acks != Acks::All && self.idempotent == Some(true) {
             return Err(wrong("idempotent", "brokers refuse repeats only with `acks: all`", "leave one of them out"));
@@ -230,6 +227,11 @@ impl KafkaSinkOptions {
             return Err(wrong("record_bytes_max", "a record takes from 1 B to 1 GB", "write `1MiB`, say"));
         }
         Ok(())
+    }
+
+    /// Where records name their topic.
+    pub(crate) fn topic_by(&self, address: &Address) -> Option<TopicBy> {
+        self.topic_by.clone().or_else(|| address.topics.is_empty().then_some(TopicBy::Stream))
     }
 
     /// Whether brokers refuse repeats.

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct Ledgers {
     all: Mutex<Vec<Books>>,
     /// Somebody waits for room in the producer's queue.
     room_wanted: AtomicBool,
+    /// Bytes of keys and values that are on their way.
+    bytes: AtomicUsize,
 }
 
 /// The books of one sink.
@@ -84,6 +86,8 @@ impl Ledgers {
 
     /// The report of one record.
     pub(crate) fn deliver(&self, ticket: usize, result: &DeliveryResult<'_>) {
+        let (Ok(message) | Err((_, message))) = result;
+        self.bytes.fetch_sub(message.key_len() + message.payload_len(), Ordering::AcqRel);
         let row = ticket as u32;
         let write = ticket >> ROW_BITS & ((1 << WRITE_BITS) - 1);
         let slot = ticket >> (ROW_BITS + WRITE_BITS);
@@ -140,32 +144,30 @@ impl Ledger {
         Ok(books.next - 1)
     }
 
-    /// Forgets a write of which nothing was sent.
-    pub(crate) fn forget(&self, id: WriteId) {
-        let mut all = lock(&self.ledgers.all);
-        if let Some(books) = all.get_mut(self.slot).filter(|books| books.next == id + 1) {
-            books.open.pop_back();
-            books.next = id;
-        }
-    }
-
     /// What a record takes along, to be known by when its report comes.
     pub(crate) fn ticket(&self, id: WriteId, row: usize) -> usize {
         (self.slot << (ROW_BITS + WRITE_BITS)) | ((id as usize & ((1 << WRITE_BITS) - 1)) << ROW_BITS) | row
     }
 
-    /// Records are on their way. To be called before they are sent, since reports may be quick.
-    pub(crate) fn sending(&self, records: usize) {
+    /// A record with so many bytes of key and value is on its way. To be called before it is sent: its report may be quick.
+    pub(crate) fn sending(&self, bytes: usize) {
+        self.ledgers.bytes.fetch_add(bytes, Ordering::AcqRel);
         if let Some(books) = lock(&self.ledgers.all).get_mut(self.slot) {
-            books.outstanding += records;
+            books.outstanding += 1;
         }
     }
 
-    /// Records were not sent after all.
-    pub(crate) fn not_sent(&self, records: usize) {
+    /// It was not sent after all.
+    pub(crate) fn not_sent(&self, bytes: usize) {
+        self.ledgers.bytes.fetch_sub(bytes, Ordering::AcqRel);
         if let Some(books) = lock(&self.ledgers.all).get_mut(self.slot) {
-            books.outstanding = books.outstanding.saturating_sub(records);
+            books.outstanding = books.outstanding.saturating_sub(1);
         }
+    }
+
+    /// Bytes that are on their way, of all sinks that share the producer.
+    pub(crate) fn bytes(&self) -> usize {
+        self.ledgers.bytes.load(Ordering::Acquire)
     }
 
     /// A record that was refused before it was sent.

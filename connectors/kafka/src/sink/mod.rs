@@ -35,7 +35,7 @@ use crate::{
 
 /// Trouble is told in the log again after this, as long as a flush waits.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// A full queue without any report for so long is told; where nothing of the batch was sent, as an error.
+/// A full queue is told after this: as an error, or where a part of the batch is in it, in the log.
 const FULL_WAIT: Duration = Duration::from_secs(10);
 
 /// A sink as opened, or not yet.
@@ -120,6 +120,29 @@ impl KafkaSink {
         }
     }
 
+    /// Waits until the queue has room for a whole batch, so that nothing of it is sent before an error. A batch that is larger
+    /// than the queue waits until that is empty.
+    async fn room_for(&self, batch: &Batch) -> Result<()> {
+        let open = self.open.as_ref().ok_or_else(not_open)?;
+        let most = usize::try_from(self.plan.options.buffer.0).unwrap_or(usize::MAX);
+        let since = Instant::now();
+        loop {
+            let held = open.ledger.bytes();
+            if held == 0 || held + batch.size() <= most {
+                return Ok(());
+            }
+            open.ledger.want_room();
+            if tokio::time::timeout(Duration::from_millis(100), open.ledger.changed()).await.is_ok() {
+                continue;
+            }
+            open.ledger.standing()?;
+            if since.elapsed() > FULL_WAIT {
+                let full = || Error::new(ErrorKind::Full, format!("{} takes no records", self.plan.access.shown));
+                return Err(open.producer.context().trouble(FULL_WAIT * 2).unwrap_or_else(full));
+            }
+        }
+    }
+
     /// Sends the records of a batch from row 0; refused ones are noted. Waits where the queue is full.
     async fn send_all(&mut self, batch: &Batch, id: WriteId) -> Result<()> {
         for row in 0..batch.len() {
@@ -147,16 +170,9 @@ impl KafkaSink {
                         }
                         open.ledger.standing()?;
                         if waiting.elapsed() > FULL_WAIT {
-                            let trouble = open.producer.context().trouble(FULL_WAIT * 2);
-                            let full =
-                                || Error::new(ErrorKind::Full, format!("{} takes no records", self.plan.access.shown));
-                            let error = trouble.unwrap_or_else(full);
-                            if row == 0 {
-                                open.ledger.forget(id);
-                                return Err(error);
-                            }
                             since = Some(Instant::now());
-                            tracing::warn!(url = self.plan.access.shown, error = %error.chain(), "waiting for room");
+                            let trouble = open.producer.context().trouble(FULL_WAIT * 2).map(|error| error.chain());
+                            tracing::warn!(url = self.plan.access.shown, trouble, "waiting for room");
                         }
                     }
                 }
@@ -212,9 +228,10 @@ fn send(
         message.headers =
             Some(headers.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value })));
     }
-    open.ledger.sending(1);
+    let bytes = record.key().map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+    open.ledger.sending(bytes);
     let Err((error, _)) = open.producer.send(message) else { return Sent::Yes };
-    open.ledger.not_sent(1);
+    open.ledger.not_sent(bytes);
     let what = || format!("cannot write to `{name}` at {shown}");
     match error {
         KafkaError::MessageProduction(Code::QueueFull) => Sent::Full,
@@ -286,7 +303,7 @@ impl Sink for KafkaSink {
                 (producer::start(&self.plan.access, &self.plan.config_of(cap), context)?, ledger)
             }
         };
-        let names = Names::new(options.topic_by.clone(), default);
+        let names = Names::new(options.topic_by(&self.plan.address), default);
         self.open = Some(Open { cluster: Some(cluster), producer, ledger, names, topics, cap });
         Ok(())
     }
@@ -297,6 +314,7 @@ impl Sink for KafkaSink {
         if let Some(shared) = &self.joined {
             shared.begin()?;
         }
+        self.room_for(&batch).await?;
         let id = self.open.as_ref().ok_or_else(not_open)?.ledger.begin(batch.len())?;
         self.send_all(&batch, id).await?;
         if let Some(open) = &mut self.open {

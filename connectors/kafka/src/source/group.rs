@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_core::{Error, ErrorKind, Position, Result, SeekTo, ShardKey, Stamp};
+use millstream_core::{Error, ErrorKind, Position, Result, Resume, SeekTo, ShardKey, Stamp};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{CommitMode, Consumer as _, RebalanceProtocol},
@@ -125,6 +125,36 @@ impl Reader {
             failed(format!("cannot read the partitions of the group at {}", self.cluster.access.shown), error)
         })?;
         Ok(true)
+    }
+
+    /// Goes back to what is committed, as the member that it is. What is to leave is announced again.
+    pub(super) fn reopen(&mut self, resume: Resume) -> Result<Vec<(ShardKey, i64)>> {
+        let on_missing = self.on_missing;
+        let Some(group) = &mut self.group else {
+            return Err(Error::new(ErrorKind::Bug, "only a member of a group is opened again"));
+        };
+        (group.stamp, group.keyed, group.start) = (resume.stamp, resume.keyed, resume.start.clone());
+        group.saved = resume.position.unwrap_or_default();
+        let leaving: Vec<ShardKey> = group.leaving.iter().flat_map(|leaving| leaving.left.iter().cloned()).collect();
+        let start = if resume.start == SeekTo::Committed { SeekTo::Beginning } else { resume.start };
+        let shards: Vec<ShardKey> = self.table.iter().map(|reading| reading.key.clone()).collect();
+        let begins = begins(&self.cluster, &self.places(&shards)?, &start, on_missing)?;
+        let moved: Vec<_> = begins.iter().filter(|begin| !leaving.contains(&begin.shard)).collect();
+        let partitions: Vec<_> = moved.iter().map(|begin| (partition_of(&begin.shard), begin.offset)).collect();
+        if !partitions.is_empty() {
+            self.move_to(&partitions)?;
+        }
+        drop(self.assembler.finish());
+        self.handover.clear();
+        self.until_end = resume.until_end;
+        self.ended = false;
+        for begin in begins.iter().filter(|begin| !leaving.contains(&begin.shard)) {
+            self.table.insert(begin, self.until_end);
+        }
+        if !leaving.is_empty() {
+            self.push(What::Leaving(leaving));
+        }
+        Ok(begins.into_iter().map(|begin| (begin.shard, begin.offset)).collect())
     }
 
     /// For each shard the offset that is known, by whoever owns it.
@@ -268,14 +298,13 @@ impl Reader {
         loop {
             match self.cluster.consumer.commit(&list, CommitMode::Sync) {
                 Ok(()) => return Ok(()),
-                Err(error) if is_taken(&error) => {
-                    return Err(Error::new(ErrorKind::Unavailable, what())
-                        .caused_by(error)
-                        .hint("the group has given the partitions to others"));
+                Err(error) if is_taken(&error) || self.cluster.consumer.assignment_lost() => {
+                    let error = Error::new(ErrorKind::Unavailable, what()).caused_by(error);
+                    return Err(error.hint("the group has given the partitions to others"));
                 }
-                Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                Err(error) if (is_passing(&error) || is_moving(&error)) && Instant::now() < deadline => {
                     std::thread::sleep(PAUSE);
-                    while self.cluster.consumer.poll(Duration::ZERO).is_some() {}
+                    self.cluster.serve();
                 }
                 Err(error) => return Err(failed(what(), error)),
             }
@@ -309,15 +338,11 @@ impl Reader {
 fn is_taken(error: &KafkaError) -> bool {
     use Code::*;
     let code = error.rdkafka_error_code();
-    matches!(
-        code,
-        Some(
-            IllegalGeneration
-                | UnknownMemberId
-                | FencedInstanceId
-                | StaleMemberEpoch
-                | FencedMemberEpoch
-                | AssignmentLost
-        )
-    )
+    matches!(code, Some(UnknownMemberId | FencedInstanceId | FencedMemberEpoch | AssignmentLost))
+}
+
+/// Whether the group is about to share out its partitions, and our client has not yet heard of the new generation.
+fn is_moving(error: &KafkaError) -> bool {
+    use Code::*;
+    matches!(error.rdkafka_error_code(), Some(IllegalGeneration | StaleMemberEpoch | RebalanceInProgress))
 }

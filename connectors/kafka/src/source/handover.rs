@@ -59,6 +59,19 @@ struct Queue {
     ended: bool,
 }
 
+impl Queue {
+    fn forget(&mut self, shards: &[ShardKey]) {
+        for item in &mut self.items {
+            item.marks.retain(|(shard, _)| !shards.contains(shard));
+            if let What::Read(read) = &mut item.what {
+                *read = without(read, shards);
+            }
+        }
+        self.items.retain(|item| !matches!(&item.what, What::Read(read) if read.batch.is_empty()) || !item.marks.is_empty());
+        self.bytes = self.items.iter().map(Item::bytes).sum();
+    }
+}
+
 impl Handover {
     pub(super) fn push(&self, item: Item) {
         let mut queue = lock(&self.queue);
@@ -99,19 +112,36 @@ impl Handover {
         }
     }
 
+    /// The oldest item that says which shards are read, past records; waits for ever when no more will come. Of shards that
+    /// go no records follow. Cancel-safe.
+    pub(super) async fn take_news(&self) -> Item {
+        loop {
+            {
+                let mut queue = lock(&self.queue);
+                let news = |item: &Item| matches!(item.what, What::Added(_) | What::Leaving(_) | What::Lost(_));
+                let found = queue.items.iter().position(news);
+                if let Some(item) = found.and_then(|at| queue.items.remove(at)) {
+                    if let What::Leaving(shards) | What::Lost(shards) = &item.what {
+                        queue.forget(shards);
+                        self.room.notify_one();
+                    }
+                    return item;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
     /// Takes out what waits of these shards: they go elsewhere.
     pub(super) fn forget(&self, shards: &[ShardKey]) {
+        lock(&self.queue).forget(shards);
+        self.room.notify_one();
+    }
+
+    /// Takes out everything.
+    pub(super) fn clear(&self) {
         let mut queue = lock(&self.queue);
-        for item in &mut queue.items {
-            item.marks.retain(|(shard, _)| !shards.contains(shard));
-            if let What::Read(read) = &mut item.what {
-                *read = without(read, shards);
-            }
-        }
-        queue
-            .items
-            .retain(|item| !matches!(&item.what, What::Read(read) if read.batch.is_empty()) || !item.marks.is_empty());
-        queue.bytes = queue.items.iter().map(Item::bytes).sum();
+        (queue.items, queue.bytes) = (VecDeque::new(), 0);
         self.room.notify_one();
     }
 

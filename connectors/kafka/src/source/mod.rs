@@ -6,6 +6,7 @@
 //!                                      commits, seeks
 //! ```
 
+mod acks;
 mod assemble;
 mod group;
 mod handover;
@@ -25,7 +26,7 @@ use std::{
 
 use async_trait::async_trait;
 use millstream_core::{
-    Companion, Error, ErrorKind, Event, Lag, Position, Result, Resume, SeekTo, ShardKey, Source, Stamp,
+    Batch, Companion, Error, ErrorKind, Event, Lag, Position, Result, Resume, SeekTo, ShardKey, Source, Stamp,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tokio::sync::{oneshot, watch};
@@ -33,6 +34,7 @@ use tokio::sync::{oneshot, watch};
 pub(crate) use plan::{Planned, plan};
 
 use self::{
+    acks::Acks,
     assemble::Assembler,
     group::Group,
     handover::{Handover, Item, What},
@@ -62,6 +64,8 @@ pub(crate) struct KafkaSource {
     carried: Position,
     /// Records from begin to end, where it ends.
     size: Option<u64>,
+    /// Where a program reads with a group: which records are done.
+    acks: Option<Acks>,
 }
 
 /// The thread that reads, and how to reach it. It ends when this is dropped.
@@ -86,7 +90,7 @@ struct Started {
 
 impl KafkaSource {
     pub(crate) fn new(plan: Arc<Planned>) -> Self {
-        KafkaSource { plan, running: None, positions: BTreeMap::new(), carried: Position::default(), size: None }
+        KafkaSource { plan, running: None, positions: BTreeMap::new(), carried: Position::default(), size: None, acks: None }
     }
 
     fn running(&self) -> Result<&Running> {
@@ -112,11 +116,66 @@ impl KafkaSource {
             }
         }
     }
+
+    /// They are read from here; what was handed out before says nothing any more.
+    fn note_begins(&mut self, marks: &[(ShardKey, Option<i64>)]) {
+        if let Some(acks) = &mut self.acks {
+            marks.iter().for_each(|(shard, mark)| mark.iter().for_each(|next| acks.begin(shard, *next)));
+        }
+    }
+
+    fn forget(&mut self, shards: &[ShardKey]) {
+        for shard in shards {
+            self.positions.remove(shard);
+            self.carried.0.remove(shard);
+            self.acks.iter_mut().for_each(|acks| acks.end(shard));
+        }
+    }
+
+    /// What an item says, if it says anything.
+    fn event(&mut self, Item { what, marks }: Item) -> Option<Result<Event>> {
+        if matches!(what, What::Added(_)) {
+            self.note_begins(&marks);
+        }
+        self.note(marks);
+        Some(Ok(match what {
+            What::Read(read) if read.batch.is_empty() => return None,
+            What::Read(read) => {
+                self.acks.iter_mut().for_each(|acks| acks.hand(&read.batch));
+                Event::Batch(read)
+            }
+            What::Added(shards) => Event::Added(shards),
+            What::Leaving(shards) => Event::Leaving(shards),
+            What::Lost(shards) => {
+                self.forget(&shards);
+                Event::Lost(shards)
+            }
+            What::Failed(error) => return Some(Err(error)),
+            What::End => Event::End,
+        }))
+    }
+
+    /// Opened again, a member of a group stays one: its partitions go back to where they are committed.
+    async fn reopen(&mut self, resume: &Resume) -> Result<()> {
+        let resume = resume.clone();
+        self.carried = resume.position.clone().unwrap_or_default();
+        let places = self.ask(|answer| Command::Reopen(Box::new(resume), answer)).await?;
+        self.positions.clear();
+        let marks: Vec<_> = places.into_iter().map(|(shard, next)| (shard, Some(next))).collect();
+        self.note_begins(&marks);
+        self.note(marks);
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl Source for KafkaSource {
     async fn open(&mut self, resume: &Resume) -> Result<()> {
+        let grouped = self.plan.options.group.is_some();
+        self.acks = (grouped && resume.stamp.is_none()).then(Acks::default);
+        if grouped && self.running.is_some() && self.reopen(resume).await.is_ok() {
+            return Ok(());
+        }
         if let Some(old) = self.running.take() {
             old.stop().await;
         }
@@ -125,7 +184,6 @@ impl Source for KafkaSource {
         (self.positions, self.carried) = (BTreeMap::new(), resume.position.clone().unwrap_or_default());
         let (plan, resume_here) = (self.plan.clone(), resume.clone());
         let started = blocking(move || connect(&plan, &resume_here)).await??;
-        let grouped = self.plan.options.group.is_some();
         self.size = (resume.until_end && !grouped)
             .then(|| started.begins.iter().map(|begin| u64::try_from(begin.end - begin.offset).unwrap_or(0)).sum());
         for begin in &started.begins {
@@ -144,20 +202,22 @@ impl Source for KafkaSource {
         loop {
             let taken = self.running()?.handover.take().await;
             // From here on nothing waits: what was taken is returned.
-            let Some(Item { what, marks }) = taken else { return Err(gone()) };
-            self.note(marks);
-            return Ok(match what {
-                What::Read(read) if read.batch.is_empty() => continue,
-                What::Read(read) => Event::Batch(read),
-                What::Added(shards) => Event::Added(shards),
-                What::Leaving(shards) => Event::Leaving(shards),
-                What::Lost(shards) => {
-                    self.positions.retain(|shard, _| !shards.contains(shard));
-                    Event::Lost(shards)
-                }
-                What::Failed(error) => return Err(error),
-                What::End => Event::End,
-            });
+            let item = taken.ok_or_else(gone)?;
+            if let Some(event) = self.event(item) {
+                return event;
+            }
+        }
+    }
+
+    async fn news(&mut self) -> Event {
+        loop {
+            let taken = match &self.running {
+                Some(running) => running.handover.take_news().await,
+                None => std::future::pending().await,
+            };
+            if let Some(Ok(event)) = self.event(taken) {
+                return event;
+            }
         }
     }
 
@@ -173,18 +233,36 @@ impl Source for KafkaSource {
         if self.plan.options.group.is_none() {
             return Ok(());
         }
-        let mut offsets = Vec::with_capacity(upto.0.len());
-        for shard in upto.0.keys().filter(|shard| self.positions.contains_key(*shard)) {
-            offsets.extend(upto.shard::<i64>(shard)?.map(|offset| (shard.clone(), offset)));
+        let mut offsets = Vec::with_capacity(self.positions.len());
+        for shard in self.positions.keys() {
+            let upto = upto.shard::<i64>(shard)?;
+            let done = match &mut self.acks {
+                Some(acks) => acks.done_before(shard, upto),
+                None => upto,
+            };
+            offsets.extend(done.map(|offset| (shard.clone(), offset)));
         }
         let stamp = stamp.cloned();
         self.ask(|answer| Command::Commit(offsets, stamp, answer)).await
     }
 
+    async fn acknowledge(&mut self, records: &Batch) -> Result<()> {
+        match &mut self.acks {
+            Some(acks) => acks.done(records),
+            None => {
+                return Err(Error::new(ErrorKind::Unsupported, "only a group takes note of single records")
+                    .hint("give `group`; in a pipeline positions are committed with epochs"));
+            }
+        }
+        Ok(())
+    }
+
     async fn seek(&mut self, to: &SeekTo, shards: Option<&[ShardKey]>) -> Result<()> {
         let (to, shards) = (to.clone(), shards.map(<[ShardKey]>::to_vec));
         let moved = self.ask(|answer| Command::Seek(to, shards, answer)).await?;
-        self.note(moved.into_iter().map(|(shard, offset)| (shard, Some(offset))).collect());
+        let marks: Vec<_> = moved.into_iter().map(|(shard, offset)| (shard, Some(offset))).collect();
+        self.note_begins(&marks);
+        self.note(marks);
         Ok(())
     }
 
@@ -209,10 +287,7 @@ impl Source for KafkaSource {
     async fn release(&mut self, shards: &[ShardKey]) -> Result<()> {
         let leaving = shards.to_vec();
         self.ask(|answer| Command::Release(leaving, answer)).await?;
-        for shard in shards {
-            self.positions.remove(shard);
-            self.carried.0.remove(shard);
-        }
+        self.forget(shards);
         Ok(())
     }
 

@@ -56,7 +56,7 @@ impl SourcePlan for KafkaSourcePlan {
     fn capabilities(&self) -> SourceCapabilities {
         let grouped = self.0.options.group.is_some();
         let owner = if grouped { Owner::System } else { Owner::Checkpoint };
-        SourceCapabilities { owner, groups: grouped, ..SourceCapabilities::LOG }
+        SourceCapabilities { owner, groups: grouped, acknowledge: grouped, ..SourceCapabilities::LOG }
     }
 
     fn form(&self) -> Form {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_core::{Error, ErrorKind, Read, Result, SeekTo, ShardKey, Stamp};
+use millstream_core::{Error, ErrorKind, Read, Result, Resume, SeekTo, ShardKey, Stamp};
 use rdkafka::{
     Offset,
     consumer::Consumer as _,
@@ -38,6 +38,7 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// What the source asks of the thread.
 pub(super) enum Command {
     Seek(SeekTo, Option<Vec<ShardKey>>, oneshot::Sender<Result<Vec<(ShardKey, i64)>>>),
+    Reopen(Box<Resume>, oneshot::Sender<Result<Vec<(ShardKey, i64)>>>),
     Commit(Vec<(ShardKey, i64)>, Option<Stamp>, oneshot::Sender<Result<()>>),
     Release(Vec<ShardKey>, oneshot::Sender<Result<()>>),
     Sighted(Sighting),
@@ -123,6 +124,9 @@ impl Reader {
         match command {
             Command::Seek(to, shards, answer) => {
                 let _ = answer.send(self.seek(&to, shards.as_deref()));
+            }
+            Command::Reopen(resume, answer) => {
+                let _ = answer.send(self.reopen(*resume));
             }
             Command::Commit(offsets, stamp, answer) => {
                 let _ = answer.send(self.commit(&offsets, stamp.as_ref()));
@@ -342,7 +346,7 @@ impl Reader {
         Ok(begins.into_iter().map(|begin| (begin.shard, begin.offset)).collect())
     }
 
-    fn move_to(&self, partitions: &[(Partition, i64)]) -> Result<()> {
+    pub(super) fn move_to(&self, partitions: &[(Partition, i64)]) -> Result<()> {
         let what = || format!("cannot seek at {}", self.cluster.access.shown);
         let deadline = Instant::now() + self.cluster.access.timeout;
         loop {
@@ -365,7 +369,7 @@ impl Reader {
         }
     }
 
-    /// After an error for good only the end is waited for; `true` if somebody seeks elsewhere.
+    /// After an error for good only the end is waited for; `true` if somebody goes elsewhere.
     fn wait_for_stop(&mut self) -> bool {
         loop {
             match self.commands.recv_timeout(Duration::from_millis(100)) {
@@ -374,6 +378,14 @@ impl Reader {
                     let sought = self.seek(&to, shards.as_deref());
                     let went = sought.is_ok();
                     let _ = answer.send(sought);
+                    if went {
+                        return true;
+                    }
+                }
+                Ok(Command::Reopen(resume, answer)) => {
+                    let opened = self.reopen(*resume);
+                    let went = opened.is_ok();
+                    let _ = answer.send(opened);
                     if went {
                         return true;
                     }

@@ -254,7 +254,7 @@ async fn keyed_state_waits_for_all_partitions_and_stops_without_them() {
     while seen.len() < 10 {
         member(&mut *other, 1, &mut seen).await;
     }
-    let mut keyed = opened(&topic, more, &resume(0, None, true)).await;
+    let mut keyed = opened(&topic, more, &resume(9, None, true)).await;
     let waits = tokio::time::timeout(LONG, async {
         loop {
             member(&mut *other, 1, &mut seen).await;

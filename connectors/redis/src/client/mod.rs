@@ -8,7 +8,7 @@ mod wire;
 use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use millstream_core::{Error, ErrorKind, Result};
+use millstream_core::Result;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -155,12 +155,6 @@ impl Client {
             replies.push(self.reply(self.server.timeout).await?);
         }
         Ok(replies)
-    }
-
-    /// Sends one command; what the server refuses is a reply, not an error.
-    pub(crate) async fn call(&mut self, words: &[&[u8]]) -> Result<Reply> {
-        let mut replies = self.ask(&Commands::one(words)).await?;
-        replies.pop().ok_or_else(|| Error::new(ErrorKind::Bug, "a command without an answer"))
     }
 
     /// The parts of it, for those who read and write at the same time.

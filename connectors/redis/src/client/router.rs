@@ -134,7 +134,8 @@ impl Router {
         .inspect_err(|_| self.forget())
     }
 
-    async fn once(&mut self, requests: &[Request]) -> Result<Vec<Reply>> {
+    /// The same, and what breaks is an error at once: a command that must not be carried out twice.
+    pub(crate) async fn once(&mut self, requests: &[Request]) -> Result<Vec<Reply>> {
         let mut replies: Vec<Option<Reply>> = vec![None; requests.len()];
         let mut left: Vec<(usize, Option<Arc<str>>)> = (0..requests.len()).map(|i| (i, None)).collect();
         for _ in 0..REDIRECTS_MAX {

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     client::{Topology, slot},
     error::refused,
+    exact::{Packed, Staging},
     options::{NULL_FIELD, RedisSinkOptions, Sharder, SinkIds, Trim},
     resp::Commands,
     server::Server,
@@ -20,6 +21,9 @@ use crate::{
 
 /// What a tombstone's field holds; readers look only at its name.
 const NULL_VALUE: &[u8] = b"1";
+
+/// A script can hand about 8,000 words to a command, two for each header.
+const STAGED_HEADERS_MAX: usize = 3900;
 
 /// How records become entries, and of which keys.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ pub(super) struct Encoder {
 pub(super) struct Encoded {
     pub(super) chunks: Vec<(Arc<str>, Chunk)>,
     pub(super) rejected: Vec<(u32, Error)>,
+    /// The keys that they go to, with their slots; runs of one key once.
+    pub(super) keys: Vec<(u16, Vec<u8>)>,
 }
 
 /// The commands of one node while they are encoded.
@@ -54,15 +60,16 @@ struct Round<'a> {
     topology: &'a Topology,
     server: &'a Server,
     nodes: Vec<Building>,
-    now: Timestamp,
-    /// The newest key, its slot, and which of `nodes` has it: runs of one key are the rule.
-    newest: Option<(Vec<u8>, u16, usize)>,
+    /// Keys so far, with their slots. The newest is the last: runs of one key are the rule.
+    keys: Vec<(u16, Vec<u8>)>,
+    /// Which of `nodes` has the newest.
+    newest: usize,
 }
 
 impl Encoder {
     pub(super) fn new(options: &RedisSinkOptions) -> Result<Self> {
         Ok(Encoder {
-            template: Template::parse(options.stream.as_deref().unwrap_or_default())?,
+            template: Template::parse(options.stream.as_deref())?,
             shards: options.shards,
             sharder: options.sharder.unwrap_or_default(),
             value_field: options.value_field.clone(),
@@ -83,27 +90,30 @@ impl Encoder {
         self.shards.is_some()
     }
 
-    /// The commands for a batch. Nothing is changed that a second call for the same batch would notice.
+    /// The commands for a batch: an `XADD` for each record, or with `staging` an `RPUSH` of it.
     pub(super) fn encode(
         &mut self,
         batch: &Batch,
         id: WriteId,
-        topology: &Topology,
-        server: &Server,
+        (topology, server): (&Topology, &Server),
+        mut staging: Option<&mut Staging>,
     ) -> Result<Encoded> {
-        let mut round = Round { topology, server, nodes: Vec::new(), now: Timestamp::now(), newest: None };
+        let mut round = Round { topology, server, nodes: Vec::new(), keys: Vec::new(), newest: 0 };
         let mut rejected = Vec::new();
-        let appended = batch.envelope().0.told.appended;
-        let trim = self.trim(round.now);
-        let mut key = Vec::new();
-        let turn = self.turn;
+        let (appended, now) = (batch.envelope().0.told.appended, Timestamp::now());
+        let trim = self.trim(now);
+        let (mut key, mut packed) = (Vec::new(), Packed::default());
         for (row, record) in batch.iter().enumerate() {
-            let placed = self.key(&record, &mut key).and_then(|()| self.check(&record));
-            match placed.and_then(|()| self.id(&record, appended, round.now)) {
-                Ok(entry_id) => {
+            let placed = self.key(&record, &mut key).and_then(|()| self.check(&record, staging.is_some()));
+            match placed.and_then(|()| self.id(&record, appended, now)) {
+                Ok(id) => {
                     let (slot, node) = round.place(&key)?;
                     let Some(building) = round.nodes.get_mut(node) else { continue };
-                    self.command(&mut building.commands, &key, trim.as_ref(), &entry_id, &record);
+                    let entry = Entry { encoder: self, key: &key, trim: trim.as_ref(), id: &id, record };
+                    match &mut staging {
+                        None => entry.add(&mut building.commands),
+                        Some(staging) => entry.stage(&mut building.commands, staging.list(slot), &mut packed),
+                    }
                     // Batches are far below 4 GiB.
                     let end = building.commands.size() as u32;
                     building.cuts.push(Cut { row: row as u32, end, slot });
@@ -111,13 +121,11 @@ impl Encoder {
                 Err(error) => rejected.push((row as u32, error)),
             }
         }
-        // Only a batch that is on its way moves the turn on; `turn` was advanced while choosing.
-        debug_assert!(self.turn >= turn);
         let chunk = |building: Building| {
             let chunk = Chunk::new(id, Bytes::from(building.commands.into_bytes()), building.cuts);
             (building.node, chunk)
         };
-        Ok(Encoded { chunks: round.nodes.into_iter().map(chunk).collect(), rejected })
+        Ok(Encoded { chunks: round.nodes.into_iter().map(chunk).collect(), rejected, keys: round.keys })
     }
 
     /// The key that a record goes to.
@@ -139,7 +147,13 @@ impl Encoder {
     }
 
     /// A header must not be taken for something else when it is read.
-    fn check(&self, record: &RecordRef<'_>) -> Result<()> {
+    fn check(&self, record: &RecordRef<'_>, staged: bool) -> Result<()> {
+        if staged && record.headers().nth(STAGED_HEADERS_MAX).is_some() {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("the record has more than {STAGED_HEADERS_MAX} headers"),
+            ));
+        }
         for (name, _) in record.headers() {
             if name == self.value_field || name == self.key_field || name == NULL_FIELD {
                 return Err(Error::new(
@@ -176,41 +190,67 @@ impl Encoder {
         let half = if self.ids == SinkIds::Nanoseconds { oldest } else { oldest / 1_000_000 };
         Some((b"MINID", half.to_string()))
     }
+}
 
-    fn command(
-        &self,
-        commands: &mut Commands,
-        key: &[u8],
-        trim: Option<&(&'static [u8], String)>,
-        id: &str,
-        record: &RecordRef<'_>,
-    ) {
-        let fields = 1 + usize::from(record.key().is_some()) + record.headers().count();
-        commands.begin(3 + if trim.is_some() { 3 } else { 0 } + 2 * fields);
+/// One record on its way to be an entry.
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    encoder: &'a Encoder,
+    key: &'a [u8],
+    trim: Option<&'a (&'static [u8], String)>,
+    /// Empty: the server's choice.
+    id: &'a str,
+    record: RecordRef<'a>,
+}
+
+impl Entry<'_> {
+    /// As an `XADD`.
+    fn add(&self, commands: &mut Commands) {
+        commands.begin(1 + self.len());
         commands.word(b"XADD");
-        commands.word(key);
-        if let Some((what, bound)) = trim {
-            commands.word(what);
-            commands.word(b"~");
-            commands.word(bound.as_bytes());
+        self.words(|word| commands.word(word));
+    }
+
+    /// As an `RPUSH` of what a script will add: the place of the id, and the words behind `XADD`.
+    fn stage(&self, commands: &mut Commands, list: &[u8], packed: &mut Packed) {
+        packed.clear();
+        packed.array(1 + self.len());
+        packed.text(if self.trim.is_some() { b"5" } else { b"2" });
+        self.words(|word| packed.text(word));
+        commands.push(&[b"RPUSH", list, packed.bytes()]);
+    }
+
+    fn len(&self) -> usize {
+        let fields = 1 + usize::from(self.record.key().is_some()) + self.record.headers().count();
+        2 + if self.trim.is_some() { 3 } else { 0 } + 2 * fields
+    }
+
+    /// The words behind `XADD`.
+    #[inline]
+    fn words(&self, mut word: impl FnMut(&[u8])) {
+        word(self.key);
+        if let Some((what, bound)) = self.trim {
+            word(what);
+            word(b"~");
+            word(bound.as_bytes());
         }
-        commands.word(if id.is_empty() { b"*" } else { id.as_bytes() });
-        if let Some(key) = record.key() {
-            commands.word(self.key_field.as_bytes());
-            commands.word(key);
+        word(if self.id.is_empty() { b"*" } else { self.id.as_bytes() });
+        if let Some(key) = self.record.key() {
+            word(self.encoder.key_field.as_bytes());
+            word(key);
         }
-        for (name, value) in record.headers() {
-            commands.word(name.as_bytes());
-            commands.word(value.unwrap_or_default());
+        for (name, value) in self.record.headers() {
+            word(name.as_bytes());
+            word(value.unwrap_or_default());
         }
-        match record.value() {
+        match self.record.value() {
             Some(value) => {
-                commands.word(self.value_field.as_bytes());
-                commands.word(value);
+                word(self.encoder.value_field.as_bytes());
+                word(value);
             }
             None => {
-                commands.word(NULL_FIELD.as_bytes());
-                commands.word(NULL_VALUE);
+                word(NULL_FIELD.as_bytes());
+                word(NULL_VALUE);
             }
         }
     }
@@ -219,17 +259,17 @@ impl Encoder {
 impl Round<'_> {
     /// The slot of a key, and which of `nodes` has it.
     fn place(&mut self, key: &[u8]) -> Result<(u16, usize)> {
-        if let Some((_, slot, node)) = self.newest.as_ref().filter(|(newest, ..)| newest == key) {
-            return Ok((*slot, *node));
+        if let Some((slot, _)) = self.keys.last().filter(|(_, newest)| newest == key) {
+            return Ok((*slot, self.newest));
         }
         let slot = if self.topology.is_cluster() { slot(key) } else { 0 };
         let node = self.topology.node(slot);
         let node = node.ok_or_else(|| refused("write", self.server, "CLUSTERDOWN nobody has the slot of a key"))?;
-        let at = self.nodes.iter().position(|building| building.node == *node).unwrap_or_else(|| {
+        self.newest = self.nodes.iter().position(|building| building.node == *node).unwrap_or_else(|| {
             self.nodes.push(Building { node: node.clone(), commands: Commands::default(), cuts: Vec::new() });
             self.nodes.len() - 1
         });
-        self.newest = Some((key.to_vec(), slot, at));
-        Ok((slot, at))
+        self.keys.push((slot, key.to_vec()));
+        Ok((slot, self.newest))
     }
 }

@@ -9,12 +9,13 @@ mod encode;
 mod outcomes;
 mod pipe;
 mod plan;
+mod staged;
 mod template;
 
 use std::{collections::BTreeMap, future::poll_fn, sync::Arc, task::Poll};
 
 use async_trait::async_trait;
-use millstream_core::{Batch, Epoch, Error, ErrorKind, Outcomes, Result, Sink, Token, WriteId};
+use millstream_core::{Batch, Epoch, Error, ErrorKind, Last, Outcomes, Result, Share, Sink, Stamp, Token, WriteId};
 
 pub(crate) use plan::plan;
 
@@ -22,6 +23,7 @@ use self::{
     encode::Encoder,
     outcomes::Writes,
     pipe::{Again, Pipe, Said, Until, stuck},
+    staged::Staged,
 };
 use crate::{
     client::{Redirect, Request, Router},
@@ -43,10 +45,12 @@ pub(crate) struct RedisSink {
     writes: Writes,
     in_flight: usize,
     wait: Option<Wait>,
+    /// `exactly_once`: nothing is written before its epoch counts.
+    staged: Option<Staged>,
 }
 
 impl RedisSink {
-    fn new(options: &RedisSinkOptions, server: Arc<Server>) -> Result<Self> {
+    fn new(options: &RedisSinkOptions, server: Arc<Server>, exactly_once: bool) -> Result<Self> {
         Ok(RedisSink {
             encoder: Encoder::new(options)?,
             router: Router::new(server.clone()),
@@ -56,6 +60,7 @@ impl RedisSink {
             writes: Writes::default(),
             in_flight: usize::try_from(options.in_flight.0).unwrap_or(usize::MAX),
             wait: options.wait,
+            staged: exactly_once.then(Staged::default),
         })
     }
 
@@ -94,7 +99,11 @@ impl RedisSink {
             }
             for (node, error) in broken {
                 if let Some(pipe) = self.pipes.remove(&node) {
-                    self.again.extend(pipe.unanswered());
+                    match &mut self.staged {
+                        None => self.again.extend(pipe.unanswered()),
+                        // Sent again it might be there twice.
+                        Some(staged) => staged.spoil(&error),
+                    }
                 }
                 failed.get_or_insert(error);
             }
@@ -112,6 +121,7 @@ impl RedisSink {
     fn answered(&mut self, write: WriteId, row: u32, said: Said) -> Result<()> {
         match said {
             Said::Id(id) => self.writes.delivered(write, row, id),
+            Said::Staged => {}
             Said::Error(text, command) => {
                 let redirect = Redirect::read(&text, "").is_some();
                 if redirect || is_of_server(&text) {
@@ -140,7 +150,11 @@ impl RedisSink {
                 command.append(&again.bytes, 1);
                 Request { slot: again.slot, command }
             };
-            let replies = self.router.all(self.again.iter().map(request).collect()).await?;
+            let requests: Vec<Request> = self.again.iter().map(request).collect();
+            let replies = match &mut self.staged {
+                None => self.router.all(requests).await?,
+                Some(staged) => self.router.once(&requests).await.inspect_err(|error| staged.spoil(error))?,
+            };
             let sent = std::mem::take(&mut self.again);
             let mut failed = Ok(());
             for (command, reply) in sent.into_iter().zip(replies) {
@@ -148,6 +162,7 @@ impl RedisSink {
                     Item::Text(id) => {
                         EntryId::parse(id).map(Said::Id).ok_or_else(|| unexpected("write", &self.server))?
                     }
+                    Item::Integer(_) => Said::Staged,
                     Item::Error(text) => Said::Error(String::from_utf8_lossy(text).into_owned(), command.clone()),
                     _ => return Err(unexpected("write", &self.server)),
                 };
@@ -214,21 +229,49 @@ impl RedisSink {
 
 #[async_trait]
 impl Sink for RedisSink {
-    async fn open(&mut self, _: &[(Epoch, Token)]) -> Result<()> {
+    fn introduce(&mut self, stamp: &Stamp) {
+        if let Some(staged) = &mut self.staged {
+            staged.introduce(stamp);
+        }
+    }
+
+    fn join(&mut self, share: &Share) -> Result<()> {
+        match &mut self.staged {
+            Some(staged) => staged.join(share),
+            None => {
+                Err(Error::new(ErrorKind::Bug, "a sink that is not planned for `exactly_once` joins a transaction"))
+            }
+        }
+    }
+
+    async fn open(&mut self, resume: &[(Epoch, Token)]) -> Result<()> {
         self.pipes.clear();
         self.again.clear();
         self.writes.clear();
         self.router.forget();
-        self.router.topology().await?;
-        self.check().await
+        let topology = self.router.topology().await?;
+        self.check().await?;
+        match &mut self.staged {
+            Some(staged) => staged.open(&mut self.router, resume, topology.is_cluster()).await,
+            None => Ok(()),
+        }
     }
 
     async fn write(&mut self, batch: Batch) -> Result<WriteId> {
+        if self.staged.as_ref().is_some_and(Staged::spoiled) {
+            // The next flush says so, and the epoch is played again.
+            self.writes.accept(batch.len(), Vec::new());
+            return Ok(self.writes.next_id() - 1);
+        }
         self.resend().await?;
         let batch = batch.into_bytes();
         let topology = self.router.topology().await?;
         let id = self.writes.next_id();
-        let encoded = self.encoder.encode(&batch, id, &topology, &self.server)?;
+        let staging = match &mut self.staged {
+            Some(staged) => Some(staged.staging()?),
+            None => None,
+        };
+        let encoded = self.encoder.encode(&batch, id, (&topology, &self.server), staging)?;
         for (node, _) in &encoded.chunks {
             if !self.pipes.contains_key(node) {
                 let pipe = Pipe::connect(&self.server, node).await.inspect_err(|_| self.router.forget())?;
@@ -237,6 +280,9 @@ impl Sink for RedisSink {
         }
         // From here on it is accepted: what goes wrong is sent again.
         self.writes.accept(batch.len(), encoded.rejected);
+        if let Some(staged) = &mut self.staged {
+            staged.note(encoded.keys)?;
+        }
         for (node, chunk) in encoded.chunks {
             // Connected above.
             if let Some(pipe) = self.pipes.get_mut(&node) {
@@ -250,13 +296,37 @@ impl Sink for RedisSink {
     }
 
     async fn flush(&mut self) -> Result<Outcomes> {
-        let broke = self.drive(Until::Answered).await;
-        if let (Some(error), false) = (broke, self.again.is_empty()) {
+        if let Some(error) = self.drive(Until::Answered).await {
             tracing::debug!(server = %self.server, error = %error.chain(), "commands are sent again");
         }
         self.resend().await?;
+        if let Some(staged) = &self.staged {
+            staged.check()?;
+        }
         self.replicated().await?;
-        Ok(self.writes.settle())
+        let mut outcomes = self.writes.settle();
+        if self.staged.is_some() {
+            outcomes.sequences.clear();
+        }
+        Ok(outcomes)
+    }
+
+    async fn prepare(&mut self, epoch: Epoch, _: Last) -> Result<Option<Token>> {
+        self.staged.as_mut().map_or(Ok(None), |staged| staged.prepare(epoch))
+    }
+
+    async fn commit(&mut self, token: &Token) -> Result<()> {
+        match &mut self.staged {
+            Some(staged) => staged.commit(&mut self.router, token).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn abort(&mut self, token: &Token) -> Result<()> {
+        match &self.staged {
+            Some(staged) => staged.abort(&mut self.router, token).await,
+            None => Ok(()),
+        }
     }
 
     async fn close(&mut self) -> Result<()> {

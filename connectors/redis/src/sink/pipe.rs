@@ -81,6 +81,8 @@ pub(super) struct Answer {
 pub(super) enum Said {
     /// The entry's id.
     Id(EntryId),
+    /// It is staged.
+    Staged,
     /// Its error, and the command.
     Error(String, Again),
 }
@@ -230,7 +232,8 @@ impl Pipe {
             chunk.answered += 1;
             let (write, row) = (command.write, command.row);
             let said = match said {
-                Ok(id) => Said::Id(id),
+                Ok(Some(id)) => Said::Id(id),
+                Ok(None) => Said::Staged,
                 Err(text) => Said::Error(text, command),
             };
             answers.push(Answer { write, row, said });
@@ -249,13 +252,14 @@ impl Pipe {
     }
 }
 
-type Parsed = Option<(Result<EntryId, String>, usize)>;
+/// An id, none for what was staged, or an error; and its length.
+type Parsed = Option<(Result<Option<EntryId>, String>, usize)>;
 
 /// The answer at the front of `data`, and its length.
 fn answer(data: &[u8]) -> Result<Parsed, Malformed> {
     let Some(end) = memchr(b'\n', data) else {
         return match data.first() {
-            Some(kind) if !b"$-".contains(kind) => Err(Malformed::Kind(*kind)),
+            Some(kind) if !b"$-:".contains(kind) => Err(Malformed::Kind(*kind)),
             _ if data.len() > ANSWER_BYTES_MAX => Err(Malformed::Length),
             _ => Ok(None),
         };
@@ -270,8 +274,12 @@ fn answer(data: &[u8]) -> Result<Parsed, Malformed> {
                 return Ok(None);
             }
             let id = data.get(start..next - 2).and_then(EntryId::parse).ok_or(Malformed::Length)?;
-            Ok(Some((Ok(id), next)))
+            Ok(Some((Ok(Some(id)), next)))
         }
+        Some((b':', count)) => match number(count) {
+            Some(_) => Ok(Some((Ok(None), end + 1))),
+            None => Err(Malformed::Length),
+        },
         Some((kind, _)) => Err(Malformed::Kind(*kind)),
         None => Err(Malformed::Length),
     }
@@ -290,12 +298,12 @@ mod tests {
     fn answers_are_ids_and_errors() {
         let bytes = b"$3\r\n1-2\r\n-OOM no\r\n";
         let (first, next) = answer(bytes).unwrap().unwrap();
-        assert_eq!((first, next), (Ok(EntryId { ms: 1, seq: 2 }), 9));
+        assert_eq!((first, next), (Ok(Some(EntryId { ms: 1, seq: 2 })), 9));
         assert_eq!(answer(&bytes[next..]).unwrap().unwrap(), (Err("OOM no".to_owned()), 9));
         for cut in 0..9 {
             assert!(answer(&bytes[..cut]).unwrap().is_none(), "{cut}");
         }
-        for wrong in ["$x\r\n", "$3\r\nabc\r\n", ":1\r\n", "HTTP", "\n"] {
+        for wrong in ["$x\r\n", "$3\r\nabc\r\n", ":x\r\n", "HTTP", "\n"] {
             assert!(answer(wrong.as_bytes()).is_err(), "{wrong:?}");
         }
     }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use millstream_core::{PlanContext, Result, Sink, SinkCapabilities, SinkPlan, Way, parse_options};
+use millstream_core::{Delivery, Host, PlanContext, Result, Sink, SinkCapabilities, SinkPlan, Way, parse_options};
 use serde_json::Value;
 
 use super::{RedisSink, encode::Encoder};
 use crate::{
+    exact::RedisHost,
     options::RedisSinkOptions,
     server::{Server, spelled_out},
 };
@@ -19,23 +20,26 @@ const RECORD_BYTES_MAX: u64 = 512 << 20;
 struct RedisSinkPlan {
     options: RedisSinkOptions,
     server: Arc<Server>,
+    exactly_once: bool,
 }
 
 /// Plans a sink.
-pub(crate) fn plan(options: &Value, _: &PlanContext) -> Result<Box<dyn SinkPlan>> {
+pub(crate) fn plan(options: &Value, context: &PlanContext) -> Result<Box<dyn SinkPlan>> {
     let options: RedisSinkOptions = parse_options(&spelled_out(options)?)?;
     options.validate()?;
     let server = Arc::new(Server::of_sink(&options)?);
     Encoder::new(&options)?;
-    Ok(Box::new(RedisSinkPlan { options, server }))
+    let exactly_once = context.delivery == Delivery::ExactlyOnce;
+    Ok(Box::new(RedisSinkPlan { options, server, exactly_once }))
 }
 
 impl SinkPlan for RedisSinkPlan {
     fn capabilities(&self) -> SinkCapabilities {
         SinkCapabilities {
-            way: Way::None,
+            way: if self.server.transaction().is_some() { Way::Hosting } else { Way::TwoPhase },
             per_record: true,
-            sequences: true,
+            // What is staged has no id yet.
+            sequences: !self.exactly_once,
             keys: true,
             headers: true,
             tombstones: true,
@@ -45,10 +49,21 @@ impl SinkPlan for RedisSinkPlan {
     }
 
     fn describe(&self) -> String {
-        format!("writing to {} of {}", self.options.stream.as_deref().unwrap_or_default(), self.server)
+        match &self.options.stream {
+            Some(stream) => format!("writing to {stream} of {}", self.server),
+            None => format!("writing to {}", self.server),
+        }
+    }
+
+    fn transaction(&self) -> Option<String> {
+        self.server.transaction()
+    }
+
+    fn host(&self) -> Result<Box<dyn Host>> {
+        Ok(Box::new(RedisHost::new(self.server.clone())))
     }
 
     fn create(&self) -> Result<Box<dyn Sink>> {
-        Ok(Box::new(RedisSink::new(&self.options, self.server.clone())?))
+        Ok(Box::new(RedisSink::new(&self.options, self.server.clone(), self.exactly_once)?))
     }
 }

@@ -18,7 +18,9 @@ enum Part {
 impl Template {
     /// Reads `text` and `{stream}`, `{key}`, `{header:NAME}`. A brace that begins none of them is meant as it stands: it may
     /// be the tag of a key.
-    pub(super) fn parse(text: &str) -> Result<Self> {
+    pub(super) fn parse(text: Option<&str>) -> Result<Self> {
+        // As the records say: those of a source name the stream where they were read, those of a producer theirs.
+        let Some(text) = text else { return Ok(Template(vec![Part::Stream])) };
         let mut parts = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
@@ -42,8 +44,8 @@ impl Template {
         literal.push_str(rest);
         parts.extend((!literal.is_empty()).then_some(Part::Text(literal)));
         if parts.is_empty() {
-            return Err(Error::new(ErrorKind::Option, "no stream is named")
-                .hint("write `redis://node/stream`, or the option `stream`")
+            return Err(Error::new(ErrorKind::Option, "the name of the stream is empty")
+                .hint("write `redis://node/stream`, or leave `stream` out for the streams that records name")
                 .within("stream"));
         }
         Ok(Template(parts))
@@ -106,12 +108,15 @@ mod tests {
         let batch = builder.finish();
         let filled = |text: &str| {
             let mut name = Vec::new();
-            Template::parse(text).unwrap().fill(&batch.get(0), &mut name).map(|()| String::from_utf8(name).unwrap())
+            Template::parse(Some(text))
+                .unwrap()
+                .fill(&batch.get(0), &mut name)
+                .map(|()| String::from_utf8(name).unwrap())
         };
         assert_eq!(filled("a-{stream}-{key}{header:to}").unwrap(), "a-in-KT");
         assert_eq!(filled("{tag}:{key}:{").unwrap(), "{tag}:K:{");
         assert_eq!(filled("{header:no}").unwrap_err().kind(), ErrorKind::Data);
-        assert_eq!(Template::parse("a{b}c").unwrap().constant(), Some("a{b}c"));
-        assert!(Template::parse("").is_err());
+        assert_eq!(Template::parse(Some("a{b}c")).unwrap().constant(), Some("a{b}c"));
+        assert!(Template::parse(Some("")).is_err());
     }
 }

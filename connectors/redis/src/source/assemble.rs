@@ -8,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     decode::{Rows, Shape},
     lane::Reading,
+    place::Place,
 };
 use crate::{
     id::EntryId,
@@ -25,8 +26,8 @@ pub(super) struct Handed {
 /// Where a shard stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// Behind this entry.
-    Id(EntryId),
+    /// Here.
+    Place(Place),
     /// Behind so many that a group has handed to us.
     Read(u64),
 }
@@ -103,7 +104,7 @@ impl<'a> Assembler<'a> {
             let Some(key) = self.dictionary.get(shard as usize) else { continue };
             let mark = match (&self.reading.member, ids.last()) {
                 (Some(member), _) if member.keeps() => Mark::Read(member.ledger.note(key, ids)),
-                (None, Some(last)) => Mark::Id(*last),
+                (None, Some(last)) => Mark::Place(Place::seen(*last)),
                 _ => continue,
             };
             marks.push((key.clone(), mark));

@@ -6,7 +6,7 @@
 //! | 3 times or more | one at a time, each committed before the next: a record that ends its process drags no other with it |
 //! | more than `max_deliveries` times | to the dead letters, in batches |
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use millstream_core::Result;
 use tokio::time::Instant;
@@ -29,20 +29,16 @@ const ALONE_FROM: u32 = 3;
 /// Pending entries that one question asks for.
 const PAGE: usize = 1000;
 
+/// Often enough for the shortest `claim_idle`.
+const SWEEP_MIN: Duration = Duration::from_millis(50);
+
 /// How often to look for members that do not show up, at most: part of what a takeover takes behind `claim_idle`.
 const SWEEP_MAX: Duration = Duration::from_secs(2);
 
-/// While records wait to go alone.
-const SWEEP_ALONE: Duration = Duration::from_millis(20);
-
-/// When to look again, and what waits.
+/// When to look again.
 pub(super) struct Claims {
     every: Duration,
     due_at: Instant,
-    /// Records of ours that go alone: key, id, how often they were handed out before.
-    own: VecDeque<(usize, Pending)>,
-    /// Somebody's record waits to go alone.
-    waiting: bool,
 }
 
 /// An entry that was handed out and not acknowledged.
@@ -65,11 +61,6 @@ impl Claims {
     pub(super) fn due(&self) -> bool {
         Instant::now() >= self.due_at
     }
-
-    /// How long a read may wait.
-    pub(super) fn block(&self, usual: Duration) -> Duration {
-        if self.waiting || !self.own.is_empty() { SWEEP_ALONE } else { usual }
-    }
 }
 
 impl Lane {
@@ -80,43 +71,37 @@ impl Lane {
     /// Joins the group on each key, and takes up what we had taken and not acknowledged in a former life.
     pub(super) async fn join(&mut self, link: &mut Link) -> Result<Claims> {
         let member = self.member()?;
-        let every = (member.group.claim_idle.0 / 3).clamp(Duration::from_millis(50), SWEEP_MAX);
+        let every = (member.group.claim_idle.0 / 3).clamp(SWEEP_MIN, SWEEP_MAX);
         let keeps = member.keeps();
-        let mut claims = Claims { every, due_at: Instant::now(), own: VecDeque::new(), waiting: false };
         for key in 0..self.keys.len() {
             self.make_group(link, key).await?;
-            if !keeps {
-                continue;
+            if keeps {
+                self.take_own(link, key).await?;
             }
-            self.take_own(link, key, &mut claims).await?;
         }
-        Ok(claims)
+        Ok(Claims { every, due_at: Instant::now() })
     }
 
     /// Takes up what is pending under our name and not with us.
-    async fn take_own(&mut self, link: &mut Link, key: usize, claims: &mut Claims) -> Result<()> {
+    async fn take_own(&mut self, link: &mut Link, key: usize) -> Result<()> {
         let mut from = Some("-".to_owned());
         while let Some(first) = from {
             let (page, next) = self.pending(link, key, None, &first).await?;
             from = next;
-            let known = |pending: &Pending| claims.own.iter().any(|(of, own)| *of == key && own.id == pending.id);
-            let page = page.into_iter().filter(|pending| !known(pending)).collect();
-            let alone = self.take(link, key, page, Duration::ZERO).await?;
-            claims.own.extend(alone.into_iter().map(|pending| (key, pending)));
+            self.take(link, key, page, Duration::ZERO).await?;
         }
         Ok(())
     }
 
     /// Whether more is pending under our name than we hold: a command on a connection that broke was carried out after we had
     /// looked for what it left.
-    async fn has_strays(&self, link: &mut Link, key: usize, claims: &Claims) -> Result<bool> {
-        let (Some(lane_key), member) = (self.keys.get(key), self.member()?) else { return Err(not_open()) };
-        let command = Commands::one(&[b"XPENDING", lane_key.shard.name.as_bytes(), member.group.name.as_bytes()]);
+    async fn has_strays(&self, link: &mut Link, key: usize) -> Result<bool> {
+        let (Some(key), member) = (self.keys.get(key), self.member()?) else { return Err(not_open()) };
+        let command = Commands::one(&[b"XPENDING", key.shard.name.as_bytes(), member.group.name.as_bytes()]);
         let reply = link.demand("look for pending records", &command).await?;
         let ours =
             pending_of(&reply, &member.name).ok_or_else(|| unexpected("look for pending records", link.server()))?;
-        let waiting = claims.own.iter().filter(|(of, _)| *of == key).count();
-        Ok(ours > member.ledger.count(&lane_key.shard.key) + waiting)
+        Ok(ours > member.ledger.count(&key.shard.key))
     }
 
     async fn make_group(&mut self, link: &mut Link, key: usize) -> Result<()> {
@@ -139,31 +124,18 @@ impl Lane {
     /// Looks for what can be taken over, if it is time to.
     pub(super) async fn sweep(&mut self, link: &mut Link, claims: &mut Claims) -> Result<()> {
         let (keeps, idle) = (self.member()?.keeps(), self.member()?.group.claim_idle.0);
-        while let Some((key, pending)) = claims.own.pop_front() {
-            if !self.take_alone(link, key, &pending, Duration::ZERO).await? {
-                claims.own.push_front((key, pending));
-                break;
-            }
-        }
-        if !keeps || !(claims.due() || claims.waiting) {
+        if !keeps || !claims.due() {
             return Ok(());
         }
-        claims.waiting = false;
         for key in 0..self.keys.len() {
-            if self.has_strays(link, key, claims).await? {
-                self.take_own(link, key, claims).await?;
+            if self.has_strays(link, key).await? {
+                self.take_own(link, key).await?;
             }
             let (page, _) = self.pending(link, key, Some(idle), "-").await?;
             let mut gone: Vec<Vec<u8>> = page.iter().filter_map(|pending| pending.made_up.clone()).collect();
             gone.dedup();
-            let alone = self.take(link, key, page, idle).await?;
+            self.take(link, key, page, idle).await?;
             self.bury(link, key, &gone).await?;
-            for pending in alone {
-                if !self.take_alone(link, key, &pending, idle).await? {
-                    claims.waiting = true;
-                    break;
-                }
-            }
         }
         claims.due_at = Instant::now() + claims.every;
         Ok(())
@@ -198,8 +170,8 @@ impl Lane {
         Ok((page, next))
     }
 
-    /// Takes over what may go in batches; what is left goes alone.
-    async fn take(&mut self, link: &mut Link, key: usize, page: Vec<Pending>, idle: Duration) -> Result<Vec<Pending>> {
+    /// Takes over what may go in batches, then what goes alone.
+    async fn take(&mut self, link: &mut Link, key: usize, page: Vec<Pending>, idle: Duration) -> Result<()> {
         let most = self.member()?.group.max_deliveries;
         let (alone, together): (Vec<_>, Vec<_>) =
             page.into_iter().partition(|pending| (ALONE_FROM..=most).contains(&(pending.deliveries + 1)));
@@ -212,12 +184,17 @@ impl Lane {
             let handed = self.claimed(&reply, key, now).ok_or_else(|| unexpected("claim records", link.server()))?;
             self.give(handed).await?;
         }
-        Ok(alone)
+        for pending in &alone {
+            self.take_alone(link, key, pending, idle).await?;
+        }
+        Ok(())
     }
 
-    /// Takes over one record that goes alone, unless another one is under way; whether it was done with.
-    async fn take_alone(&mut self, link: &mut Link, key: usize, pending: &Pending, idle: Duration) -> Result<bool> {
-        let Ok(permit) = self.member()?.gate.clone().try_acquire_owned() else { return Ok(false) };
+    /// Takes over one record that goes alone, when the one before has been committed. Only then, because claiming it counts as
+    /// handing it out. Until then the source gives nothing else anyway.
+    async fn take_alone(&mut self, link: &mut Link, key: usize, pending: &Pending, idle: Duration) -> Result<()> {
+        // The gate is never closed.
+        let permit = self.member()?.gate.clone().acquire_owned().await.map_err(|_| not_open())?;
         let one = std::slice::from_ref(pending);
         let reply = self.claim(link, key, one, idle).await?;
         let mut handed = self.claimed(&reply, key, one).ok_or_else(|| unexpected("claim records", link.server()))?;
@@ -226,8 +203,7 @@ impl Lane {
             handed.read.alone = true;
             handed.alone = Some(permit);
         }
-        self.give(handed).await?;
-        Ok(true)
+        self.give(handed).await
     }
 
     /// Deletes names that were made up for one run and have nothing left.

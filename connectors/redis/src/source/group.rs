@@ -1,10 +1,6 @@
 //! The group's side of a source: acknowledging, staying alive, and leaving.
 
-use std::{
-    collections::BTreeMap,
-    hash::{BuildHasher as _, RandomState},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use millstream_core::{Result, ShardKey, Stamp};
 use serde::{Deserialize, Serialize};
@@ -70,18 +66,12 @@ pub(super) const MADE_UP: &str = "millstream-";
 /// Keys of the shards.
 pub(super) type Names = BTreeMap<ShardKey, Arc<str>>;
 
-/// A text that no other process and no other call has made.
-pub(super) fn unique() -> String {
-    let random = RandomState::new().hash_one((std::process::id(), std::time::Instant::now()));
-    format!("{random:016x}")
-}
-
 /// Our name in a group: the same for each run of a pipeline with the same store, and for no one else.
 pub(super) fn member_name(written: Option<&str>, stamp: Option<&Stamp>) -> String {
     match (written, stamp) {
         (Some(name), _) => name.to_owned(),
         (None, Some(stamp)) => format!("{}-{}", stamp.pipeline, stamp.store_id),
-        (None, None) => format!("{MADE_UP}{}", unique()),
+        (None, None) => format!("{MADE_UP}{}", crate::unique()),
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     decode::Shape,
     ledger::Ledger,
     link::Link,
+    place::Place,
     shards::Shard,
 };
 use crate::{
@@ -82,8 +83,8 @@ impl Member {
 #[derive(Clone, Debug)]
 pub(super) struct LaneKey {
     pub(super) shard: Shard,
-    /// The newest entry that was read.
-    pub(super) after: EntryId,
+    /// Behind the newest entry that was read.
+    pub(super) after: Place,
     /// Entries behind it are not read.
     pub(super) end: Option<EntryId>,
     /// Where a group begins that is not there yet, as Redis wants it.
@@ -153,7 +154,7 @@ impl Lane {
                 if let Some(claims) = &mut claims {
                     self.sweep(&mut link, claims).await?;
                 }
-                link.send(&self.read_command(claims.as_ref().map_or(block, |claims| claims.block(block)))).await?;
+                link.send(&self.read_command(block)).await?;
             }
             let reply = link.reply(block).await?;
             sent = false;
@@ -229,7 +230,7 @@ impl Lane {
         for key in &self.keys {
             match member {
                 Some(_) => command.word(b">"),
-                None => command.word(key.after.to_string().as_bytes()),
+                None => command.word(key.after.id.to_string().as_bytes()),
             }
         }
         command
@@ -250,7 +251,7 @@ impl Lane {
             let count = cursor.array()?;
             for _ in 0..count {
                 cursor.array()?;
-                key.after = EntryId::parse(cursor.text()?)?;
+                key.after = Place::seen(EntryId::parse(cursor.text()?)?);
                 cursor.skip();
             }
             entries += count;
@@ -311,24 +312,24 @@ impl Lane {
     /// Leaves out keys that have been read to their ends.
     fn end_what_is_read(&mut self, entries: usize) {
         if self.reading.until_end {
-            self.keys.retain(|key| entries > 0 && key.end.is_none_or(|end| key.after < end));
+            self.keys.retain(|key| entries > 0 && key.end.is_none_or(|end| key.after.id < end));
         }
     }
 }
 
 /// A server that has lost its last writes would give ids again that lie before our place, and we would miss them.
 async fn check_not_behind(link: &mut Link, key: &LaneKey) -> Result<()> {
-    if key.after == EntryId::ZERO {
+    if !key.after.seen || key.after.id == EntryId::ZERO {
         return Ok(());
     }
     let name = &key.shard.name;
     let newest = newest(link, name).await?;
-    if newest.is_some_and(|newest| newest >= key.after) {
+    if newest.is_some_and(|newest| newest >= key.after.id) {
         return Ok(());
     }
     let newest = newest.map_or_else(|| "it is gone".to_owned(), |newest| format!("its newest entry ever was {newest}"));
     let message =
-        format!("the stream `{name}` of {} is older than our position {}: {newest}", link.server(), key.after);
+        format!("the stream `{name}` of {} is older than our position {}: {newest}", link.server(), key.after.id);
     Err(Error::new(ErrorKind::StateMismatch, message).hint(
         "the server lost its last writes, or the stream was deleted: `millstream state seek` goes to another place, `millstream state reset` begins anew",
     ))

@@ -13,6 +13,7 @@ mod group;
 mod lane;
 mod ledger;
 mod link;
+mod place;
 mod plan;
 mod scout;
 mod shards;
@@ -24,7 +25,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use millstream_core::{Batch, Error, ErrorKind, Event, Position, Result, Resume, SeekTo, ShardKey, Source, Stamp};
+use millstream_core::{
+    Batch, Companion, Error, ErrorKind, Event, Position, Result, Resume, SeekTo, ShardKey, Source, Stamp,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 pub(crate) use plan::plan;
@@ -43,6 +46,7 @@ use self::{
 use crate::{
     client::{Router, Topology, slot},
     error::not_open,
+    exact::Acks,
     id::EntryId,
     options::RedisSourceOptions,
     server::Server,
@@ -141,7 +145,7 @@ impl RedisSource {
             news: send.clone(),
         };
         let mut open = Open {
-            run: group::unique(),
+            run: crate::unique(),
             lanes: Vec::new(),
             active: 0,
             stopped: Vec::new(),
@@ -157,7 +161,7 @@ impl RedisSource {
         };
         let by_id = open.reading.member.is_none();
         for key in keys.iter().filter(|_| by_id) {
-            open.marks.insert(key.shard.key.clone(), Mark::Id(key.after));
+            open.marks.insert(key.shard.key.clone(), Mark::Place(key.after));
         }
         open.launch(keys, topology)?;
         self.open = Some(open);
@@ -293,7 +297,7 @@ impl Source for RedisSource {
         };
         for (shard, mark) in &open.marks {
             match mark {
-                Mark::Id(id) => position.set(shard.clone(), id)?,
+                Mark::Place(place) => position.set(shard.clone(), place)?,
                 Mark::Read(read) => {
                     position.set(shard.clone(), &GroupMark { run: open.run.clone(), read: *read })?;
                 }
@@ -387,6 +391,18 @@ impl Source for RedisSource {
             Some(member) => group::keep_alive(router, member, &open.names).await,
             None => Ok(()),
         }
+    }
+
+    fn companion(&self) -> Option<Companion> {
+        let open = self.open.as_ref()?;
+        let member = open.reading.member.as_ref().filter(|member| member.keeps())?;
+        let of_shard = |(shard, mark): (&ShardKey, &Mark)| {
+            let Mark::Read(upto) = mark else { return None };
+            let ids = member.ledger.upto(shard, *upto);
+            Some((open.names.get(shard)?.clone(), member.group.name.clone(), ids))
+        };
+        let acks = open.marks.iter().filter_map(of_shard).filter(|(.., ids)| !ids.is_empty()).collect();
+        Some(Arc::new(Acks(acks)))
     }
 
     async fn close(&mut self) -> Result<()> {

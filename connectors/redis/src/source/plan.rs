@@ -65,6 +65,10 @@ impl SourcePlan for RedisSourcePlan {
         }
     }
 
+    fn transaction(&self) -> Option<String> {
+        self.server.transaction()
+    }
+
     fn create(&self) -> Result<Box<dyn Source>> {
         let shape = Shape {
             value_field: self.options.value_field.clone(),

@@ -4,6 +4,7 @@ use millstream_core::{Error, ErrorKind, Position, Result, SeekTo};
 
 use super::{
     lane::{LaneKey, newest_in},
+    place::Place,
     shards::Shard,
 };
 use crate::{
@@ -25,7 +26,7 @@ pub(super) struct Begin<'a> {
 
 /// A shard that has come while we were there is read from its beginning.
 pub(super) fn from_the_beginning(shard: Shard) -> LaneKey {
-    LaneKey { shard, after: EntryId::ZERO, end: None, group_start: EntryId::ZERO.to_string() }
+    LaneKey { shard, after: Place::FRONT, end: None, group_start: EntryId::ZERO.to_string() }
 }
 
 impl Begin<'_> {
@@ -40,21 +41,21 @@ impl Begin<'_> {
         }
         let mut keys = Vec::with_capacity(shards.len());
         for shard in shards {
-            let saved = self.position.map(|position| position.shard::<EntryId>(&shard.key)).transpose()?.flatten();
+            let saved = self.position.map(|position| position.shard::<Place>(&shard.key)).transpose()?.flatten();
             let known = |position: &Position| position.0.keys().any(|other| other.stream == shard.key.stream);
             let after = match saved {
-                Some(id) => Some(id),
+                Some(place) => Some(place),
                 // Its siblings are known, so it has come since.
-                None if self.position.is_some_and(known) => Some(EntryId::ZERO),
-                None => self.start_id()?,
+                None if self.position.is_some_and(known) => Some(Place::FRONT),
+                None => self.start_id()?.map(Place::asked),
             };
             let newest =
                 if after.is_none() || self.until_end { newest(router, &shard.name).await? } else { EntryId::ZERO };
             let end = self.until_end.then_some(newest);
-            keys.push(LaneKey { after: after.unwrap_or(newest), end, ..from_the_beginning(shard) });
+            keys.push(LaneKey { after: after.unwrap_or(Place::seen(newest)), end, ..from_the_beginning(shard) });
         }
         if self.until_end {
-            keys.retain(|key| key.end.is_none_or(|end| key.after < end));
+            keys.retain(|key| key.end.is_none_or(|end| key.after.id < end));
         }
         Ok(keys)
     }

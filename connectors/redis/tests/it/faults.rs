@@ -169,7 +169,7 @@ async fn a_reader_whose_connection_breaks_repeats_nothing_and_misses_nothing() {
             let read = next_again(&mut *source).await.unwrap();
             got.extend(values(&read.batch));
             // What was handed out on connections that broke counts as handed out.
-            if round % 7 == 0 || read.alone {
+            if round.is_multiple_of(7) || read.alone {
                 let position = source.position().unwrap();
                 source.commit(&position, None).await.unwrap();
             }

@@ -3,9 +3,11 @@
 
 mod cluster;
 mod conformance;
+mod exact;
 mod faults;
 mod group;
 mod options;
+mod pipeline;
 mod sink;
 mod source;
 mod speed;

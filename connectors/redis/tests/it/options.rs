@@ -35,7 +35,7 @@ fn every_wrong_option_is_named() {
         assert!(error.hint_text().is_some() || error.message().contains("missing"), "{error:?}");
     }
     let sinks = [
-        (json!({"url": "redis://localhost"}), "stream"),
+        (json!({"url": "redis://localhost", "stream": ""}), "stream"),
         (json!({"url": url, "sharder": "key"}), "sharder"),
         (json!({"url": url, "shards": 0}), "shards"),
         (json!({"url": url, "trim": {}}), "trim"),

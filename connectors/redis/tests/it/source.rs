@@ -245,3 +245,19 @@ async fn the_end_is_where_it_was_when_reading_began() {
     fill(redis, &short, 300..5000).await;
     assert_eq!(all(&mut *source).await.len(), 5300);
 }
+
+#[tokio::test]
+async fn a_place_in_the_future_is_waited_for_also_after_a_restart() {
+    let redis = started!(Redis::shared());
+    let k = key();
+    redis.cli(&["XADD", &k, "5-0", "msg", "past"]);
+    let mut source_one = source_at(redis, json!({"stream": k}), start(SeekTo::At(9 << 16))).await;
+    quiet(&mut *source_one, Duration::from_millis(200)).await;
+    let mut source_two = source_at(redis, json!({"stream": k}), from(source_one.position().unwrap())).await;
+    quiet(&mut *source_two, Duration::from_millis(200)).await;
+    redis.cli(&["XADD", &k, "8-9", "msg", "still past"]);
+    redis.cli(&["XADD", &k, "9-0", "msg", "now"]);
+    for source in [&mut source_one, &mut source_two] {
+        assert_eq!(take(&mut **source, 1).await, ["now"]);
+    }
+}

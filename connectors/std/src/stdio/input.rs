@@ -3,9 +3,9 @@
 //! Reading a pipe or a terminal blocks, and cannot be called off. A thread of its own, not one of the async runtime's, may
 //! hang there without keeping the program from ending.
 
-use std::{io, time::Duration};
+use std::{collections::VecDeque, io, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use millstream_codec::log::LogDecoder;
 use millstream_core::{
     Batch, Decoder, Envelope, Error, ErrorKind, Form, Frames, Read, Result, Sequences, ShardKey, Shards, Times, Told,
@@ -13,6 +13,10 @@ use millstream_core::{
 
 /// How much is read at once: four times what a pipe holds by default.
 pub(super) const BLOCK_BYTES: usize = 256 << 10;
+
+/// Blocks remembered, to be used again when the batches over them have gone: what is on its way in a pipeline, and 8 MiB
+/// at most. Memory that is new each time costs more than reading into it.
+const BLOCKS_REMEMBERED: usize = 32;
 
 /// How long to wait where the input was set to not block (some terminals are) and has nothing.
 const NOT_READY: Duration = Duration::from_millis(10);
@@ -66,7 +70,8 @@ pub(super) fn read_all(
     mut before: impl FnMut(&mut Cutter),
     mut deliver: impl FnMut(Result<Read>) -> bool,
 ) {
-    let mut buffer = vec![0; BLOCK_BYTES];
+    let mut blocks = Blocks::default();
+    let mut buffer = blocks.empty();
     // The front of the buffer is the beginning of a record that is not complete.
     let mut kept = 0;
     loop {
@@ -87,7 +92,7 @@ pub(super) fn read_all(
             },
         };
         let end = filled == kept;
-        let mut block = block(&mut buffer, filled);
+        let mut block = blocks.give(&mut buffer, filled);
         before(cutter);
         loop {
             let (taken, read) = cutter.cut(&block, end);
@@ -116,12 +121,30 @@ pub(super) fn read_all(
     }
 }
 
-/// The filled part as a block. A full buffer is given away and replaced; a few bytes are copied, and the buffer stays.
-fn block(buffer: &mut Vec<u8>, filled: usize) -> Bytes {
-    if filled < buffer.len() / 2 {
-        return Bytes::copy_from_slice(&buffer[..filled]);
+/// Blocks that were handed out.
+#[derive(Default)]
+struct Blocks(VecDeque<Bytes>);
+
+impl Blocks {
+    /// The filled part as a block. A full buffer is given away and replaced; a few bytes are copied, and the buffer stays.
+    fn give(&mut self, buffer: &mut BytesMut, filled: usize) -> Bytes {
+        if filled < buffer.len() / 2 {
+            return Bytes::copy_from_slice(&buffer[..filled]);
+        }
+        let full = std::mem::replace(buffer, self.empty()).freeze();
+        if full.len() == BLOCK_BYTES {
+            if self.0.len() == BLOCKS_REMEMBERED {
+                self.0.pop_front();
+            }
+            self.0.push_back(full.clone());
+        }
+        full.slice(..filled)
     }
-    let mut full = std::mem::replace(buffer, vec![0; BLOCK_BYTES]);
-    full.truncate(filled);
-    Bytes::from(full)
+
+    /// A buffer to read into: a block that nobody needs any more, or a new one.
+    fn empty(&mut self) -> BytesMut {
+        // Batches go in order: if the oldest block is not free, the others are not either.
+        let free = self.0.pop_front_if(|oldest| oldest.is_unique()).and_then(|oldest| oldest.try_into_mut().ok());
+        free.unwrap_or_else(|| BytesMut::zeroed(BLOCK_BYTES))
+    }
 }

@@ -120,15 +120,14 @@ impl Numbered {
                 let start = out.len();
                 let Identity { shard, sequence, time } = identity;
                 self.headers.write(Some(*time), &shard.stream, *sequence, shard.shard, out);
-                let payload = Printer { format: Format::Raw, ..self.printer }.print(record, out);
-                payload.inspect_err(|_| out.truncate(start))
+                self.printer.print_value(record, out).inspect_err(|_| out.truncate(start))
             }
             Format::Ndjson => {
                 let mut whole = BatchBuilder::new();
                 whole.push(&identity.record(record));
                 self.printer.print(&whole.finish().get(0), out)
             }
-            Format::Raw => self.printer.print(record, out),
+            Format::Raw => self.printer.print_value(record, out),
         }
     }
 

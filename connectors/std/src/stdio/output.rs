@@ -17,14 +17,36 @@ use tokio::sync::{mpsc, oneshot};
 /// Buffers that may wait for the writer. Each is what one batch became, about 1 MiB at most.
 const BUFFERS_MAX: usize = 8;
 
-/// Waiting buffers are joined up to this size: what a pipe takes at once, with room to spare.
-const JOIN_BYTES: usize = 256 << 10;
+/// Waiting buffers are joined up to this size: copying more costs more than the system calls that it saves.
+const JOIN_BYTES: usize = 64 << 10;
+
+/// Capacity above which a buffer is not used again: what a batch becomes as a rule, with room to spare.
+const SPARE_BYTES_MAX: usize = 2 << 20;
 
 /// The writing thread's handle; it ends when the last one is dropped, and everything is written.
 #[derive(Debug)]
 pub(crate) struct Output {
     jobs: mpsc::Sender<Job>,
     broken: Arc<Broken>,
+    spare: Arc<Spare>,
+}
+
+/// Buffers that were written, to be used again. Memory that is new each time costs more than filling it.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn keep(&self, mut buffer: Vec<u8>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < BUFFERS_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
+            buffer.clear();
+            all.push(buffer);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -60,12 +82,13 @@ impl Output {
     pub(crate) fn start(writer: Box<dyn io::Write + Send>) -> Result<Self> {
         let (jobs, queue) = mpsc::channel(BUFFERS_MAX);
         let broken = Arc::new(Broken::default());
-        let seen = broken.clone();
+        let spare = Arc::new(Spare::default());
+        let (seen, written) = (broken.clone(), spare.clone());
         let thread = std::thread::Builder::new().name("millstream-out".to_owned());
         thread
-            .spawn(move || write_all(writer, queue, &seen))
+            .spawn(move || write_all(writer, queue, &seen, &written))
             .map_err(|error| Error::io("cannot start the thread that writes", error))?;
-        Ok(Output { jobs, broken })
+        Ok(Output { jobs, broken, spare })
     }
 
     /// Tries again after an error, unless the reader has gone away.
@@ -77,6 +100,11 @@ impl Output {
                 Ok(())
             }
         }
+    }
+
+    /// An empty buffer for [`Output::write`].
+    pub(crate) fn buffer(&self) -> Vec<u8> {
+        self.spare.take()
     }
 
     /// Queues bytes; waits for room.
@@ -106,7 +134,12 @@ fn gone() -> Error {
     Error::new(ErrorKind::Bug, "the thread that writes is gone")
 }
 
-fn write_all(mut writer: Box<dyn io::Write + Send>, mut queue: mpsc::Receiver<Job>, broken: &Broken) {
+fn write_all(
+    mut writer: Box<dyn io::Write + Send>,
+    mut queue: mpsc::Receiver<Job>,
+    broken: &Broken,
+    spare: &Spare,
+) {
     let mut next = None;
     while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
         match job {
@@ -116,8 +149,11 @@ fn write_all(mut writer: Box<dyn io::Write + Send>, mut queue: mpsc::Receiver<Jo
             Job::Write(mut bytes) => {
                 while bytes.len() < JOIN_BYTES && next.is_none() {
                     match queue.try_recv() {
-                        Ok(Job::Write(more)) => bytes.extend_from_slice(&more),
-                        Ok(flush) => next = Some(flush),
+                        Ok(Job::Write(more)) if bytes.len() + more.len() <= JOIN_BYTES => {
+                            bytes.extend_from_slice(&more);
+                            spare.keep(more);
+                        }
+                        Ok(other) => next = Some(other),
                         Err(_) => break,
                     }
                 }
@@ -127,6 +163,7 @@ fn write_all(mut writer: Box<dyn io::Write + Send>, mut queue: mpsc::Receiver<Jo
                 if let Err(error) = writer.write_all(&bytes).and_then(|()| writer.flush()) {
                     broken.set(Some(failed(error)));
                 }
+                spare.keep(bytes);
             }
         }
     }

@@ -98,10 +98,11 @@ impl StdioSink {
         }
     }
 
-    fn encode(&mut self, batch: &Batch) -> Written {
+    fn encode(&mut self, batch: &Batch, mut bytes: Vec<u8>) -> Written {
         // Room for the values and a short header each, so that the buffer seldom grows.
         let room = batch.values().map_or(0, |(column, _, _)| column.size().min(batch.size())) + 16 * batch.len();
-        let mut written = Written { bytes: Vec::with_capacity(room), ..Written::default() };
+        bytes.reserve(room);
+        let mut written = Written { bytes, ..Written::default() };
         match &mut self.writing {
             Writing::Codec(encoder, begun) => {
                 if !begun.swap(true, Ordering::Relaxed) {
@@ -143,7 +144,7 @@ impl Sink for StdioSink {
         let Some(output) = self.output.clone() else {
             return Err(Error::new(ErrorKind::Bug, "a sink was written to before it was opened"));
         };
-        let written = self.encode(&batch.into_bytes());
+        let written = self.encode(&batch.into_bytes(), output.buffer());
         output.write(written.bytes).await?;
         let id = self.next_id;
         self.next_id += 1;

@@ -146,37 +146,69 @@ fn number(part: Option<&[u8]>) -> Option<Option<u128>> {
     number.filter(|number| *number <= SEQUENCE_MAX).map(Some)
 }
 
-/// Appends headers: `[time | stream | sequence | shard] `. Remembers what lines that follow each other tend to share.
+/// Appends headers: `[time | stream | sequence | shard] `. Remembers the last one, because that of the next record tends to
+/// differ from it in the last digit of its sequence only.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderWriter {
     times: Times,
     time: Option<Timestamp>,
     stream: String,
-    /// What stands before the sequence for `time` and `stream`.
-    front: Vec<u8>,
+    sequence: u128,
+    shard: u64,
+    /// The last header, and where its sequence stands in it.
+    text: Vec<u8>,
+    digits: Range<usize>,
 }
 
 impl HeaderWriter {
     /// Appends a header. A name that is no key is made one ([`stream_key`]).
     pub fn write(&mut self, time: Option<Timestamp>, stream: &str, sequence: u128, shard: u64, out: &mut Vec<u8>) {
-        if self.front.is_empty() || self.time != time || self.stream != stream {
-            self.time = time;
+        if self.text.is_empty() || self.time != time || self.shard != shard || self.stream != stream {
+            (self.time, self.shard) = (time, shard);
             stream.clone_into(&mut self.stream);
-            self.front.clear();
-            self.front.push(b'[');
-            if let Some(time) = time {
-                self.times.write(time, &mut self.front);
-                self.front.extend_from_slice(b" | ");
-            }
-            self.front.extend_from_slice(stream_key(stream).as_bytes());
-            self.front.extend_from_slice(b" | ");
+            self.begin();
+            self.end(sequence);
+        } else if self.sequence.checked_add(1) != Some(sequence) || !count(&mut self.text[self.digits.clone()]) {
+            self.end(sequence);
         }
-        out.extend_from_slice(&self.front);
-        write_decimal(sequence, out);
-        out.extend_from_slice(b" | ");
-        write_decimal(shard.into(), out);
-        out.extend_from_slice(b"] ");
+        self.sequence = sequence;
+        out.extend_from_slice(&self.text);
     }
+
+    /// Writes what stands before the sequence.
+    fn begin(&mut self) {
+        self.text.clear();
+        self.text.push(b'[');
+        if let Some(time) = self.time {
+            self.times.write(time, &mut self.text);
+            self.text.extend_from_slice(b" | ");
+        }
+        self.text.extend_from_slice(stream_key(&self.stream).as_bytes());
+        self.text.extend_from_slice(b" | ");
+        self.digits.start = self.text.len();
+    }
+
+    /// Writes the sequence and what stands behind it.
+    fn end(&mut self, sequence: u128) {
+        self.text.truncate(self.digits.start);
+        write_decimal(sequence, &mut self.text);
+        self.digits.end = self.text.len();
+        self.text.extend_from_slice(b" | ");
+        write_decimal(self.shard.into(), &mut self.text);
+        self.text.extend_from_slice(b"] ");
+    }
+}
+
+/// Adds one to a number in digits; `false`: it needs one digit more.
+fn count(digits: &mut [u8]) -> bool {
+    for digit in digits.iter_mut().rev() {
+        if *digit < b'9' {
+            *digit += 1;
+            return true;
+        }
+        *digit = b'0';
+    }
+    false
 }
 
 /// Appends a number's digits.
@@ -208,6 +240,21 @@ pub(crate) fn write_decimal(number: u128, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_that_follow_each_other_are_written_as_if_each_were_the_first() {
+        let mut writer = HeaderWriter::default();
+        let times = [None, Some(Timestamp(0)), Some(Timestamp(1_000_000_000))];
+        let sequences = [8, 9, 10, 11, 98, 99, 100, 100, 5, 6, u128::MAX - 1, u128::MAX, 0, 1];
+        for (time, stream, shard) in [(0, "a", 0), (0, "a", 1), (1, "a", 1), (1, "b", 1), (2, "b", 12), (0, "a", 0)] {
+            for sequence in sequences {
+                let (mut out, mut alone) = (Vec::new(), Vec::new());
+                writer.write(times[time], stream, sequence, shard, &mut out);
+                HeaderWriter::default().write(times[time], stream, sequence, shard, &mut alone);
+                assert_eq!(String::from_utf8(out), String::from_utf8(alone));
+            }
+        }
+    }
 
     #[test]
     fn numbers_are_written_as_ever() {

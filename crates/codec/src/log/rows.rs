@@ -1,4 +1,4 @@
-//! The rows of a batch of lines: as long as no line has a header, nothing but where they lie.
+//! The rows of a batch of lines: where they lie, and what their headers say, told once for a run of rows.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -21,58 +21,64 @@ pub(super) struct Rows {
     streams: Streams,
     extents: Vec<Extent>,
     failed: Vec<(u32, Error)>,
-    /// Sequence of the first row, as long as all rows are plain.
-    first: u128,
-    /// Empty as long as all rows are plain.
-    told: Vec<Facts>,
+    runs: Vec<Run>,
     /// Smallest and largest sequence of the batch.
     range: (u128, u128),
 }
 
-/// What is known of a row.
+/// Rows of one shard and time whose sequences follow each other: the rule.
 #[derive(Clone, Copy)]
-struct Facts {
+struct Run {
+    /// Number of its first row.
+    row: usize,
     stream: u32,
-    sequence: u128,
     time: Option<Timestamp>,
+    /// Sequence of its first row.
+    first: u128,
+}
+
+impl Run {
+    /// Whether a row goes on with it.
+    fn takes(&self, row: usize, stream: u32, time: Option<Timestamp>, sequence: u128) -> bool {
+        self.stream == stream && self.time == time && self.first.checked_add((row - self.row) as u128) == Some(sequence)
+    }
 }
 
 impl Rows {
     /// `stream` is the stream of plain rows.
     pub(super) fn new(stream: &str) -> Self {
         let streams = Streams::new(stream);
-        Rows { streams, extents: Vec::new(), failed: Vec::new(), first: 0, told: Vec::new(), range: (0, 0) }
+        Rows { streams, extents: Vec::new(), failed: Vec::new(), runs: Vec::new(), range: (0, 0) }
     }
 
     /// Appends a row. `false`: it does not fit this batch.
     pub(super) fn push(&mut self, header: Option<&Header<'_>>, start: usize, end: usize) -> bool {
-        let plain = header.is_none_or(|header| header.time.is_none() && header.stream.is_none());
-        if plain && self.told.is_empty() {
-            let sequence = self.streams.number(0, None);
-            if self.extents.is_empty() {
-                self.first = sequence;
-            }
-        } else {
-            let header = header.copied().unwrap_or_default();
-            if self.streams.all.len() >= STREAMS_MAX {
-                if !self.extents.is_empty() {
-                    return false;
+        let Header { time, stream, sequence, shard } = header.copied().unwrap_or_default();
+        let stream = match stream {
+            None => 0,
+            Some(stream) => {
+                if self.streams.all.len() >= STREAMS_MAX {
+                    if !self.extents.is_empty() {
+                        return false;
+                    }
+                    self.streams.forget();
                 }
-                self.streams.forget();
+                self.streams.index(stream, shard.unwrap_or_default())
             }
-            let stream = self.streams.index(header.stream, header.shard.unwrap_or_default());
-            let sequence = header.sequence.unwrap_or(self.streams.next[stream as usize]);
-            self.tell();
-            let (low, high) = match self.told.is_empty() {
-                true => (sequence, sequence),
-                false => (self.range.0.min(sequence), self.range.1.max(sequence)),
-            };
-            if u64::try_from(high - low).is_err() {
-                return false;
-            }
-            self.range = (low, high);
-            self.streams.number(stream, Some(sequence));
-            self.told.push(Facts { stream, sequence, time: header.time });
+        };
+        let sequence = sequence.unwrap_or(self.streams.next[stream as usize]);
+        let row = self.extents.len();
+        let (low, high) = match row {
+            0 => (sequence, sequence),
+            _ => (self.range.0.min(sequence), self.range.1.max(sequence)),
+        };
+        if u64::try_from(high - low).is_err() {
+            return false;
+        }
+        self.range = (low, high);
+        self.streams.next[stream as usize] = sequence.saturating_add(1);
+        if !self.runs.last().is_some_and(|run| run.takes(row, stream, time, sequence)) {
+            self.runs.push(Run { row, stream, time, first: sequence });
         }
         // A block is far smaller than 4 GiB; beyond that the row reads as absent.
         self.extents.push(match (u32::try_from(start), u32::try_from(end)) {
@@ -80,15 +86,6 @@ impl Rows {
             _ => Extent::ABSENT,
         });
         true
-    }
-
-    /// Writes down what is known of the plain rows so far.
-    fn tell(&mut self) {
-        if self.told.is_empty() && !self.extents.is_empty() {
-            let rows = self.extents.len() as u128;
-            self.told.extend((self.first..self.first + rows).map(|sequence| Facts { stream: 0, sequence, time: None }));
-            self.range = (self.first, self.first + rows - 1);
-        }
     }
 
     /// Says that the newest row is at fault.
@@ -102,50 +99,50 @@ impl Rows {
 
     /// The rows as a batch over `data`; empty again.
     pub(super) fn take(&mut self, data: Bytes, form: Form) -> Option<Read> {
-        if self.extents.is_empty() {
-            return None;
-        }
-        let told = std::mem::take(&mut self.told);
-        let column = Column::new(data, std::mem::take(&mut self.extents));
-        let envelope = match told.first() {
-            None => Envelope {
-                shards: Shards::Same(self.streams.all[0].clone()),
-                sequences: Sequences::Run(self.first),
-                times: Times::Absent,
-                keys: None,
-                headers: None,
-                told: Default::default(),
-            },
-            Some(first) => Envelope {
-                shards: match told.iter().all(|row| row.stream == first.stream) {
-                    true => Shards::Same(self.streams.all[first.stream as usize].clone()),
-                    false => {
-                        let indexes = told.iter().map(|row| row.stream).collect();
-                        Shards::Each(self.streams.all.clone(), Arc::new(indexes))
-                    }
-                },
-                sequences: sequences(&told, self.range.0),
-                times: match told.iter().any(|row| row.time.is_some()) {
-                    true => Times::Each(Arc::new(told.iter().map(|row| row.time).collect())),
-                    false => Times::Absent,
-                },
-                keys: None,
-                headers: None,
-                told: Default::default(),
-            },
+        let first = *self.runs.first()?;
+        let rows = self.extents.len();
+        // The next batch will be about as long.
+        let extents = std::mem::replace(&mut self.extents, Vec::with_capacity(rows));
+        let shards = match self.runs.iter().all(|run| run.stream == first.stream) {
+            true => Shards::Same(self.streams.all[first.stream as usize].clone()),
+            false => Shards::Each(self.streams.all.clone(), Arc::new(self.each(rows, |run| run.stream))),
         };
-        let batch = Batch::new(envelope, Body::Bytes(column, Forms::Same(form)));
+        let times = match self.runs.iter().all(|run| run.time == first.time) {
+            true => first.time.map_or(Times::Absent, Times::Same),
+            false => Times::Each(Arc::new(self.each(rows, |run| run.time))),
+        };
+        let envelope =
+            Envelope { shards, sequences: self.sequences(rows), times, keys: None, headers: None, told: Default::default() };
+        self.runs.clear();
+        let batch = Batch::new(envelope, Body::Bytes(Column::new(data, extents), Forms::Same(form)));
         Some(Read::new(batch, std::mem::take(&mut self.failed)))
     }
-}
 
-fn sequences(told: &[Facts], base: u128) -> Sequences {
-    if told.iter().enumerate().all(|(i, row)| row.sequence - base == i as u128) {
-        return Sequences::Run(base);
+    /// The runs, each with the number of the first row behind it.
+    fn ends(&self, rows: usize) -> impl Iterator<Item = (&Run, usize)> {
+        self.runs.iter().zip(self.runs.iter().skip(1).map(|run| run.row).chain([rows]))
     }
-    // `push` keeps the distance within 64 bits.
-    let offsets = told.iter().map(|row| u64::try_from(row.sequence - base).unwrap_or(u64::MAX)).collect();
-    Sequences::Each(base, Arc::new(offsets))
+
+    /// What `of` says of a run, for each of its rows.
+    fn each<T: Clone>(&self, rows: usize, of: impl Fn(&Run) -> T) -> Vec<T> {
+        let mut each = Vec::with_capacity(rows);
+        self.ends(rows).for_each(|(run, end)| each.resize(end, of(run)));
+        each
+    }
+
+    fn sequences(&self, rows: usize) -> Sequences {
+        let base = self.range.0;
+        if self.runs.iter().all(|run| run.first - base == run.row as u128) {
+            return Sequences::Run(base);
+        }
+        let mut offsets = Vec::with_capacity(rows);
+        for (run, end) in self.ends(rows) {
+            // `push` keeps the distance within 64 bits.
+            let first = u64::try_from(run.first - base).unwrap_or(u64::MAX);
+            offsets.extend((0..(end - run.row) as u64).map(|row| first.saturating_add(row)));
+        }
+        Sequences::Each(base, Arc::new(offsets))
+    }
 }
 
 /// The shards seen so far, and the sequence that the next line without one gets there.
@@ -165,8 +162,7 @@ impl Streams {
         streams
     }
 
-    fn index(&mut self, stream: Option<&str>, shard: u64) -> u32 {
-        let Some(stream) = stream else { return 0 };
+    fn index(&mut self, stream: &str, shard: u64) -> u32 {
         let last = &self.all[self.last as usize];
         if last.shard == shard && *last.stream == *stream {
             return self.last;
@@ -186,14 +182,6 @@ impl Streams {
         Arc::make_mut(&mut self.all).push(key);
         self.next.push(SEQUENCE_FIRST);
         index
-    }
-
-    /// The sequence of a record, and notes that it was seen.
-    fn number(&mut self, stream: u32, given: Option<u128>) -> u128 {
-        let next = &mut self.next[stream as usize];
-        let sequence = given.unwrap_or(*next);
-        *next = sequence.saturating_add(1);
-        sequence
     }
 
     /// Forgets all but the stream of plain rows.

@@ -73,6 +73,17 @@ impl Printer {
         self.print_next(record, &mut HeaderWriter::default(), out)
     }
 
+    /// Appends a record's bare value and a line feed, whatever the format; after an error `out` is as before.
+    pub fn print_value(&self, record: &RecordRef<'_>, out: &mut Vec<u8>) -> Result<()> {
+        let start = out.len();
+        let written = write::payload(record, self.newline, out);
+        match &written {
+            Ok(()) => out.push(b'\n'),
+            Err(_) => out.truncate(start),
+        }
+        written
+    }
+
     fn print_next(&self, record: &RecordRef<'_>, headers: &mut HeaderWriter, out: &mut Vec<u8>) -> Result<()> {
         let start = out.len();
         let written = match self.format {

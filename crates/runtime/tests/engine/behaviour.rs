@@ -357,17 +357,17 @@ async fn a_failure_behind_the_last_decision_does_not_run_the_pipeline_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fresh_start_is_fresh_once_and_not_at_every_restart() {
-    let (source, sink, bench) = (FakeSource::of(numbers(100)).in_batches_of(10), FakeSink::plain(), Bench::new());
-    let mut spec = spec(&source, &[], &sink);
-    spec.checkpoint.count = Some(10);
-    let (failing, fails) = (sink.clone(), std::sync::atomic::AtomicBool::new(true));
-    let probe = Probe::new(move |step, epoch| {
-        if step == EpochStep::BeforeFlush && epoch == 6 && fails.swap(false, std::sync::atomic::Ordering::SeqCst) {
-            failing.fail_flushes([Error::new(ErrorKind::Unavailable, "away")]);
-        }
-    });
-    bench.start_with(&spec, |options| (options.fresh, options.probe) = (true, probe)).wait().await.unwrap();
-    assert_eq!(sink.values().iter().filter(|value| *value == "0").count(), 1, "it goes on from the checkpoint");
+    let (source, sink, bench) = (FakeSource::live(), FakeSink::plain(), Bench::new());
+    let running = bench.start_with(&spec(&source, &[], &sink), |options| options.fresh = true);
+    let handle = running.handle();
+    source.push(None, "first");
+    until("the record", || sink.values() == ["first"]).await;
+    handle.checkpoint().await.unwrap();
+    sink.fail_flushes([Error::new(ErrorKind::Unavailable, "away")]);
+    source.push(None, "second");
+    until("a restart", || handle.status().restarts == 1).await;
+    until("the record again", || sink.values() == ["first", "second", "second"]).await;
+    handle.stop();
 }
 
 #[tokio::test(start_paused = true)]
@@ -397,4 +397,19 @@ async fn letters_of_a_later_epoch_do_not_block_those_of_this_one() {
     let summary = tokio::time::timeout(Duration::from_secs(60), running.wait()).await.unwrap().unwrap();
     assert_eq!(summary.dead(), 1010);
     balanced(&summary);
+}
+
+#[tokio::test]
+async fn a_fresh_start_forgets_what_does_not_fit_and_anything_else_is_a_mismatch() {
+    let (source, sink, bench) = (FakeSource::of(numbers(10)), FakeSink::two_phase(), Bench::new());
+    let spec = spec(&source, &[], &sink);
+    bench.start_with(&spec, |options| options.count = Some(5)).wait().await.unwrap();
+    // The same pipeline on a system that has lost everything.
+    let lost = FakeSink::two_phase();
+    let mut other = spec.clone();
+    other.sinks = vec![named(&lost, "sink")];
+    let error = bench.start(&other).wait().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StateMismatch);
+    bench.start_with(&other, |options| options.fresh = true).wait().await.unwrap();
+    assert_eq!(lost.values(), numbers(10));
 }

@@ -202,6 +202,7 @@ async fn a_shard_that_is_lost_takes_its_open_epochs_with_it_and_the_others_go_on
     handle.checkpoint().await.unwrap();
     assert_eq!((source.offset(0).unwrap().0, source.offset(1).unwrap().0), (1, 1));
     assert_eq!((source.violations(), source.members().0), (Vec::new(), 1));
+    assert_eq!(source.resumed(), [0], "recovery went on without it");
     // It comes back.
     source.add(&[1]);
     until("what was thrown away", || sink.values().len() == 3).await;
@@ -218,7 +219,7 @@ async fn with_keyed_state_a_shard_that_leaves_stops_the_pipeline_at_an_epoch() {
     let handle = running.handle();
     until("the record", || handle.status().stages["count"].absorbed == 1).await;
     source.ask_for(&[1]);
-    let error = running.wait().await.unwrap_err();
+    let error = tokio::time::timeout(Duration::from_secs(60), running.wait()).await.unwrap().unwrap_err();
     assert!(error.kind() == ErrorKind::StateMismatch && error.chain().contains("fake/1"), "{}", error.chain());
     assert_eq!((source.released(), source.offset(1).unwrap().0), (vec![1], 1));
 }
@@ -231,7 +232,8 @@ async fn with_keyed_state_a_shard_that_is_lost_stops_the_pipeline() {
     let mut running = bench.start(&spec);
     running.handle().started().await.unwrap();
     source.take_away(&[1]);
-    assert_eq!(running.wait().await.unwrap_err().kind(), ErrorKind::StateMismatch);
+    let error = tokio::time::timeout(Duration::from_secs(60), running.wait()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StateMismatch);
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,8 +65,10 @@ impl Encoding {
         if self.target.place.rotation.is_none() {
             let path = self.target.place.path.display();
             let text = format!("`{path}` is full: with the next record it would have more than {limit} bytes");
-            return Err(Error::new(ErrorKind::Closed, text)
-                .hint("raise `size_max`, or go on in other files with `rotate: { size: 1GiB }`"));
+            // Not `Closed`: that a reader has gone ends a pipeline well.
+            return Err(Error::new(ErrorKind::Option, text)
+                .hint("raise `size_max`, or go on in other files with `rotate: { size: 1GiB }`")
+                .within("size_max"));
         }
         if self.used() {
             self.rotate()?;

@@ -1,0 +1,129 @@
+//! `exactly_once`: what this sink has staged, and when it counts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use millstream_core::{Epoch, Error, ErrorKind, Result, Share, Stamp, Token};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    client::Router,
+    error::not_open,
+    exact::{self, Part, Prepared, Shared, Staging},
+};
+
+/// What is staged in the current epoch.
+#[derive(Debug, Default)]
+pub(super) struct Staged {
+    stamp: Option<Stamp>,
+    /// The transaction of a host; without one epochs are committed in two phases.
+    shared: Option<Arc<Shared>>,
+    staging: Option<Staging>,
+    /// Keys by slot.
+    keys: BTreeMap<u16, BTreeSet<Vec<u8>>>,
+    /// Why nobody knows what is staged.
+    spoiled: Option<Error>,
+}
+
+/// The token of an epoch.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    epoch: Epoch,
+    #[serde(flatten)]
+    prepared: Prepared,
+}
+
+impl Staged {
+    pub(super) fn introduce(&mut self, stamp: &Stamp) {
+        self.stamp = Some(stamp.clone());
+    }
+
+    pub(super) fn join(&mut self, share: &Share) -> Result<()> {
+        let shared =
+            share.clone().downcast().map_err(|_| Error::new(ErrorKind::Bug, "the host is not one of Redis"))?;
+        self.shared = Some(shared);
+        Ok(())
+    }
+
+    fn store(&self) -> Result<&str> {
+        let stamp =
+            self.stamp.as_ref().ok_or_else(|| Error::new(ErrorKind::Bug, "the sink does not know its pipeline"))?;
+        Ok(&stamp.store_id)
+    }
+
+    /// Commits what the checkpoint names, and forgets all else that was ever staged.
+    pub(super) async fn open(&mut self, router: &mut Router, resume: &[(Epoch, Token)], cluster: bool) -> Result<()> {
+        for (_, token) in resume {
+            self.commit(router, token).await?;
+        }
+        let store = self.store()?.to_owned();
+        exact::sweep(router, &store).await?;
+        self.staging = Some(Staging::new(&store, crate::unique(), cluster));
+        self.keys.clear();
+        self.spoiled = None;
+        Ok(())
+    }
+
+    pub(super) fn staging(&mut self) -> Result<&mut Staging> {
+        self.staging.as_mut().ok_or_else(not_open)
+    }
+
+    /// Notes where staged entries will go.
+    pub(super) fn note(&mut self, keys: Vec<(u16, Vec<u8>)>) -> Result<()> {
+        for (slot, key) in keys {
+            if let Some(shared) = &self.shared {
+                let list = self.staging.as_mut().ok_or_else(not_open)?.list(slot).to_vec();
+                shared.add(list, [key]);
+            } else {
+                self.keys.entry(slot).or_default().insert(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody knows any more what is staged.
+    pub(super) fn spoil(&mut self, error: &Error) {
+        self.spoiled.get_or_insert_with(|| error.clone());
+    }
+
+    pub(super) fn spoiled(&self) -> bool {
+        self.spoiled.is_some()
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        match &self.spoiled {
+            Some(error) => Err(error.clone().context("cannot tell what has been staged; the epoch is played again")),
+            None => Ok(()),
+        }
+    }
+
+    /// The token of what is staged; none where a host takes it, or nothing is.
+    pub(super) fn prepare(&mut self, epoch: Epoch) -> Result<Option<Token>> {
+        self.check()?;
+        let store = self.store()?.to_owned();
+        let staging = self.staging.as_mut().ok_or_else(not_open)?;
+        let mut parts = Vec::new();
+        for (slot, keys) in std::mem::take(&mut self.keys) {
+            let list = String::from_utf8_lossy(staging.list(slot)).into_owned();
+            parts.push(Part { list, streams: keys.into_iter().collect() });
+        }
+        staging.next();
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        Token::new(&Saved { epoch, prepared: Prepared { store, parts } }).map(Some)
+    }
+
+    /// Makes an epoch count.
+    pub(super) async fn commit(&self, router: &mut Router, token: &Token) -> Result<()> {
+        let saved: Saved = token.read()?;
+        exact::commit(router, &saved.prepared, saved.epoch).await
+    }
+
+    /// Forgets an epoch.
+    pub(super) async fn abort(&self, router: &mut Router, token: &Token) -> Result<()> {
+        exact::abort(router, &token.read::<Saved>()?.prepared).await
+    }
+}

@@ -1,0 +1,146 @@
+//! Whole pipelines, exactly once, killed at named steps: what goes in comes out, once.
+
+use std::{
+    panic,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use millstream_core::{Delivery, PlanContext, Planner, Registry, SinkPlan, SourcePlan};
+use millstream_runtime::{Entry, PipelineSpec, Plan, PlanOptions, Probe, RunOptions, Running, Step};
+use millstream_state::{Memory, MemoryStore};
+use millstream_testkit::{
+    Dice, FakeSink,
+    servers::{Redis, RedisCluster},
+    started,
+};
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+const STEPS: [Step; 10] = [
+    Step::BeforeBarrier,
+    Step::BeforeFlush,
+    Step::AfterFlush,
+    Step::AfterPrepare,
+    Step::BeforeRecord,
+    Step::BeforeHost,
+    Step::AfterHost,
+    Step::AfterRecord,
+    Step::BeforeSinkCommit,
+    Step::AfterSinkCommit,
+];
+
+fn exact(options: &Value) -> Arc<dyn SinkPlan> {
+    let context = PlanContext { delivery: Delivery::ExactlyOnce, ..PlanContext::default() };
+    for component in millstream_redis::components() {
+        if let Planner::Sink(plan) = component.planner {
+            return plan(options, &context).unwrap().into();
+        }
+    }
+    unreachable!()
+}
+
+fn spec(name: &str, source: &Value, sink: &Value) -> PipelineSpec {
+    let source: Arc<dyn SourcePlan> = plan_source(source).unwrap().into();
+    let mut spec = PipelineSpec {
+        name: name.to_owned(),
+        sources: vec![Entry::ready(source)],
+        sinks: vec![Entry::ready(exact(sink))],
+        delivery: Delivery::ExactlyOnce,
+        ..PipelineSpec::default()
+    };
+    spec.checkpoint.count = Some(300);
+    spec
+}
+
+/// Runs to the end of the source, killed on the way: each kill at one step of the `nth` epoch to reach it.
+async fn run(spec: &PipelineSpec, kills: usize, seed: u64) -> usize {
+    let (memory, mut dice, mut killed) = (Memory::new(), Dice::new(seed), 0);
+    for life in 0.. {
+        let kill = (life < kills).then(|| (STEPS[dice.roll(STEPS.len() as u64) as usize], 1 + dice.roll(4)));
+        let passed = AtomicU64::new(0);
+        let mut options = RunOptions::new(Box::new(MemoryStore::new(memory.clone())), Arc::new(FakeSink::truncating()));
+        options.restarts_per_minute_max = 0;
+        options.until_end = true;
+        options.probe = Probe::new(move |step, _| {
+            if kill.is_some_and(|(at, nth)| at == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == nth) {
+                panic!("killed at {step:?}");
+            }
+        });
+        let plan = Plan::new(spec, &Registry::default(), PlanOptions::default()).unwrap();
+        match tokio::time::timeout(PATIENCE * 3, Running::start(plan, options).wait()).await.expect("an end in time") {
+            Ok(_) if life >= kills => break,
+            // It came to its end before the step.
+            Ok(_) => {}
+            Err(error) => {
+                assert!(error.chain().contains("killed at"), "{error:?}");
+                killed += 1;
+            }
+        }
+    }
+    killed
+}
+
+fn check(got: &[usize], seed: u64) {
+    let missing: Vec<usize> = (0..5000).filter(|number| got.binary_search(number).is_err()).collect();
+    let twice: Vec<usize> = got.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+    assert!(missing.is_empty() && twice.is_empty(), "seed {seed}: missing {missing:?}, twice {twice:?}");
+}
+
+fn silence_kills() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !info.payload().downcast_ref::<String>().is_some_and(|text| text.starts_with("killed at")) {
+            usual(info);
+        }
+    }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_and_a_sink_of_one_server_are_exactly_once_however_often_they_are_killed() {
+    let redis = started!(Redis::shared());
+    silence_kills();
+    let mut killed = 0;
+    for seed in 0..8 {
+        let (from, to) = (key(), key());
+        fill(redis, &from, 0..5000).await;
+        let source = json!({"stream": from, "group": {"name": "g", "max_deliveries": 100}, "batch": {"count": 100}});
+        let spec = spec(&key(), &options(redis, source), &options(redis, json!({"stream": to})));
+        killed += run(&spec, 8, seed).await;
+        let mut source = source_at(redis, json!({"stream": to}), until_end()).await;
+        let mut got: Vec<usize> = all(&mut *source).await.iter().map(|value| value[1..].parse().unwrap()).collect();
+        got.sort();
+        check(&got, seed);
+        assert!(redis.cli(&["XPENDING", &from, "g"]).starts_with('0'));
+    }
+    assert!(killed >= 30, "{killed} kills");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_exactly_once_in_two_phases_however_often_it_is_killed() {
+    let cluster = started!(RedisCluster::shared());
+    silence_kills();
+    let mut killed = 0;
+    for seed in 0..4 {
+        let (from, to) = (key(), key());
+        let mut sink =
+            plan_sink(&json!({"url": cluster.url(), "stream": from, "shards": 3})).unwrap().create().unwrap();
+        sink.open(&[]).await.unwrap();
+        for i in 0..5 {
+            sink.write(value_batch(i * 1000..(i + 1) * 1000)).await.unwrap();
+        }
+        sink.flush().await.unwrap();
+        let source = json!({"url": cluster.url(), "stream": from, "batch": {"count": 100}});
+        let spec = spec(&key(), &source, &json!({"url": cluster.url(), "stream": to, "shards": 4}));
+        killed += run(&spec, 8, seed).await;
+        let mut source = plan_source(&json!({"url": cluster.url(), "stream": to})).unwrap().create().unwrap();
+        source.open(&until_end()).await.unwrap();
+        let mut got: Vec<usize> = all(&mut *source).await.iter().map(|value| value[1..].parse().unwrap()).collect();
+        got.sort();
+        check(&got, seed);
+    }
+    assert!(killed >= 8, "{killed} kills");
+}
