@@ -18,9 +18,11 @@ use rdkafka::{
 };
 
 use crate::{
-    config::Access,
     context::Context,
     error::{coded, failed, no_topic},
+    native,
+    properties::Access,
+    token,
 };
 
 /// One request of the first contact; between two the client's events are looked at, which say why there is no answer.
@@ -234,11 +236,27 @@ pub(crate) fn is_passing(error: &KafkaError) -> bool {
     )
 }
 
+/// A client for the requests of administrators. To be let go by [`blocking`].
+pub(crate) async fn admin(access: &Access) -> Result<AdminClient<Context>> {
+    let access = access.clone();
+    let made = blocking(move || {
+        let admin = AdminClient::from_config_and_context(&access.client(), Context::new(&access))
+            .map_err(|error| failed(format!("cannot make a client for {}", access.shown), error))?;
+        if let Some(from) = &access.token {
+            let read = token::read(from).map_err(std::io::Error::other);
+            let token = read.map_err(|error| {
+                Error::new(ErrorKind::Permission, format!("cannot connect to {}", access.shown)).caused_by(error)
+            })?;
+            native::set_token(admin.inner(), &token);
+        }
+        Ok(admin)
+    });
+    made.await?
+}
+
 /// The largest batch that a topic takes, in bytes; `None` where we may not know.
 pub(crate) async fn largest_batch(access: &Access, topic: &str) -> Result<Option<u64>> {
-    let config = access.client();
-    let admin = AdminClient::from_config_and_context(&config, Context::new(access))
-        .map_err(|error| failed(format!("cannot make a client for {}", access.shown), error))?;
+    let admin = admin(access).await?;
     let options = AdminOptions::new().request_timeout(Some(access.timeout));
     let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
     // Dropping it waits for its thread.

@@ -22,7 +22,7 @@ use rdkafka::{
     util::Timeout,
 };
 
-use crate::{config::Access, error::coded, options::TokenFrom, sink::ledger::Ledgers, token};
+use crate::{error::coded, options::TokenFrom, properties::Access, sink::ledger::Ledgers, token};
 
 /// As long as that, trouble that says more is not replaced by trouble that says less.
 const RECENT: Duration = Duration::from_secs(10);

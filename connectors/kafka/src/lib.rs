@@ -11,13 +11,13 @@
 //! The README tells the rest: groups, rebalances, transactions, limits, what to set up.
 
 mod client;
-mod config;
 mod context;
 mod error;
 mod host;
 mod murmur2;
 mod native;
 mod options;
+mod properties;
 mod sink;
 mod source;
 mod token;

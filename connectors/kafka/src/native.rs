@@ -5,6 +5,7 @@
 //!   Not `rd_kafka_consume_batch_queue`: in librdkafka 2.12 it takes the end of a partition for a record, and the position
 //!   that a rebalance goes on from is one too high.
 //! - The end of a partition with its topic, which `KafkaError::PartitionEOF` does not name.
+//! - A token for an `AdminClient`, which does not ask for one.
 //! - Headers whose name is no UTF-8, and metadata of offsets that is none: rdkafka 0.39 panics on both.
 #![allow(unsafe_code)]
 
@@ -21,6 +22,7 @@ use millstream_core::Timestamp;
 use rdkafka::{
     TopicPartitionList,
     bindings::{self as rd, rd_kafka_message_t, rd_kafka_queue_t},
+    client::{Client, OAuthToken},
     consumer::{BaseConsumer, Consumer as _},
     error::RDKafkaErrorCode as Code,
 };
@@ -57,7 +59,8 @@ impl Inbox {
         // SAFETY: both queues belong to the client, which is alive; what `get_partition` gives is ours to destroy, and
         // forwarding keeps its own reference. A null queue (unknown topic or partition) is left alone.
         unsafe {
-            let of_partition = rd::rd_kafka_queue_get_partition(self.consumer.client().native_ptr(), topic.as_ptr(), partition);
+            let of_partition =
+                rd::rd_kafka_queue_get_partition(self.consumer.client().native_ptr(), topic.as_ptr(), partition);
             if !of_partition.is_null() {
                 rd::rd_kafka_queue_forward(of_partition, self.queue);
                 rd::rd_kafka_queue_destroy(of_partition);
@@ -211,6 +214,29 @@ pub(crate) fn metadata(list: &TopicPartitionList) -> Vec<Option<Vec<u8>>> {
             })
             .collect()
     }
+}
+
+/// Gives a bearer token to a client whose wish for one nobody hears: rdkafka's `AdminClient` does not look at its events.
+pub(crate) fn set_token(client: &Client<Context>, token: &OAuthToken) -> bool {
+    let (Ok(value), Ok(principal)) = (CString::new(token.token.as_str()), CString::new(token.principal_name.as_str()))
+    else {
+        return false;
+    };
+    let mut text = [0; 512];
+    // SAFETY: the client is alive; both strings end with a null byte; the text has the room that is named.
+    let answer = unsafe {
+        rd::rd_kafka_oauthbearer_set_token(
+            client.native_ptr(),
+            value.as_ptr(),
+            token.lifetime_ms,
+            principal.as_ptr(),
+            ptr::null_mut(),
+            0,
+            text.as_mut_ptr(),
+            text.len(),
+        )
+    };
+    Code::from(answer) == Code::NoError
 }
 
 /// The first and the next offset of a partition as the newest answers of its broker said; asks nobody.

@@ -9,8 +9,9 @@ use crate::{Batch, Column, Error, ErrorKind, RecordRef, Result};
 pub fn each_row(rows: usize, mut handle: impl FnMut(usize), mut condemn: impl FnMut(usize, Error)) {
     let mut row = 0;
     while row < rows {
+        let first = row;
         let caught = catch_unwind(AssertUnwindSafe(|| {
-            for next in row..rows {
+            for next in first..rows {
                 row = next;
                 handle(next);
             }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_core::{
-    Batch, Body, Column, Extent, Form, Forms, Output, RecordRef, Result, Step, StepPlan, Transform,
-    try_each_record, try_map_values,
+    Batch, Body, Column, Extent, Form, Forms, Output, RecordRef, Result, Step, StepPlan, Transform, try_each_record,
+    try_map_values,
 };
 
 macro_rules! closure_step {

@@ -57,7 +57,11 @@ fn connector(folder: &str, sources: &[Source]) -> Vec<Problem> {
     for (name, what) in IN_EVERY_CONNECTOR {
         let has = |file: &&str| match name.strip_suffix('/') {
             Some(_) => file.starts_with(name),
-            None => *file == name || (file.starts_with("src/") && file.ends_with(&format!("/{name}"))),
+            None => {
+                let folder = name.replace(".rs", "/mod.rs");
+                let named = |file: &str| file.ends_with(&format!("/{name}")) || file.ends_with(&format!("/{folder}"));
+                *file == name || (file.starts_with("src/") && named(file))
+            }
         };
         if !files.iter().any(has) {
             problems.push(Problem::of(folder, format!("`{name}` is missing: {what}")));

@@ -9,8 +9,7 @@ use std::{
 use millstream_core::{CHECKPOINT_VERSION, Checkpoint, Error, ErrorKind, Result};
 use rdkafka::{
     Offset,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    config::FromClientConfigAndContext,
+    admin::{AdminOptions, NewTopic, TopicReplication},
     consumer::Consumer as _,
     error::{KafkaError, RDKafkaErrorCode as Code},
     producer::BaseRecord,
@@ -18,8 +17,7 @@ use rdkafka::{
 
 use super::Shared;
 use crate::{
-    client::{Cluster, Partition, blocking, list_of},
-    context::Context,
+    client::{Cluster, Partition, admin, blocking, list_of},
     error::{coded, failed, no_topic},
     murmur2::partition_of,
     native::Inbox,
@@ -42,8 +40,7 @@ pub(super) async fn ensure(plan: &Arc<Planned>) -> Result<()> {
     }
     let name = &plan.options.checkpoint_topic;
     let what = || format!("cannot create the topic `{name}` at {}", plan.access.shown);
-    let admin = AdminClient::from_config_and_context(&plan.access.client(), Context::new(&plan.access))
-        .map_err(|error| failed(what(), error))?;
+    let admin = admin(&plan.access).await?;
     // The brokers' own number of replicas.
     let topic = NewTopic::new(name, 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
     let options = AdminOptions::new().operation_timeout(Some(plan.access.timeout));

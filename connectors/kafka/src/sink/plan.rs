@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::KafkaSink;
 use crate::{
-    config::{self, Access},
     host::KafkaHost,
     options::{Acks, Address, KafkaSinkOptions},
+    properties::{self, Access},
 };
 
 /// The largest batch where nobody says otherwise: Kafka's own default of `max.message.bytes`.
@@ -33,7 +33,7 @@ struct KafkaSinkPlan(Arc<Planned>);
 pub(crate) fn plan(options: &Value, _: &PlanContext) -> Result<Box<dyn SinkPlan>> {
     let options: KafkaSinkOptions = parse_options(options)?;
     let address = options.validate()?;
-    let (access, config) = config::sink(&options, &address)?;
+    let (access, config) = properties::sink(&options, &address)?;
     let codec = options.codec.clone().map_or_else(|| CodecOptions::named("bytes"), Ok)?;
     let codec = codec.message().map_err(|error| error.within("codec"))?;
     Ok(Box::new(KafkaSinkPlan(Arc::new(Planned { options, address, access, codec, config }))))

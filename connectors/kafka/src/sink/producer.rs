@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use millstream_core::{Error, ErrorKind, Result};
 use rdkafka::{ClientConfig, config::FromClientConfigAndContext, producer::BaseProducer};
 
-use crate::{config::Access, context::Context, error::failed};
+use crate::{context::Context, error::failed, properties::Access};
 
 /// How long the thread waits for reports, and so at most until it sees that nobody is left.
 const TURN: Duration = Duration::from_millis(100);

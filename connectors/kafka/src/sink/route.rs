@@ -60,11 +60,10 @@ impl Names {
 
     /// The first topic of a batch for which `wanted` says so.
     pub(super) fn first(&self, batch: &Batch, wanted: impl Fn(&str) -> bool) -> Option<String> {
-        let first = match self.by {
+        match self.by {
             None => self.default.as_deref().filter(|name| wanted(name)).map(str::to_owned),
             Some(_) => batch.iter().find_map(|record| self.of(&record).filter(|name| wanted(name)).map(str::to_owned)),
-        };
-        first
+        }
     }
 }
 

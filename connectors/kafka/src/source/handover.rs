@@ -67,7 +67,8 @@ impl Queue {
                 *read = without(read, shards);
             }
         }
-        self.items.retain(|item| !matches!(&item.what, What::Read(read) if read.batch.is_empty()) || !item.marks.is_empty());
+        self.items
+            .retain(|item| !matches!(&item.what, What::Read(read) if read.batch.is_empty()) || !item.marks.is_empty());
         self.bytes = self.items.iter().map(Item::bytes).sum();
     }
 }

@@ -11,48 +11,38 @@ mod assemble;
 mod group;
 mod handover;
 pub(crate) mod owner;
+mod places;
 mod plan;
 mod reader;
+mod running;
 mod scout;
 mod shards;
 mod start;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak, mpsc},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use millstream_core::{
     Batch, Companion, Error, ErrorKind, Event, Lag, Position, Result, Resume, SeekTo, ShardKey, Source, Stamp,
 };
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use tokio::sync::{oneshot, watch};
+use rdkafka::consumer::Consumer as _;
+use tokio::sync::oneshot;
 
 pub(crate) use plan::{Planned, plan};
 
 use self::{
     acks::Acks,
-    assemble::Assembler,
-    group::Group,
-    handover::{Handover, Item, What},
-    reader::{Command, Reader},
-    scout::Scout,
-    shards::Table,
-    start::{Begin, begins, partition_of},
+    handover::{Item, What},
+    reader::Command,
+    running::Running,
+    start::partition_of,
 };
 use crate::{
-    client::{Cluster, blocking, list_of},
-    context::Context,
-    error::{failed, gone, not_open},
+    client::blocking,
+    error::{gone, not_open},
     host::GroupCompanion,
-    native::{self, Inbox},
+    native,
 };
-
-/// How long closing waits for the thread: to leave a group takes a request or two.
-const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// A source as opened, or not yet.
 pub(crate) struct KafkaSource {
@@ -68,29 +58,16 @@ pub(crate) struct KafkaSource {
     acks: Option<Acks>,
 }
 
-/// The thread that reads, and how to reach it. It ends when this is dropped.
-struct Running {
-    handover: Arc<Handover>,
-    commands: mpsc::Sender<Command>,
-    /// Weak: the thread lets the client go, which may block.
-    consumer: Weak<BaseConsumer<Context>>,
-    ended: watch::Receiver<bool>,
-    /// Ends the scout when it is dropped.
-    _scout: Option<mpsc::Sender<()>>,
-    /// Tells the plan that a source still has it.
-    _held: Arc<()>,
-}
-
-/// All that is known before the thread starts.
-struct Started {
-    cluster: Cluster,
-    begins: Vec<Begin>,
-    topics: BTreeMap<String, i32>,
-}
-
 impl KafkaSource {
     pub(crate) fn new(plan: Arc<Planned>) -> Self {
-        KafkaSource { plan, running: None, positions: BTreeMap::new(), carried: Position::default(), size: None, acks: None }
+        KafkaSource {
+            plan,
+            running: None,
+            positions: BTreeMap::new(),
+            carried: Position::default(),
+            size: None,
+            acks: None,
+        }
     }
 
     fn running(&self) -> Result<&Running> {
@@ -183,7 +160,7 @@ impl Source for KafkaSource {
         self.plan.wait_for_last().await;
         (self.positions, self.carried) = (BTreeMap::new(), resume.position.clone().unwrap_or_default());
         let (plan, resume_here) = (self.plan.clone(), resume.clone());
-        let started = blocking(move || connect(&plan, &resume_here)).await??;
+        let started = blocking(move || running::connect(&plan, &resume_here)).await??;
         self.size = (resume.until_end && !grouped)
             .then(|| started.begins.iter().map(|begin| u64::try_from(begin.end - begin.offset).unwrap_or(0)).sum());
         for begin in &started.begins {
@@ -194,7 +171,7 @@ impl Source for KafkaSource {
             // Partitions of topics that are no longer read.
             self.carried = Position::default();
         }
-        self.running = Some(start(&self.plan, resume, started)?);
+        self.running = Some(running::start(&self.plan, resume, started)?);
         Ok(())
     }
 
@@ -305,121 +282,4 @@ impl Source for KafkaSource {
         }
         Ok(())
     }
-}
-
-impl Running {
-    /// Ends the thread, and waits for it.
-    async fn stop(mut self) {
-        // A thread that has gone has stopped.
-        let _ = self.commands.send(Command::Stop);
-        let ended = tokio::time::timeout(CLOSE_WAIT, self.ended.wait_for(|ended| *ended)).await;
-        if ended.is_err() {
-            tracing::warn!("a client of Kafka takes long to close; it is left alone");
-        }
-    }
-}
-
-/// Connects, and finds out where everything begins. Blocks.
-fn connect(plan: &Planned, resume: &Resume) -> Result<Started> {
-    let cluster = Cluster::new(&plan.access, &plan.config)?;
-    cluster.connect()?;
-    let topics = cluster.topics(&plan.address.topics, plan.pattern.as_ref())?;
-    if plan.options.group.is_some() {
-        return Ok(Started { cluster, begins: Vec::new(), topics });
-    }
-    let saved = resume.position.clone().unwrap_or_default();
-    let mut shards = Vec::new();
-    for (topic, count) in &topics {
-        let name: Arc<str> = topic.as_str().into();
-        // A partition that was added since is new as a whole.
-        let known = saved.0.keys().any(|shard| shard.stream == name);
-        for shard in (0..*count as u64).map(|shard| ShardKey { stream: name.clone(), shard }) {
-            let at = saved.shard::<i64>(&shard)?;
-            shards.push((shard, at, known && at.is_none()));
-        }
-    }
-    let of = |new: bool| {
-        shards
-            .iter()
-            .filter(move |(.., is_new)| *is_new == new)
-            .map(|(shard, at, _)| (shard.clone(), *at))
-            .collect::<Vec<_>>()
-    };
-    let mut found = begins(&cluster, &of(false), &resume.start, plan.options.on_missing)?;
-    found.extend(begins(&cluster, &of(true), &SeekTo::Beginning, plan.options.on_missing)?);
-    Ok(Started { cluster, begins: found, topics })
-}
-
-/// Assigns or subscribes, and starts the threads.
-fn start(plan: &Arc<Planned>, resume: &Resume, started: Started) -> Result<Running> {
-    let Started { cluster, begins, topics } = started;
-    let consumer = cluster.consumer.clone();
-    let inbox = Inbox::new(consumer.clone());
-    let what = || format!("cannot read {}", plan.access.shown);
-    let handover = Arc::new(Handover::default());
-    let (commands, orders) = mpsc::channel();
-    let mut table = Table::default();
-    let mut scout = None;
-    let group = plan.options.group.as_ref().map(|_| Group {
-        stamp: resume.stamp.clone(),
-        saved: resume.position.clone().unwrap_or_default(),
-        keyed: resume.keyed,
-        start: resume.start.clone(),
-        coming: None,
-        leaving: None,
-        needed: resume.keyed.then(|| topics.values().map(|count| *count as usize).sum()),
-        told_at: None,
-    });
-    if group.is_some() {
-        let names: Vec<&str> = match &plan.options.pattern {
-            Some(pattern) => vec![pattern],
-            None => plan.address.topics.iter().map(String::as_str).collect(),
-        };
-        consumer.subscribe(&names).map_err(|error| failed(what(), error))?;
-    } else {
-        let partitions: Vec<_> = begins.iter().map(|begin| (partition_of(&begin.shard), begin.offset)).collect();
-        for (begin, ((topic, partition), _)) in begins.iter().zip(&partitions) {
-            if let Ok(topic) = std::ffi::CString::new(topic.as_bytes()) {
-                inbox.redirect(&topic, *partition);
-            }
-            table.insert(begin, resume.until_end);
-        }
-        let list = list_of(partitions.iter().map(|(partition, offset)| (partition, rdkafka::Offset::Offset(*offset))));
-        list.and_then(|list| consumer.incremental_assign(&list)).map_err(|error| failed(what(), error))?;
-        if !resume.until_end {
-            let scouting = Scout {
-                cluster: Cluster { consumer: consumer.clone(), access: plan.access.clone() },
-                topics: plan.address.topics.clone(),
-                pattern: plan.pattern.clone(),
-                every: plan.options.discover.0,
-                known: topics.keys().map(|topic| (topic.clone(), topic.as_str().into())).collect(),
-            };
-            scout = Some(scouting.start(commands.clone())?);
-        }
-    }
-    let weak = Arc::downgrade(&consumer);
-    drop(consumer);
-    let reader = Reader {
-        inbox,
-        cluster,
-        handover: handover.clone(),
-        commands: orders,
-        table,
-        assembler: Assembler::new(plan.codec),
-        group,
-        on_missing: plan.options.on_missing,
-        until_end: resume.until_end,
-        ended: false,
-        troubled_at: None,
-    };
-    let (ended, ends) = watch::channel(false);
-    let spawned = thread::Builder::new().name("kafka-reader".to_owned()).spawn(move || {
-        // Told also when the thread panics: the sender is dropped.
-        reader.run();
-        ended.send_replace(true);
-    });
-    spawned.map_err(|error| Error::new(ErrorKind::Unavailable, "cannot start a thread").caused_by(error))?;
-    let held = Arc::new(());
-    plan.note_last(ends.clone(), &held);
-    Ok(Running { handover, commands, consumer: weak, ended: ends, _scout: scout, _held: held })
 }

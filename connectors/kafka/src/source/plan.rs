@@ -16,9 +16,9 @@ use tokio::sync::watch;
 
 use super::KafkaSource;
 use crate::{
-    config::{self, Access},
     context::lock,
     options::{Address, KafkaSourceOptions},
+    properties::{self, Access},
 };
 
 /// How long a new reader waits for the last one to leave its group.
@@ -43,7 +43,7 @@ struct KafkaSourcePlan(Arc<Planned>);
 pub(crate) fn plan(options: &Value, _: &PlanContext) -> Result<Box<dyn SourcePlan>> {
     let options: KafkaSourceOptions = parse_options(options)?;
     let address = options.validate()?;
-    let (access, config) = config::source(&options, &address)?;
+    let (access, config) = properties::source(&options, &address)?;
     // `validate` has tried it.
     let pattern = options.pattern.as_deref().and_then(|pattern| regex::Regex::new(pattern).ok());
     let codec = options.codec.clone().map_or_else(|| CodecOptions::named("bytes"), Ok)?;

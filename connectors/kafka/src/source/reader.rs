@@ -7,7 +7,6 @@ use std::{
 
 use millstream_core::{Error, ErrorKind, Read, Result, Resume, SeekTo, ShardKey, Stamp};
 use rdkafka::{
-    Offset,
     consumer::Consumer as _,
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
@@ -19,17 +18,17 @@ use super::{
     handover::{Handover, Item, What},
     scout::Sighting,
     shards::{Reading, State, Table},
-    start::{Begin, begins, missing, partition_of},
+    start::missing,
 };
 use crate::{
-    client::{Cluster, Partition, is_passing, list_of},
+    client::Cluster,
     error::{coded, failed},
     native::{Inbox, Message},
     options::OnMissing,
 };
 
 /// How long the thread waits for records, and so at most for a command.
-const TURN: Duration = Duration::from_millis(20);
+pub(super) const TURN: Duration = Duration::from_millis(20);
 /// Events of one turn: a poll that finds a line for the log says no more than one that finds nothing.
 const EVENTS: usize = 4;
 /// Trouble with the brokers is told again after this.
@@ -267,108 +266,6 @@ impl Reader {
         }
     }
 
-    /// Reads partitions that were found while running: all of their records are new.
-    fn add(&mut self, found: Vec<ShardKey>) -> Result<()> {
-        let new: Vec<_> =
-            found.into_iter().filter(|shard| self.table.get(shard).is_none()).map(|shard| (shard, None)).collect();
-        if new.is_empty() || self.until_end {
-            return Ok(());
-        }
-        let begins = match begins(&self.cluster, &new, &SeekTo::Beginning, self.on_missing) {
-            Ok(begins) => begins,
-            // They will be found again.
-            Err(error) if error.facts().retry => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let list = list_of(
-            begins
-                .iter()
-                .map(|begin| (partition_of(&begin.shard), begin))
-                .collect::<Vec<_>>()
-                .iter()
-                .map(|(partition, begin)| (partition, Offset::Offset(begin.offset))),
-        );
-        let added = list.and_then(|list| {
-            self.begin(&begins);
-            self.cluster.consumer.incremental_assign(&list)
-        });
-        added.map_err(|error| failed(format!("cannot read new partitions at {}", self.cluster.access.shown), error))
-    }
-
-    /// Notes partitions that are about to be assigned, and says so.
-    pub(super) fn begin(&mut self, begins: &[Begin]) {
-        for begin in begins {
-            let (topic, partition) = partition_of(&begin.shard);
-            if let Ok(topic) = std::ffi::CString::new(topic.as_bytes()) {
-                self.inbox.redirect(&topic, partition);
-            }
-            self.table.insert(begin, self.until_end);
-        }
-        let marks = begins.iter().map(|begin| (begin.shard.clone(), Some(begin.offset))).collect();
-        self.handover.push(Item { what: What::Added(begins.iter().map(|begin| begin.shard.clone()).collect()), marks });
-    }
-
-    /// Goes elsewhere. What was read from the old places and not yet returned is forgotten.
-    fn seek(&mut self, to: &SeekTo, shards: Option<&[ShardKey]>) -> Result<Vec<(ShardKey, i64)>> {
-        let chosen: Vec<ShardKey> = match shards {
-            Some(shards) => shards.to_vec(),
-            None => self.table.iter().map(|reading| reading.key.clone()).collect(),
-        };
-        if let Some(unknown) = chosen.iter().find(|shard| self.table.get(shard).is_none()) {
-            return Err(Error::new(ErrorKind::NotFound, format!("{unknown} is not read here")));
-        }
-        let saved = match (to, &self.group) {
-            (SeekTo::Committed, Some(_)) => self.committed_offsets(&chosen)?,
-            (SeekTo::Committed, None) => {
-                return Err(
-                    Error::new(ErrorKind::Unsupported, "only a group knows what was committed").hint("give `group`")
-                );
-            }
-            _ => vec![None; chosen.len()],
-        };
-        let wanted: Vec<_> = chosen.iter().cloned().zip(saved).collect();
-        let begins = begins(&self.cluster, &wanted, to, self.on_missing)?;
-        let partitions: Vec<(Partition, i64)> =
-            begins.iter().map(|begin| (partition_of(&begin.shard), begin.offset)).collect();
-        self.move_to(&partitions)?;
-        self.hand_over();
-        self.handover.forget(&chosen);
-        for begin in &begins {
-            if let Some(reading) = self.table.get(&begin.shard) {
-                (reading.next, reading.skip_to) = (begin.offset, begin.skip_to);
-                if reading.state != State::Leaving {
-                    let done = reading.until.is_some_and(|until| begin.offset >= until);
-                    reading.state = if done { State::Done } else { State::Active };
-                }
-            }
-        }
-        self.ended = false;
-        Ok(begins.into_iter().map(|begin| (begin.shard, begin.offset)).collect())
-    }
-
-    pub(super) fn move_to(&self, partitions: &[(Partition, i64)]) -> Result<()> {
-        let what = || format!("cannot seek at {}", self.cluster.access.shown);
-        let deadline = Instant::now() + self.cluster.access.timeout;
-        loop {
-            let sought = list_of(partitions.iter().map(|(partition, offset)| (partition, Offset::Offset(*offset))))
-                .and_then(|list| self.cluster.consumer.seek_partitions(list, self.cluster.access.timeout))
-                .and_then(|list| {
-                    list.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)
-                });
-            match sought {
-                Ok(()) => return Ok(()),
-                // What has just been assigned is not yet fetched.
-                Err(error)
-                    if Instant::now() < deadline
-                        && (is_passing(&error) || error.rdkafka_error_code() == Some(Code::State)) =>
-                {
-                    std::thread::sleep(TURN);
-                }
-                Err(error) => return Err(failed(what(), error)),
-            }
-        }
-    }
-
     /// After an error for good only the end is waited for; `true` if somebody goes elsewhere.
     fn wait_for_stop(&mut self) -> bool {
         loop {
@@ -401,7 +298,6 @@ impl Reader {
 
     /// Gives everything away and lets the client go, which leaves its group.
     fn leave(mut self) {
-        self.handover.end();
         self.cluster.consumer.context().close();
         if self.group.is_some() {
             self.give_all_away();

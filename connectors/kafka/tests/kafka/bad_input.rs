@@ -188,3 +188,46 @@ fn nothing_shows_a_secret() {
     );
     assert!(!text.contains("hidden-"), "{text}");
 }
+
+/// An unsecured JWT, which a broker without more settings takes.
+fn token(seconds: u64) -> String {
+    let base64 = |text: String| {
+        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let digits = |chunk: &[u8]| {
+            let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+            (0..=chunk.len()).map(move |i| DIGITS[(bits >> (18 - 6 * i)) as usize & 63] as char).collect::<Vec<_>>()
+        };
+        text.as_bytes().chunks(3).flat_map(digits).collect::<String>()
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let claims = json!({"sub": "alice", "iat": now, "exp": now + seconds});
+    format!("{}.{}.", base64(json!({"alg": "none"}).to_string()), base64(claims.to_string()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bearer_token_comes_from_a_file_or_a_command() {
+    let login = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"x\";";
+    let kafka = millstream_testkit::servers::Kafka::setup()
+        .property("sasl.enabled.mechanisms", "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER")
+        .property("listener.name.sasl.oauthbearer.sasl.jaas.config", login)
+        .property("listener.name.sasl_tls.oauthbearer.sasl.jaas.config", login)
+        .start()
+        .unwrap();
+    kafka.create_topic("tokens", 1, &[]);
+    let url = format!("kafka://{}/tokens", kafka.bootstrap_of(Listener::Sasl));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), token(600)).unwrap();
+    let from = [json!({"file": file.path()}), json!({"command": ["cat", file.path()]})];
+    for (i, from) in from.iter().enumerate() {
+        let door = json!({"url": url, "auth": {"token": from}});
+        write_all("tokens", door.clone(), &values(i, i + 1)).await;
+        assert_eq!(texts(&read_to_end("tokens", door).await), texts(&values(0, i + 1)));
+    }
+    for from in
+        [json!({"command": ["echo", "no token of theirs"]}), json!({"command": ["false"]}), json!({"file": "/nowhere"})]
+    {
+        for error in refused(json!({"url": url, "auth": {"token": from}})).await {
+            assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+        }
+    }
+}

@@ -275,3 +275,49 @@ async fn keyed_state_waits_for_all_partitions_and_stops_without_them() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_opened_again_stays_one_and_goes_back_to_what_is_committed() {
+    let (topic, group) = (topic(2), name("group"));
+    write_all(&topic, json!({"partition": "round_robin"}), &values(0, 100)).await;
+    let mut member = opened(&topic, json!({"group": group}), &resume(0, None, false)).await;
+    read(&mut *member, 100).await;
+    let mut half = Position::default();
+    member.shards().iter().for_each(|shard| half.set(shard.clone(), &30i64).unwrap());
+    member.commit(&half, Some(&stamp(1))).await.unwrap();
+    let shards = member.shards();
+    member.open(&resume(1, Some(half.clone()), false)).await.unwrap();
+    assert_eq!((member.shards(), member.position().unwrap()), (shards, half), "without a rebalance");
+    assert!(read(&mut *member, 40).await.iter().all(|record| record.sequence >= 30));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_takes_no_records_still_gives_partitions_away() {
+    let (topic, group) = (topic(2), name("group"));
+    write_all(&topic, json!({"partition": "round_robin"}), &values(0, 20_000)).await;
+    let mut first = opened(&topic, json!({"group": group}), &resume(0, None, false)).await;
+    while first.shards().len() < 2 {
+        event(&mut *first).await.unwrap();
+    }
+    let mut second = opened(&topic, json!({"group": group}), &Resume::default()).await;
+    let leaving = tokio::time::timeout(LONG, async {
+        loop {
+            if let Event::Leaving(shards) = first.news().await {
+                return shards;
+            }
+        }
+    });
+    let shards = leaving.await.expect("news");
+    let position = first.position().unwrap();
+    first.commit(&position, Some(&stamp(1))).await.unwrap();
+    first.release(&shards).await.unwrap();
+    let given = tokio::time::timeout(LONG, async {
+        while second.shards() != shards {
+            second.next().await.unwrap();
+        }
+    });
+    given.await.expect("its share");
+    // What waited of them is nobody's but the new owner's.
+    let Event::Batch(read) = event(&mut *first).await.unwrap() else { panic!() };
+    assert!(read.batch.iter().all(|record| !shards.contains(record.origin())));
+}

@@ -95,7 +95,7 @@ impl Client {
         commands.push(&[b"PING"]);
         self.send(commands.bytes()).await?;
         for _ in 0..commands.len() {
-            let reply = self.next_reply().await?;
+            let reply = self.reply(server.timeout).await?;
             // Whoever may not PING may still be allowed to work with streams.
             if let Some(text) = reply.error().filter(|text| !text.starts_with("NOPERM")) {
                 return Err(refused("log in", &server, text));
@@ -121,30 +121,37 @@ impl Client {
         }
     }
 
-    /// The next answer, which must be whole within `wait`. Cancel-safe: what was read is kept.
+    /// The next answer; nothing coming for `wait` is an error. Cancel-safe: what was read is kept.
     pub(crate) async fn reply(&mut self, wait: Duration) -> Result<Reply> {
-        match tokio::time::timeout(wait, self.next_reply()).await {
-            Ok(reply) => reply,
-            Err(_) => Err(too_slow("get an answer from", &self.node, &self.server)),
+        loop {
+            if let Some(reply) = self.whole()? {
+                return Ok(reply);
+            }
+            // For each piece anew: whoever is not asked for a while finds its pieces there, and is not too slow.
+            match tokio::time::timeout(wait, self.read()).await {
+                Ok(read) => read?,
+                Err(_) => return Err(too_slow("get an answer from", &self.node, &self.server)),
+            }
         }
     }
 
-    async fn next_reply(&mut self) -> Result<Reply> {
-        loop {
-            let found = self.scanner.scan(&self.unread);
-            if let Some(end) = found.map_err(|why| malformed(&self.node, &self.server, why))? {
-                self.expected = end.clamp(READ_BYTES, READ_BYTES_MAX);
-                return Ok(Reply::new(self.unread.split_to(end).freeze(), self.scanner.take()));
-            }
-            self.unread.reserve(self.expected);
-            let read = self.wire.read_buf(&mut self.unread).await;
-            let closed = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-            match read {
-                Ok(0) => return Err(broken("read from", &self.node, &self.server, closed())),
-                Ok(_) => {}
-                Err(cause) => return Err(broken("read from", &self.node, &self.server, cause)),
-            }
-        }
+    /// The answer at the front of what was read, if it is whole.
+    fn whole(&mut self) -> Result<Option<Reply>> {
+        let found = self.scanner.scan(&self.unread);
+        let Some(end) = found.map_err(|why| malformed(&self.node, &self.server, why))? else { return Ok(None) };
+        self.expected = end.clamp(READ_BYTES, READ_BYTES_MAX);
+        Ok(Some(Reply::new(self.unread.split_to(end).freeze(), self.scanner.take())))
+    }
+
+    async fn read(&mut self) -> Result<()> {
+        self.unread.reserve(self.expected);
+        let read = self.wire.read_buf(&mut self.unread).await;
+        let cause = match read {
+            Ok(0) => std::io::ErrorKind::UnexpectedEof.into(),
+            Ok(_) => return Ok(()),
+            Err(cause) => cause,
+        };
+        Err(broken("read from", &self.node, &self.server, cause))
     }
 
     /// Sends commands, and waits for all answers.

@@ -1,18 +1,18 @@
-//! A lane: a task that reads keys which can be asked for together, one answer ahead of the source.
+//! A lane: reads keys which can be asked for together, one answer ahead of the source.
 //!
 //! ```text
 //!   Redis ──► Lane (one connection; the next answer is on its way while this one is decoded) ──► news (bounded) ──► next()
 //! ```
 //!
 //! One lane reads all keys of one server. In a cluster a command's keys must lie in one slot, so each slot has its lane.
+//!
+//! Lanes are no tasks of their own: `next` polls them, and between its calls they stand still. So a record that somebody waits
+//! for is handed over without another thread being woken, which costs more than reading it.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use millstream_core::{Error, ErrorKind, Result, ShardKey};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::JoinHandle,
-};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     assemble::{Assembler, Handed},
@@ -91,33 +91,8 @@ pub(super) struct LaneKey {
     pub(super) group_start: String,
 }
 
-/// A task that runs. Ends when this is dropped.
-pub(super) struct Running(JoinHandle<()>);
-
-impl Running {
-    /// Runs a task.
-    pub(super) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
-        Running(tokio::spawn(task))
-    }
-
-    /// Ends it, and waits until it has ended: its connection is closed.
-    pub(super) async fn stop(mut self) {
-        self.0.abort();
-        // However it ended, it has.
-        let _ = (&mut self.0).await;
-    }
-
-    /// Whether it has come to its end by itself.
-    pub(super) fn ended(&self) -> bool {
-        self.0.is_finished()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
+/// A lane at work: goes on while it is polled, and ends when it is dropped.
+pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A lane.
 pub(super) struct Lane {
@@ -136,8 +111,8 @@ impl Lane {
     }
 
     /// Begins to read from `node`.
-    pub(super) fn start(mut self, node: Arc<str>) -> Running {
-        Running::spawn(async move {
+    pub(super) fn start(mut self, node: Arc<str>) -> Work {
+        Box::pin(async move {
             let error = Box::pin(self.work(&node)).await.err();
             // Without a source nobody wants to know.
             let _ = self.news.send(News::Stopped(self.keys, error)).await;

@@ -25,6 +25,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use millstream_core::{
     Batch, Companion, Error, ErrorKind, Event, Position, Result, Resume, SeekTo, ShardKey, Source, Stamp,
 };
@@ -36,10 +37,10 @@ use self::{
     assemble::{Handed, Mark},
     decode::Shape,
     group::{GroupMark, Names},
-    lane::{Lane, LaneKey, Member, News, Reading, Running},
+    lane::{Lane, LaneKey, Member, News, Reading, Work},
     ledger::Ledger,
     plan::RedisSourcePlan,
-    scout::Scout,
+    scout::{Running, Scout},
     shards::{Finder, Shard},
     start::{Begin, from_the_beginning},
 };
@@ -71,7 +72,7 @@ struct Open {
     resume: Resume,
     /// Tells this opening of the source from others.
     run: String,
-    lanes: Vec<Running>,
+    lanes: FuturesUnordered<Work>,
     /// Lanes that have not ended.
     active: usize,
     /// Keys of lanes that have failed.
@@ -146,7 +147,7 @@ impl RedisSource {
         };
         let mut open = Open {
             run: crate::unique(),
-            lanes: Vec::new(),
+            lanes: FuturesUnordered::new(),
             active: 0,
             stopped: Vec::new(),
             _scout: (!resume.until_end).then(|| scout.start()),
@@ -187,7 +188,6 @@ impl Open {
             self.active += 1;
             self.lanes.push(Lane::new(self.reading.clone(), keys, self.send.clone()).start(node));
         }
-        self.lanes.retain(|lane| !lane.ended());
         Ok(())
     }
 
@@ -268,7 +268,13 @@ impl Source for RedisSource {
             if open.active == 0 && open.resume.until_end {
                 return Ok(Event::End);
             }
-            match open.news.recv().await {
+            let news = tokio::select! {
+                biased;
+                news = open.news.recv() => news,
+                // A lane that ends has said so.
+                Some(()) = open.lanes.next() => continue,
+            };
+            match news {
                 Some(News::Read(handed)) => return Ok(open.hand_over(handed)),
                 Some(News::Found(shards)) => {
                     let added = shards.iter().map(|shard| shard.key.clone()).collect();
@@ -407,9 +413,7 @@ impl Source for RedisSource {
 
     async fn close(&mut self) -> Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
-        for lane in open.lanes.drain(..) {
-            lane.stop().await;
-        }
+        open.lanes.clear();
         open.settle(&mut self.router).await?;
         let Some(member) = &open.reading.member else { return Ok(()) };
         if member.keeps() {

@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{
-    lane::{News, Running},
-    shards::Finder,
-};
+use super::{lane::News, shards::Finder};
 use crate::client::Router;
 
 /// A stream that is not there yet is looked for this often: its first record should not wait long.
 const MISSING: Duration = Duration::from_millis(100);
+
+/// A task that runs. Ends when this is dropped.
+pub(super) struct Running(JoinHandle<()>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// A task with a connection of its own.
 pub(super) struct Scout {
@@ -24,7 +30,7 @@ pub(super) struct Scout {
 impl Scout {
     /// Begins to look.
     pub(super) fn start(mut self) -> Running {
-        Running::spawn(async move {
+        Running(tokio::spawn(async move {
             loop {
                 let every = if self.finder.missing().is_empty() { self.every } else { self.every.min(MISSING) };
                 tokio::time::sleep(every).await;
@@ -39,6 +45,6 @@ impl Scout {
                     return;
                 }
             }
-        })
+        }))
     }
 }

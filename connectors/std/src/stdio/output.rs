@@ -134,12 +134,7 @@ fn gone() -> Error {
     Error::new(ErrorKind::Bug, "the thread that writes is gone")
 }
 
-fn write_all(
-    mut writer: Box<dyn io::Write + Send>,
-    mut queue: mpsc::Receiver<Job>,
-    broken: &Broken,
-    spare: &Spare,
-) {
+fn write_all(mut writer: Box<dyn io::Write + Send>, mut queue: mpsc::Receiver<Job>, broken: &Broken, spare: &Spare) {
     let mut next = None;
     while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
         match job {

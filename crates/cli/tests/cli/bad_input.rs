@@ -123,7 +123,7 @@ fn urls_and_options() {
     let folder = Folder::new();
     let table = [
         ("relay nourl drop:", 2, "has no scheme"),
-        ("relay kafka://x/y drop:", 2, "no source has the scheme `kafka:`"),
+        ("relay carrier://x/y drop:", 2, "no source has the scheme `carrier:`"),
         ("relay stdio: dorp:", 2, "did you mean `drop`?"),
         ("relay stdio: drop: -o hedders=off", 2, "did you mean `headers`?"),
         ("relay stdio: drop: -o headers", 2, "NAME=VALUE"),
@@ -159,7 +159,7 @@ fn urls_and_options() {
 fn secrets_are_never_printed() {
     let folder = Folder::new();
     for url in
-        ["kafka://me:hunter2@host/x", "file://me:hunter2@host/x", "1x://me:hunter2@host/x", "stdio:?password=hunter2"]
+        ["carrier://me:hunter2@host/x", "file://me:hunter2@host/x", "1x://me:hunter2@host/x", "stdio:?password=hunter2"]
     {
         for command in ["relay URL drop:", "relay stdio: URL", "consume URL", "produce URL", "clock URL"] {
             let done = folder.run(&format!("-vvv {}", command.replace("URL", url))).code(2);

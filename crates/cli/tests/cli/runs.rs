@@ -84,7 +84,7 @@ fn counts_are_right_again_and_state_is_shown() {
         lines.sort_unstable();
         assert_eq!(lines, ["{\"key\":\"a\",\"n\":2}", "{\"key\":\"b\",\"n\":1}"]);
     }
-    folder.write("p.yaml", &folder.read("p.yaml").replace("emit: end", "emit: change"));
+    folder.write("p.yaml", folder.read("p.yaml").replace("emit: end", "emit: change"));
     folder.run("run p.yaml").code(0);
     let state: serde_json::Value = serde_json::from_str(&folder.run("state show p").code(0).out).unwrap();
     let keys = state["stages"][0]["keys"].as_array().unwrap();

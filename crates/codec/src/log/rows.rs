@@ -111,8 +111,14 @@ impl Rows {
             true => first.time.map_or(Times::Absent, Times::Same),
             false => Times::Each(Arc::new(self.each(rows, |run| run.time))),
         };
-        let envelope =
-            Envelope { shards, sequences: self.sequences(rows), times, keys: None, headers: None, told: Default::default() };
+        let envelope = Envelope {
+            shards,
+            sequences: self.sequences(rows),
+            times,
+            keys: None,
+            headers: None,
+            told: Default::default(),
+        };
         self.runs.clear();
         let batch = Batch::new(envelope, Body::Bytes(Column::new(data, extents), Forms::Same(form)));
         Some(Read::new(batch, std::mem::take(&mut self.failed)))

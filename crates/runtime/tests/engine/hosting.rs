@@ -162,7 +162,8 @@ async fn with_state_a_lost_volume_is_a_mismatch_also_when_the_last_epochs_change
     }
     running.drain(Duration::from_secs(5)).await.unwrap();
     bench.memory = Memory::new();
-    let error = bench.start(&spec).wait().await.unwrap_err();
+    let mut running = bench.start(&spec);
+    let error = tokio::time::timeout(Duration::from_secs(20), running.wait()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StateMismatch);
 }
 
