@@ -61,7 +61,12 @@ impl Blocks {
         match &self.cut {
             Cut::Every(bytes) => {
                 let (bytes, len) = (*bytes as u32, self.block.len() as u32);
-                (0..len / bytes).map(|i| Extent { start: i * bytes, end: i * bytes + bytes }).collect()
+                let mut end = 0;
+                let next = |_| {
+                    end += bytes;
+                    Extent { start: end - bytes, end }
+                };
+                (0..len / bytes).map(next).collect()
             }
             Cut::At(extents) => extents.to_vec(),
         }
