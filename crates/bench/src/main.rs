@@ -29,10 +29,6 @@ mod words;
 use anyhow::Result;
 use harness::{Case, Table};
 
-/// The allocator of the program, for the limits and peers that run in here too.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// All cases, in the order of the table.
 const CASES: &[Case] = &[
     Case { name: "flow", run: flow::run },

@@ -6,7 +6,7 @@ use clap::Args;
 use millstream::{
     Home, Size,
     core::{
-        Component, Error, ErrorKind, PlanContext, Planner, Registry, Result, Role, SeekTo, SinkPlan, SourcePlan,
+        Component, Error, ErrorKind, Owner, PlanContext, Planner, Registry, Result, Role, SeekTo, SinkPlan, SourcePlan,
         StepPlan, Url, set_option,
     },
     runtime::{Entry, PipelineSpec, Plan, PlanOptions, StateSpec},
@@ -110,9 +110,20 @@ impl Endpoint {
         self.properties.iter().any(|known| known == option)
     }
 
+    /// Whether it is a system that remembers the positions of groups, and never ends by itself.
+    fn live(&self) -> bool {
+        let mut grouped = self.options.clone();
+        grouped.entry("group").or_insert_with(|| Value::String("any".to_owned()));
+        match self.component.planner {
+            Planner::Source(plan) => plan(&Value::Object(grouped), &PlanContext::default())
+                .is_ok_and(|plan| plan.capabilities().owner == Owner::System),
+            _ => false,
+        }
+    }
+
     /// Reads as a member of a group.
     fn join(&mut self, group: &str) -> Result<()> {
-        if !self.knows("group") {
+        if !self.knows("group") || !self.live() {
             let message = format!("cannot read `{}` as a member of a group: files and pipes have none", self.shown);
             return Err(Error::new(ErrorKind::Unsupported, message)
                 .hint("`relay --resume NAME` keeps a position without a group"));
@@ -143,8 +154,7 @@ impl Endpoint {
             // A component that follows begins at the end by default; a command does not.
             None if !self.knows("start") || self.options.contains_key("start") => return Ok(()),
             None if self.options.contains_key("group") => SeekTo::Committed,
-            // Systems with groups are live.
-            None if self.knows("group") && !range.until_end => live,
+            None if self.live() && !range.until_end => live,
             None => SeekTo::Beginning,
         };
         if !self.knows("start") {

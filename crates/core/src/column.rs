@@ -298,3 +298,26 @@ impl HeadersBuilder {
         Headers { ends: Arc::new(self.ends), names: self.names.finish(), values: self.values.finish() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_those_of_the_values_of_the_rows() {
+        let data = || Bytes::from_static(b"0123456789");
+        let at = |start, end| Extent { start, end };
+        let whole = Column::new(data(), vec![at(0, 3), at(3, 3), at(2, 10)]);
+        assert_eq!(whole.bytes(&Rows::all(3)), 11);
+        assert_eq!(whole.bytes(&Rows::Range(1, 3)), 8);
+        assert_eq!(whole.bytes(&Rows::Picked(Arc::new(vec![0, 0, 2]))), 14);
+        // What has no value has no bytes: absent ones, and those that do not lie within the data.
+        let torn =
+            Column::new(data(), vec![at(0, 3), Extent::ABSENT, at(5, 11), at(4, 3), at(0x8000_0000, 0x8000_0001)]);
+        assert_eq!(torn.bytes(&Rows::all(5)), 3);
+        let touching = Column::touching(data(), &[4, 4, 10], std::iter::empty());
+        assert_eq!((touching.bytes(&Rows::all(3)), touching.bytes(&Rows::Range(0, 2))), (10, 4));
+        let without = Column::touching(data(), &[4, 7, 10], [1].into_iter());
+        assert_eq!((without.bytes(&Rows::all(2)), without.get(1)), (7, Some(&b"789"[..])));
+    }
+}

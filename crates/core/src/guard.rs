@@ -92,3 +92,58 @@ pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     Error::new(ErrorKind::Panic, format!("user code panicked: {}", text.unwrap_or("no message")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BatchBuilder, Form, ShardKey};
+
+    fn batch(values: &[&str]) -> Batch {
+        let mut builder = BatchBuilder::new();
+        for (i, value) in values.iter().enumerate() {
+            builder.push_value(&ShardKey::new("s", 0), i as u128, None, Form::Text, None, Some(value.as_bytes()));
+        }
+        builder.finish()
+    }
+
+    fn mapped(batch: &Batch) -> (Vec<String>, Vec<u32>) {
+        let (column, failed) = try_map_values(batch, |record, out| {
+            let value = record.value().unwrap_or_default();
+            out.extend_from_slice(value);
+            match value {
+                b"error" => Err(Error::new(ErrorKind::Decode, "no")),
+                b"panic" => panic!("no"),
+                _ => Ok(out.push(b'!')),
+            }
+        });
+        let text = |row| String::from_utf8(column.get(row).unwrap().to_vec()).unwrap();
+        let values: Vec<String> = (0..column.len()).map(text).collect();
+        assert_eq!(column.bytes(&crate::Rows::all(column.len())), values.iter().map(String::len).sum());
+        (values, failed.iter().map(|(row, _)| *row).collect())
+    }
+
+    #[test]
+    fn what_a_failed_row_wrote_is_in_no_value() {
+        let all = batch(&["panic", "a", "error", "", "panic", "panic", "b", "error"]);
+        assert_eq!(mapped(&all), (vec!["a!".to_owned(), "!".to_owned(), "b!".to_owned()], vec![0, 2, 4, 5, 7]));
+        assert_eq!(
+            mapped(&all.select(vec![6, 4, 1, 6])),
+            (vec!["b!".to_owned(), "a!".to_owned(), "b!".to_owned()], vec![1])
+        );
+        assert_eq!(mapped(&all.slice(6, 7)), (vec!["b!".to_owned()], vec![]));
+        assert_eq!(mapped(&all.slice(4, 6)), (vec![], vec![0, 1]));
+        assert_eq!(mapped(&all.slice(0, 0)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_panic_costs_its_record_only() {
+        let all = batch(&["a", "panic", "b"]);
+        let mut seen = Vec::new();
+        let failed = try_each_record(&all, |row, record| {
+            assert_ne!(record.value(), Some(&b"panic"[..]));
+            seen.push(row);
+            Ok(())
+        });
+        assert_eq!((seen, failed.len(), failed[0].0), (vec![0, 2], 1, 1));
+    }
+}

@@ -68,13 +68,13 @@ impl Feed {
             drop(hold);
         });
         let feed = Arc::new(Feed { shelf, keeping: plan.keeping, closed, commands, _alive: alive });
-        Ok(Lane { feed, member })
+        Ok(Lane { feed, member, turn: 0 })
     }
 
     /// Adds another consumer; `None` if the last one has just gone.
     pub(crate) fn join(feed: Arc<Self>) -> Option<Lane> {
         let member = feed.shelf.lock().add_member()?;
-        Some(Lane { feed, member })
+        Some(Lane { feed, member, turn: 0 })
     }
 
     /// Asks the task. Cancel-safe: asked or not.

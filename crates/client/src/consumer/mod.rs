@@ -64,6 +64,8 @@ pub struct Consumer {
 pub(crate) struct Lane {
     pub(crate) feed: std::sync::Arc<Feed>,
     pub(crate) member: u32,
+    /// How often shards had gone when it was looked at last.
+    pub(crate) turn: u64,
 }
 
 impl Drop for Lane {
@@ -115,6 +117,7 @@ impl Consumer {
         give: impl Fn(&mut Part) -> Option<Given<T>>,
     ) -> Poll<Result<Option<T>>> {
         self.settle_last();
+        self.note_turns();
         loop {
             if let Some((lane, part)) = &mut self.current {
                 if let Some(Given { what, rows }) = give(part) {
@@ -145,7 +148,7 @@ impl Consumer {
         let lanes = self.lanes.len();
         let mut ended = 0;
         for lane in (0..lanes).map(|i| (self.turn + i) % lanes) {
-            let Lane { feed, member } = &self.lanes[lane];
+            let Lane { feed, member, .. } = &self.lanes[lane];
             match feed.shelf.take(*member, cx.waker()) {
                 Taken::Part(part) => {
                     self.turn = lane + 1;
@@ -158,6 +161,16 @@ impl Consumer {
             }
         }
         if ended == lanes { Poll::Ready(Ok(false)) } else { Poll::Pending }
+    }
+
+    /// Drops what was taken of shards that have gone since.
+    fn note_turns(&mut self) {
+        for (i, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.feed.shelf.turns() != lane.turn {
+                let part = self.current.as_mut().filter(|(of, _)| *of == i).map(|(_, part)| part);
+                lane.turn = lane.feed.shelf.note_turn(lane.member, part);
+            }
+        }
     }
 
     /// What was handed out last is done.
@@ -244,7 +257,7 @@ impl Consumer {
     /// Nothing that was taken and not handed out stays here.
     fn put_back(&mut self) {
         if let Some((lane, part)) = self.current.take() {
-            let Lane { feed, member } = &self.lanes[lane];
+            let Lane { feed, member, .. } = &self.lanes[lane];
             feed.shelf.put_back(*member, part);
         }
     }
@@ -259,7 +272,7 @@ impl Consumer {
             return Ok(());
         }
         let mut tracked = false;
-        for Lane { feed, member } in &self.lanes {
+        for Lane { feed, member, .. } in &self.lanes {
             let mut inner = feed.shelf.lock();
             let Some(log) = &mut inner.log else { continue };
             tracked = true;

@@ -15,6 +15,8 @@ pub(crate) struct Part {
     /// Records at fault, ascending, by their place in `batch`.
     failed: VecDeque<(u32, Error)>,
     next: usize,
+    /// How often shards had gone when it was taken.
+    pub(crate) turn: u64,
     /// What it counts in the buffer.
     pub(crate) bytes: usize,
 }
@@ -40,7 +42,7 @@ impl Part {
         let mut failed: Vec<_> = failed.iter().filter_map(|(row, error)| Some((place(*row)?, error.clone()))).collect();
         failed.sort_by_key(|(at, _)| *at);
         let bytes = batch.size();
-        Part { entry, batch, rows: rows.map(Arc::from), failed: failed.into(), next: 0, bytes }
+        Part { entry, batch, rows: rows.map(Arc::from), failed: failed.into(), next: 0, turn: 0, bytes }
     }
 
     /// Records that are not handed out.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Waker,
 };
 
@@ -18,6 +21,8 @@ pub(crate) struct Shelf {
     inner: Mutex<Inner>,
     /// Tells the reading task that something has changed that it waits for.
     pub(crate) changed: Notify,
+    /// How often shards have gone. Looked at for each record, without the lock: it changes as good as never.
+    turns: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub(crate) struct Inner {
     pub(crate) log: Option<Log>,
     pub(crate) assigned: Assigned,
     pub(crate) shards: Vec<ShardKey>,
+    /// Shards that have gone, each with the turn at which it went: what was taken before that is not ours any more.
+    gone: BTreeMap<ShardKey, u64>,
     pub(crate) phase: Phase,
     /// The source is open, or was.
     pub(crate) open: bool,
@@ -65,6 +72,8 @@ struct Member {
     id: u32,
     parts: VecDeque<Part>,
     waker: Option<Waker>,
+    /// The newest turn that it knows of.
+    turn: u64,
 }
 
 /// Whether to read on.
@@ -86,12 +95,13 @@ impl Shelf {
             on_demand,
         };
         let inner = Inner {
-            members: vec![Member { id: 0, parts: VecDeque::new(), waker: None }],
+            members: vec![Member { id: 0, parts: VecDeque::new(), waker: None, turn: 0 }],
             next_member: 1,
             turn: 0,
             log: None,
             assigned: Assigned::default(),
             shards: Vec::new(),
+            gone: BTreeMap::new(),
             phase: Phase::Opening,
             open: false,
             wanted: false,
@@ -100,7 +110,7 @@ impl Shelf {
             task_waits: false,
             closed: false,
         };
-        (Shelf { inner: Mutex::new(inner), changed: Notify::new() }, 0)
+        (Shelf { inner: Mutex::new(inner), changed: Notify::new(), turns: AtomicU64::new(0) }, 0)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -113,6 +123,48 @@ impl Shelf {
         let mut inner = self.lock();
         inner.task_waits = inner.room() != Room::Yes;
         !inner.task_waits
+    }
+
+    /// How often shards have gone.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Acquire)
+    }
+
+    /// Nothing of these shards is handed out any more.
+    pub(crate) fn leave(&self, shards: &[ShardKey]) {
+        let mut inner = self.lock();
+        inner.drop_waiting(shards);
+        let turn = self.turns() + 1;
+        inner.gone.extend(shards.iter().map(|shard| (shard.clone(), turn)));
+        self.turns.store(turn, Ordering::Release);
+    }
+
+    /// A member takes note of the shards that have gone: what it has taken of them, and not handed out, it drops.
+    pub(crate) fn note_turn(&self, member: u32, part: Option<&mut Part>) -> u64 {
+        let mut inner = self.lock();
+        let turn = self.turns();
+        if let Some(part) = part {
+            let taken = std::mem::replace(&mut part.turn, turn);
+            part.keep_only(|shard| inner.gone.get(shard).is_none_or(|gone| *gone <= taken), |_, _, _| {});
+        }
+        if let Some(of) = inner.members.iter_mut().find(|of| of.id == member) {
+            of.turn = turn;
+        }
+        self.changed.notify_one();
+        turn
+    }
+
+    /// Waits until what was handed out is done, as far as consumers tell by asking for more: then it is not repeated.
+    pub(crate) async fn hands_are_free(&self) {
+        while !self.turn_is_known() {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Whether all members have taken note of the shards that have gone, or wait with nothing in their hands.
+    fn turn_is_known(&self) -> bool {
+        let turn = self.turns();
+        self.lock().members.iter().all(|member| member.turn >= turn || member.waker.is_some())
     }
 
     /// How things stand, for people.
@@ -182,7 +234,8 @@ impl Shelf {
         };
         let Some(of) = inner.members.iter_mut().find(|of| of.id == member) else { return Taken::Ended };
         let taken = match of.parts.pop_front() {
-            Some(part) => {
+            Some(mut part) => {
+                part.turn = self.turns();
                 inner.unbuffer(part.left(), part.bytes);
                 Taken::Part(Box::new(part))
             }
@@ -214,7 +267,8 @@ impl Shelf {
     }
 
     /// Puts back what was taken and not handed out.
-    pub(crate) fn put_back(&self, member: u32, part: Part) {
+    pub(crate) fn put_back(&self, member: u32, mut part: Part) {
+        self.note_turn(member, Some(&mut part));
         let mut inner = self.lock();
         inner.buffered.0 += part.left();
         inner.buffered.1 += part.bytes;
@@ -261,7 +315,7 @@ impl Inner {
         }
         let id = self.next_member;
         self.next_member += 1;
-        self.members.push(Member { id, parts: VecDeque::new(), waker: None });
+        self.members.push(Member { id, parts: VecDeque::new(), waker: None, turn: 0 });
         if self.members.len() > 1 {
             self.share_waiting();
         }

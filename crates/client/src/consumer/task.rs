@@ -16,6 +16,9 @@ use super::{
 };
 use crate::{ConsumerOptions, Positions, Retrying, Saved};
 
+/// How long shards that are to leave wait for the records in the hands of consumers. Not long, because the whole group waits.
+const LEAVING_WAIT: Duration = Duration::from_secs(2);
+
 /// How long a source may take to disconnect.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
@@ -255,14 +258,19 @@ impl Task {
             Event::Added(_) => self.shelf.lock().shards = self.source.shards(),
             Event::Leaving(shards) => {
                 // What is not handed out is the next owner's; what is done is committed before it takes over.
-                self.shelf.lock().drop_waiting(&shards);
+                self.shelf.leave(&shards);
+                // A consumer that takes longer may see its record come to another one.
+                let _ = timeout(LEAVING_WAIT, self.shelf.hands_are_free()).await;
                 if let Err(error) = self.commit().await {
                     tracing::warn!(source = %self.what, error = %error.chain(), "cannot commit what is given away");
                 }
                 self.source.release(&shards).await?;
                 self.shelf.lock().lose(&shards);
             }
-            Event::Lost(shards) => self.shelf.lock().lose(&shards),
+            Event::Lost(shards) => {
+                self.shelf.leave(&shards);
+                self.shelf.lock().lose(&shards);
+            }
         }
         Ok(())
     }
