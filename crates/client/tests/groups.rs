@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures::{FutureExt, executor::block_on};
 use millstream_client::{Ack, Consumer, ConsumerOptions, PositionFiles};
-use millstream_core::{ErrorKind, SeekTo, SourceCapabilities};
+use millstream_core::{ErrorKind, Owner, SeekTo, ShardKey, SourceCapabilities};
 use support::{Memory, eventually, number, quick, text};
 
 fn member() -> ConsumerOptions {
@@ -92,6 +92,32 @@ fn what_a_member_has_not_done_when_it_goes_is_given_to_the_others() {
         }
         done.sort_unstable();
         assert_eq!(done, (0..100).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn what_was_taken_of_a_shard_that_leaves_is_neither_handed_out_nor_committed() {
+    block_on(async {
+        let mut memory = Memory::new();
+        memory.log.capabilities =
+            SourceCapabilities { owner: Owner::System, groups: true, seek: false, ..SourceCapabilities::LOG };
+        for i in 0..8 {
+            memory.log.push("s", i % 2, i.to_string());
+        }
+        let mut consumer = memory.streamer().create_consumer(&["s"], member()).unwrap();
+        for expected in 0..4 {
+            assert_eq!(number(&consumer.next().await.unwrap().unwrap()), expected);
+        }
+        // All eight lie in one batch, which the consumer has taken; 3, of the shard that leaves, is in its hands.
+        memory.log.leave(ShardKey::new("s", 1));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!(memory.log.released(), None, "it waits for the record in hand");
+        for expected in [4, 6] {
+            assert_eq!(number(&consumer.next().await.unwrap().unwrap()), expected);
+        }
+        memory.log.push("s", 0, "8");
+        assert_eq!(number(&consumer.next().await.unwrap().unwrap()), 8);
+        eventually("the shard is released", || memory.log.released().is_some());
     });
 }
 

@@ -113,12 +113,15 @@ mod tests {
             match value {
                 b"error" => Err(Error::new(ErrorKind::Decode, "no")),
                 b"panic" => panic!("no"),
-                _ => Ok(out.push(b'!')),
+                _ => {
+                    out.push(b'!');
+                    Ok(())
+                }
             }
         });
         let text = |row| String::from_utf8(column.get(row).unwrap().to_vec()).unwrap();
         let values: Vec<String> = (0..column.len()).map(text).collect();
-        assert_eq!(column.bytes(&crate::Rows::all(column.len())), values.iter().map(String::len).sum());
+        assert_eq!(column.bytes(&crate::Rows::all(column.len())), values.iter().map(String::len).sum::<usize>());
         (values, failed.iter().map(|(row, _)| *row).collect())
     }
 

@@ -94,6 +94,8 @@ struct State {
     open: usize,
     committed: Option<Position>,
     given_back: Vec<String>,
+    leaving: Vec<ShardKey>,
+    released: Option<Position>,
 }
 
 impl Default for TestLog {
@@ -155,6 +157,17 @@ impl TestLog {
 
     pub fn committed(&self) -> Option<Position> {
         self.lock().committed.clone()
+    }
+
+    /// Another member of the group is to have this shard.
+    pub fn leave(&self, shard: ShardKey) {
+        self.lock().leaving.push(shard);
+        self.changed.notify_waiters();
+    }
+
+    /// What was committed when shards were released.
+    pub fn released(&self) -> Option<Position> {
+        self.lock().released.clone()
     }
 
     pub fn given_back(&self) -> Vec<String> {
@@ -263,6 +276,9 @@ impl Source for Reader {
                 if !state.failures.is_empty() {
                     return Err(state.failures.remove(0));
                 }
+                if !state.leaving.is_empty() {
+                    return Ok(Event::Leaving(std::mem::take(&mut state.leaving)));
+                }
                 let mut builder = BatchBuilder::new();
                 let mut failed = Vec::new();
                 let upto = self.until.unwrap_or(usize::MAX).min(state.records.len());
@@ -302,6 +318,12 @@ impl Source for Reader {
             }
         }
         Ok(position)
+    }
+
+    async fn release(&mut self, _: &[ShardKey]) -> Result<()> {
+        let mut state = self.log.lock();
+        state.released = Some(state.committed.clone().unwrap_or_default());
+        Ok(())
     }
 
     async fn commit(&mut self, upto: &Position, _: Option<&Stamp>) -> Result<()> {
