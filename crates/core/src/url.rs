@@ -5,9 +5,15 @@
 
 use std::fmt;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::{Error, ErrorKind, Result, Secret};
+
+/// What would end an option, its name or its value.
+const IN_QUERY: &AsciiSet = &CONTROLS.add(b'%').add(b'&').add(b'=');
+
+/// What would end a user's name.
+const IN_USER: &AsciiSet = &CONTROLS.add(b'%').add(b':').add(b'@').add(b'/').add(b'?').add(b',');
 
 /// A parsed URL. Shown with its password as `***`.
 #[derive(Clone, PartialEq, Eq)]
@@ -154,9 +160,10 @@ impl fmt::Display for Url {
         if !self.nodes.is_empty() || self.user.is_some() || self.rooted {
             f.write_str("//")?;
         }
+        let user = utf8_percent_encode(self.user.as_deref().unwrap_or_default(), IN_USER);
         match (&self.user, &self.password) {
-            (user, Some(_)) => write!(f, "{}:***@", user.as_deref().unwrap_or_default())?,
-            (Some(user), None) => write!(f, "{user}@")?,
+            (_, Some(_)) => write!(f, "{user}:***@")?,
+            (Some(_), None) => write!(f, "{user}@")?,
             (None, None) => {}
         }
         f.write_str(&self.nodes.join(","))?;
@@ -164,6 +171,7 @@ impl fmt::Display for Url {
         let hidden = |name: &str| ["password", "secret", "token"].iter().any(|part| name.contains(part));
         for (i, (name, value)) in self.query.iter().enumerate() {
             let value = if hidden(name) { "***" } else { value };
+            let (name, value) = (utf8_percent_encode(name, IN_QUERY), utf8_percent_encode(value, IN_QUERY));
             write!(f, "{}{name}={value}", if i == 0 { '?' } else { '&' })?;
         }
         Ok(())
@@ -191,6 +199,13 @@ mod tests {
         let options = serde_json::Value::Object(url.options(&["flag"]).unwrap());
         assert_eq!(options, serde_json::json!({"group": "g", "batch": {"count": "10"}}));
         assert_eq!(url.to_string(), "kafka://me:***@a:9092,b:9093/x%20y,z?group=g&batch.count=10&flag=true");
+    }
+
+    #[test]
+    fn what_is_shown_reads_as_the_same_url() {
+        let text = "kafka://a%40b%2Fc@host/x?a%26b=1%3D2%26c%25&d=e";
+        let url = Url::parse(text).unwrap();
+        assert_eq!(Url::parse(&url.to_string()).unwrap(), url);
     }
 
     #[test]
