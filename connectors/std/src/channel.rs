@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use millstream_core::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, BatchBuilder, Epoch, Error, ErrorKind, Event, Form, Outcomes, Position,
     Record, Result, Resume, ShardKey, Sink, SinkCapabilities, SinkPlan, Source, SourceCapabilities, SourcePlan, Token,
-    Way, WriteId,
+    WriteId,
 };
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -223,16 +223,7 @@ struct ReceiverPlan(mpsc::Sender<Batch>);
 
 impl SinkPlan for ReceiverPlan {
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities {
-            way: Way::None,
-            per_record: true,
-            sequences: false,
-            keys: true,
-            headers: true,
-            tombstones: true,
-            times: true,
-            record_bytes_max: None,
-        }
+        SinkCapabilities::WHOLE
     }
 
     fn describe(&self) -> String {

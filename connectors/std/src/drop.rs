@@ -62,17 +62,8 @@ impl Dropped {
 
 impl SinkPlan for Dropped {
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities {
-            // Nothing is left outside, so there is nothing to commit or abort.
-            way: Way::TwoPhase,
-            per_record: true,
-            sequences: false,
-            keys: true,
-            headers: true,
-            tombstones: true,
-            times: true,
-            record_bytes_max: None,
-        }
+        // Nothing is left outside, so there is nothing to commit or abort.
+        SinkCapabilities { way: Way::TwoPhase, ..SinkCapabilities::WHOLE }
     }
 
     fn describe(&self) -> String {

@@ -1,9 +1,7 @@
 //! Dead letters of pipelines that keep no state: each is printed on standard error, and gone.
 
 use async_trait::async_trait;
-use millstream::core::{
-    Batch, DeadLetter, Epoch, Outcomes, Result, Sink, SinkCapabilities, SinkPlan, Token, Way, WriteId,
-};
+use millstream::core::{Batch, DeadLetter, Epoch, Outcomes, Result, Sink, SinkCapabilities, SinkPlan, Token, WriteId};
 
 use crate::talk;
 
@@ -16,16 +14,7 @@ pub(crate) struct Printed;
 
 impl SinkPlan for Printed {
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities {
-            way: Way::None,
-            per_record: false,
-            sequences: false,
-            keys: false,
-            headers: false,
-            tombstones: false,
-            times: false,
-            record_bytes_max: None,
-        }
+        SinkCapabilities::VALUES
     }
 
     fn describe(&self) -> String {

@@ -128,6 +128,30 @@ pub struct SinkCapabilities {
     pub record_bytes_max: Option<u64>,
 }
 
+impl SinkCapabilities {
+    /// Keeps all of a record and refuses single ones; no `exactly_once`.
+    pub const WHOLE: Self = SinkCapabilities {
+        way: Way::None,
+        per_record: true,
+        sequences: false,
+        keys: true,
+        headers: true,
+        tombstones: true,
+        times: true,
+        record_bytes_max: None,
+    };
+
+    /// Keeps values and nothing else; no `exactly_once`.
+    pub const VALUES: Self = SinkCapabilities {
+        per_record: false,
+        keys: false,
+        headers: false,
+        tombstones: false,
+        times: false,
+        ..Self::WHOLE
+    };
+}
+
 /// What sinks of one system share to write in one transaction. Opaque to all but their connector.
 pub type Share = Arc<dyn Any + Send + Sync>;
 

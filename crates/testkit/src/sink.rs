@@ -128,16 +128,7 @@ impl FakeSink {
 
 impl SinkPlan for FakeSink {
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities {
-            way: self.way,
-            per_record: true,
-            sequences: false,
-            keys: true,
-            headers: true,
-            tombstones: true,
-            times: true,
-            record_bytes_max: None,
-        }
+        SinkCapabilities { way: self.way, ..SinkCapabilities::WHOLE }
     }
 
     fn describe(&self) -> String {

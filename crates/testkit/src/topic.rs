@@ -19,16 +19,7 @@ pub struct FakeTopic {
 
 impl SinkPlan for FakeTopic {
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities {
-            way: Way::Hosting,
-            per_record: true,
-            sequences: false,
-            keys: true,
-            headers: true,
-            tombstones: true,
-            times: true,
-            record_bytes_max: None,
-        }
+        SinkCapabilities { way: Way::Hosting, ..SinkCapabilities::WHOLE }
     }
 
     fn describe(&self) -> String {

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use millstream::{
     Delivery, Result,
-    core::{Batch, Epoch, Outcomes, Sink, SinkCapabilities, SinkPlan, Token, Way, WriteId},
+    core::{Batch, Epoch, Outcomes, Sink, SinkCapabilities, SinkPlan, Token, WriteId},
     runtime::{Plan, Step},
 };
 use serde_json::json;
@@ -62,16 +62,7 @@ struct Plain {
 
 impl SinkPlan for Plain {
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities {
-            way: Way::None,
-            per_record: false,
-            sequences: false,
-            keys: false,
-            headers: false,
-            tombstones: false,
-            times: false,
-            record_bytes_max: None,
-        }
+        SinkCapabilities::VALUES
     }
 
     fn describe(&self) -> String {
