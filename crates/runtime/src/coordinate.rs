@@ -140,7 +140,12 @@ impl<'a> Coordinator<'a> {
                 return self.close(ended).await;
             }
             let pace = self.opened.pace.clone();
-            let listens = self.has_room() && !pace.is_urgent();
+            // Looked at once: a wish between two looks would neither be done nor be listened for.
+            let urgent = pace.is_urgent();
+            if urgent && self.aim == Aim::Run && self.has_room() {
+                continue;
+            }
+            let listens = self.has_room() && !urgent;
             let due = self.due.filter(|_| listens);
             tokio::select! {
                 biased;

@@ -76,6 +76,10 @@ impl SourcePlan for KafkaSourcePlan {
         }
     }
 
+    fn transaction(&self) -> Option<String> {
+        self.0.options.group.is_some().then(|| self.0.address.cluster())
+    }
+
     fn create(&self) -> Result<Box<dyn Source>> {
         Ok(Box::new(KafkaSource::new(self.0.clone())))
     }

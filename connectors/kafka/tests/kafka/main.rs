@@ -7,6 +7,7 @@ mod faults;
 mod groups;
 mod hosting;
 mod interop;
+mod pipeline;
 mod reading;
 mod support;
 mod writing;

@@ -107,7 +107,7 @@ async fn a_group_and_a_sink_of_one_server_are_exactly_once_however_often_they_ar
     for seed in 0..14 {
         let (from, to) = (key(), key());
         fill(redis, &from, 0..5000).await;
-        let source = json!({"stream": from, "group": {"name": "g", "max_deliveries": 100}, "batch": {"count": 100}});
+        let source = json!({"stream": from, "group": {"name": "g", "max_deliveries": 100, "claim_idle": "2s"}, "batch": {"count": 100}});
         let spec = spec(&key(), &options(redis, source), &options(redis, json!({"stream": to})));
         killed += run(&spec, 8, seed).await;
         let mut source = source_at(redis, json!({"stream": to}), until_end()).await;
