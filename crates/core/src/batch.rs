@@ -15,7 +15,7 @@ use std::{any::Any, fmt, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    Form, Record, ShardKey, Timestamp,
+    Form, Record, Result, ShardKey, Timestamp,
     column::{Column, Extent, Headers},
     record::record_id,
     rows::Rows,
@@ -66,6 +66,8 @@ pub struct Told {
     pub appended: bool,
     /// How often each was handed out, this time included; absent: all for the first time.
     pub deliveries: Option<Arc<Vec<u32>>>,
+    /// How often the step before which each stands has failed on it; absent: never.
+    pub attempts: Option<Arc<Vec<u32>>>,
 }
 
 impl Told {
@@ -74,9 +76,18 @@ impl Told {
         self.deliveries.as_ref().and_then(|all| all.get(row).copied()).unwrap_or(1)
     }
 
+    /// How often a step has failed on a physical row.
+    pub fn attempts(&self, row: usize) -> u32 {
+        self.attempts.as_ref().and_then(|all| all.get(row).copied()).unwrap_or(0)
+    }
+
     fn gather(&self, rows: &Rows) -> Self {
         let gathered = |all: &Arc<Vec<u32>>| Arc::new(rows.iter().map(|row| all[row]).collect());
-        Told { appended: self.appended, deliveries: self.deliveries.as_ref().map(gathered) }
+        Told {
+            appended: self.appended,
+            deliveries: self.deliveries.as_ref().map(gathered),
+            attempts: self.attempts.as_ref().map(gathered),
+        }
     }
 }
 
@@ -139,6 +150,17 @@ pub trait Parsed: Any + Send + Sync + fmt::Debug {
     fn size(&self) -> usize;
     /// The rows asked for, in their order, as bytes.
     fn encode(&self, rows: &Rows) -> (Column, Forms);
+    /// The rows asked for on their own, where a step can only take them parsed. `None`: as they are encoded.
+    fn gather(&self, rows: &Rows) -> Option<Arc<dyn Parsed>> {
+        let _ = rows;
+        None
+    }
+    /// One row so that its step can read it back, where [`Parsed::encode`] is for people: what a parked record is saved as.
+    /// `None`: as it is encoded.
+    fn pack(&self, row: usize) -> Result<Option<Bytes>> {
+        let _ = row;
+        Ok(None)
+    }
     /// For the step that knows what it is.
     fn as_any(&self) -> &dyn Any;
 }
@@ -417,6 +439,17 @@ impl Batch {
         }
     }
 
+    /// The same records as they come to a step that has not failed on them.
+    #[must_use]
+    pub fn without_attempts(mut self) -> Batch {
+        if self.0.envelope.told.attempts.is_some() {
+            let mut envelope = (*self.0.envelope).clone();
+            envelope.told.attempts = None;
+            Arc::make_mut(&mut self.0).envelope = Arc::new(envelope);
+        }
+        self
+    }
+
     /// Whether its records are less than an eighth of the rows that it keeps alive.
     pub fn is_sparse(&self) -> bool {
         self.len() * 8 < self.0.body.len()
@@ -437,10 +470,13 @@ impl Batch {
                 };
                 Body::Bytes(column.gather(&self.0.body_rows).copied(), forms)
             }
-            Body::Parsed(parsed) => {
-                let (column, forms) = parsed.encode(&self.0.body_rows);
-                Body::Bytes(column, forms)
-            }
+            Body::Parsed(parsed) => match parsed.gather(&self.0.body_rows) {
+                Some(parsed) => Body::Parsed(parsed),
+                None => {
+                    let (column, forms) = parsed.encode(&self.0.body_rows);
+                    Body::Bytes(column, forms)
+                }
+            },
         };
         let mut compact = Batch::new(envelope, body);
         let parts = Arc::make_mut(&mut compact.0);
@@ -457,6 +493,14 @@ impl Batch {
             batch.iter().for_each(|record| builder.push_ref(&record));
         }
         builder.finish()
+    }
+
+    /// The same records as outputs of their source records: record `i` is output `indexes[i]`. For records that were stored.
+    #[must_use]
+    pub fn with_indexes(mut self, indexes: Vec<u64>) -> Batch {
+        debug_assert_eq!(indexes.len(), self.len());
+        Arc::make_mut(&mut self.0).indexes = Some(Arc::new(indexes));
+        self
     }
 
     pub(crate) fn attach(&mut self, original: Option<Column>, indexes: Option<Vec<u64>>) {
@@ -612,6 +656,11 @@ impl<'a> RecordRef<'a> {
         self.parts.envelope.told.deliveries(self.envelope_row())
     }
 
+    /// How often the step before which it stands has failed on it.
+    pub fn attempts(&self) -> u32 {
+        self.parts.envelope.told.attempts(self.envelope_row())
+    }
+
     /// The value as the source gave it.
     pub fn original(&self) -> Option<&'a [u8]> {
         match &self.parts.original {
@@ -639,6 +688,7 @@ impl<'a> RecordRef<'a> {
             form: self.form(),
             original: self.parts.original.as_ref().and_then(|original| original.get(self.envelope_row())).map(own),
             deliveries: self.deliveries(),
+            attempts: self.attempts(),
         }
     }
 

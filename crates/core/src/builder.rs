@@ -24,6 +24,7 @@ pub struct BatchBuilder {
     originals: Option<ColumnBuilder>,
     indexes: Option<Vec<u64>>,
     deliveries: Option<Vec<u32>>,
+    attempts: Option<Vec<u32>>,
     appended: bool,
     side_bytes: usize,
 }
@@ -43,6 +44,7 @@ impl BatchBuilder {
         self.value(record.value.as_deref());
         self.derived(record.index, record.original.as_ref().map(|bytes| Some(&**bytes)), record.value.as_deref());
         self.deliveries(record.deliveries);
+        self.attempts(record.attempts);
     }
 
     /// Appends a copy of a record of another batch.
@@ -53,6 +55,7 @@ impl BatchBuilder {
         self.value(record.value());
         self.derived(record.index(), record.kept_original(), record.value());
         self.deliveries(record.deliveries());
+        self.attempts(record.attempts());
     }
 
     /// Appends a plain record of a source: a value, and perhaps a key.
@@ -79,6 +82,14 @@ impl BatchBuilder {
             deliveries.resize(rows, 1);
             deliveries.pop();
             deliveries.push(times);
+        }
+    }
+
+    fn attempts(&mut self, times: u32) {
+        if times != 0 || self.attempts.is_some() {
+            let attempts = self.attempts.get_or_insert_default();
+            attempts.resize(self.sequences.len() - 1, 0);
+            attempts.push(times);
         }
     }
 
@@ -144,6 +155,10 @@ impl BatchBuilder {
                 deliveries: all.deliveries.map(|mut deliveries| {
                     deliveries.resize(rows, 1);
                     Arc::new(deliveries)
+                }),
+                attempts: all.attempts.map(|mut attempts| {
+                    attempts.resize(rows, 0);
+                    Arc::new(attempts)
                 }),
             },
         };

@@ -89,6 +89,13 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
 
     /// The source, not yet opened.
     fn create(&self) -> Result<Box<dyn Source>>;
+
+    /// The same source as one that only looks: opening and closing it changes nothing in the system, not even who is in a
+    /// group. Opened without a position and at [`SeekTo::End`], by `check --connect`. The source itself, unless it is
+    /// a member of a group.
+    fn observer(&self) -> Result<Box<dyn Source>> {
+        self.create()
+    }
 }
 
 /// A sink as planned: checked, nothing opened.
@@ -100,7 +107,8 @@ pub trait SinkPlan: Send + Sync + fmt::Debug {
     fn describe(&self) -> String;
 
     /// The system in whose transactions it can write, such as `kafka://b1:9092`: sinks with the same one share a host.
-    /// Only where [`SinkCapabilities::way`] is [`Way::Hosting`](crate::Way::Hosting).
+    /// Only where [`SinkCapabilities::way`] is [`Way::Hosting`](crate::Way::Hosting); or
+    /// [`Way::TwoPhase`](crate::Way::TwoPhase), where the sink commits in two phases only if another transaction is chosen.
     fn transaction(&self) -> Option<String> {
         None
     }
@@ -142,6 +150,22 @@ pub trait StepPlan: Send + Sync + fmt::Debug {
     /// Whether it waits for the end of its input and so needs sources that end.
     fn needs_end(&self) -> bool {
         false
+    }
+
+    /// Whether several workers may each have one of it: without state, or with state that belongs to the record's key.
+    fn scales(&self) -> bool {
+        !self.stateful()
+    }
+
+    /// Whether it does work of its own while it waits, so that it gets a task of its own.
+    fn waits(&self) -> bool {
+        self.stateful()
+    }
+
+    /// Changes an option while it runs, in all its workers; the name and value are those of a pipeline file.
+    fn change(&self, option: &str, value: &Value) -> Result<()> {
+        let _ = value;
+        Err(Error::new(ErrorKind::Unsupported, format!("`{option}` cannot be changed while the step runs")))
     }
 
     /// Whether the same input always gives the same output.

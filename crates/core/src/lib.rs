@@ -10,8 +10,10 @@
 //! | [`Transform`], [`Operator`] | what a step implements |
 //! | [`Checkpoint`], [`Store`], [`Host`] | what makes an epoch count |
 //! | [`Component`], [`Registry`], [`parse_options`] | how components are found and configured |
+//! | [`Backend`], [`Partitioner`] | a system as the client API and pipelines in Rust use it |
 //! | [`Error`], [`ErrorKind`] | what can go wrong, and what follows from it |
 
+mod backend;
 mod batch;
 mod builder;
 mod codec;
@@ -21,6 +23,7 @@ mod dead_letter;
 mod error;
 mod guard;
 mod options;
+mod partition;
 mod position;
 mod record;
 mod rows;
@@ -32,6 +35,7 @@ mod store;
 mod time;
 mod url;
 
+pub use backend::Backend;
 pub use batch::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, Body, Envelope, Forms, Parsed, RecordRef, Sequences, Shards, Times, Told,
 };
@@ -43,6 +47,7 @@ pub use dead_letter::DeadLetter;
 pub use error::{Blame, Class, Error, ErrorKind, Facts, Place, Result};
 pub use guard::{each_row, panicked, try_each_record, try_map_values};
 pub use options::{parse_options, suggest};
+pub use partition::{Partitioned, Partitioner};
 pub use position::{CHECKPOINT_VERSION, Checkpoint, Epoch, Position, SeekTo, SourceCheckpoint, Stamp, Token};
 pub use record::{Form, Record, ShardKey};
 pub use rows::Rows;

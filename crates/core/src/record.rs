@@ -100,6 +100,13 @@ pub struct Record {
     /// How often the system has handed it out, this time included, where it counts that; else 1.
     #[serde(default = "first_time", skip_serializing_if = "is_first_time")]
     pub deliveries: u32,
+    /// How often the step before which it stands has failed on it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts: u32,
+}
+
+fn is_zero(attempts: &u32) -> bool {
+    *attempts == 0
 }
 
 fn first_time() -> u32 {
@@ -124,6 +131,7 @@ impl Record {
             form: Form::Bytes,
             original: None,
             deliveries: 1,
+            attempts: 0,
         }
     }
 

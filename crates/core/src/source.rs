@@ -151,11 +151,14 @@ pub struct Resume {
     pub stamp: Option<Stamp>,
     /// The pipeline keeps keyed state: it must agree with where the source begins.
     pub keyed: bool,
+    /// The pipeline begins anew on purpose, and has read nothing since: what the system still knows of its old state is no
+    /// contradiction.
+    pub fresh: bool,
 }
 
 impl Default for Resume {
     fn default() -> Self {
-        Resume { position: None, start: SeekTo::Beginning, until_end: false, stamp: None, keyed: false }
+        Resume { position: None, start: SeekTo::Beginning, until_end: false, stamp: None, keyed: false, fresh: false }
     }
 }
 

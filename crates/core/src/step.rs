@@ -19,10 +19,38 @@ pub trait Operator: Send {
     /// Called once before anything else, with the state as of the checkpoint: every key with its value.
     async fn restore(&mut self, state: Vec<Change>) -> Result<()>;
 
-    /// Handles a batch of one of its inputs.
+    /// Handles a batch of one of its inputs, or begins to: what is not yet done comes with `advance` or `settle`.
     async fn process(&mut self, input: usize, batch: Batch, out: &mut Output) -> Result<()>;
 
-    /// All inputs have ended: the last chance to emit.
+    /// Whether it has begun enough: its stage reads no more input while it says so.
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    /// Records that it keeps for later in the state that `changes` saves, and lets go by itself. They count as parked: a drain
+    /// waits for them until its deadline, and the end of input is not passed on before them.
+    fn held(&self) -> usize {
+        0
+    }
+
+    /// Waits until something that was begun is done; for ever while nothing is under way. Cancel-safe.
+    async fn ready(&mut self) {
+        std::future::pending().await
+    }
+
+    /// Emits what is done. Called when `ready` has returned.
+    async fn advance(&mut self, out: &mut Output) -> Result<()> {
+        let _ = out;
+        Ok(())
+    }
+
+    /// Does and emits all that was begun, except what `changes` saves. Called before a barrier passes and before `end`.
+    async fn settle(&mut self, out: &mut Output) -> Result<()> {
+        let _ = out;
+        Ok(())
+    }
+
+    /// All inputs have ended, for ever: the last chance to emit.
     async fn end(&mut self, out: &mut Output) -> Result<()> {
         let _ = out;
         Ok(())
@@ -42,6 +70,13 @@ pub trait Operator: Send {
     /// The keys that changed since the last call.
     fn changes(&mut self) -> Result<Vec<Change>>;
 
+    /// The pipeline drains: no more input comes in this run, though the next one goes on. Called once, behind the last
+    /// record and before the last barrier, with no failure before it; after `end` where that was called, too.
+    async fn drain(&mut self, out: &mut Output) -> Result<()> {
+        let _ = out;
+        Ok(())
+    }
+
     /// Called once at the end, also after errors.
     async fn close(&mut self) -> Result<()> {
         Ok(())
@@ -53,6 +88,7 @@ pub trait Operator: Send {
 pub struct Output {
     batches: Vec<(usize, Batch)>,
     failed: Vec<Failed>,
+    returned: Vec<Batch>,
     counts: StepCounts,
 }
 
@@ -102,6 +138,13 @@ impl Output {
         (!good.is_empty()).then(|| batch.select(good))
     }
 
+    /// Gives back records that were taken and not begun: they come again, in this order, behind what has failed of their keys.
+    pub fn give_back(&mut self, batch: Batch) {
+        if !batch.is_empty() {
+            self.returned.push(batch);
+        }
+    }
+
     /// Counts outputs beyond one for each input.
     pub fn created(&mut self, records: usize) {
         self.counts.created += records as u64;
@@ -125,6 +168,11 @@ impl Output {
     /// Takes what failed.
     pub fn take_failed(&mut self) -> Vec<Failed> {
         std::mem::take(&mut self.failed)
+    }
+
+    /// Takes what was given back, in order.
+    pub fn take_returned(&mut self) -> Vec<Batch> {
+        std::mem::take(&mut self.returned)
     }
 
     /// Takes the counts.

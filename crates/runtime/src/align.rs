@@ -28,6 +28,8 @@ pub(crate) struct Inputs {
 
 #[derive(Debug)]
 struct One {
+    /// Which input of the stage it belongs to: with several workers before it, an input has several edges.
+    input: usize,
     receiver: Receiver,
     /// Barriers given and not yet let through.
     ahead: std::collections::VecDeque<Barrier>,
@@ -35,9 +37,9 @@ struct One {
 }
 
 impl Inputs {
-    pub(crate) fn new(receivers: Vec<Receiver>, hold_back: bool) -> Self {
-        let inputs =
-            receivers.into_iter().map(|receiver| One { receiver, ahead: Default::default(), ended: false }).collect();
+    pub(crate) fn new(receivers: Vec<(usize, Receiver)>, hold_back: bool) -> Self {
+        let one = |(input, receiver)| One { input, receiver, ahead: Default::default(), ended: false };
+        let inputs = receivers.into_iter().map(one).collect();
         Inputs { inputs, hold_back, turn: 0, end_told: false }
     }
 
@@ -79,7 +81,7 @@ impl Inputs {
             self.turn = (i + 1) % count;
             match message {
                 None => return Poll::Ready(Err(Gone)),
-                Some(Message::Batch(batch)) => return Poll::Ready(Ok(Input::Batch(i, batch))),
+                Some(Message::Batch(batch)) => return Poll::Ready(Ok(Input::Batch(self.inputs[i].input, batch))),
                 Some(Message::Barrier(barrier)) => self.inputs[i].ahead.push_back(barrier),
                 Some(Message::End) => self.inputs[i].ended = true,
             }
@@ -122,7 +124,7 @@ mod tests {
     #[tokio::test]
     async fn an_input_that_is_ahead_is_held_back() {
         let ((a, a_in), (b, b_in)) = (edge(1 << 20), edge(1 << 20));
-        let mut inputs = Inputs::new(vec![a_in, b_in], true);
+        let mut inputs = Inputs::new(vec![(0, a_in), (1, b_in)], true);
         give(&a, barrier(1)).await;
         give(&a, Message::Batch(batch("a after"))).await;
         give(&b, Message::Batch(batch("b before"))).await;
@@ -135,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn without_alignment_records_pass_and_the_barrier_waits() {
         let ((a, a_in), (b, b_in)) = (edge(1 << 20), edge(1 << 20));
-        let mut inputs = Inputs::new(vec![a_in, b_in], false);
+        let mut inputs = Inputs::new(vec![(0, a_in), (1, b_in)], false);
         give(&a, barrier(1)).await;
         give(&a, Message::Batch(batch("a after"))).await;
         assert_eq!(heard(&mut inputs).await, "a after");
@@ -146,7 +148,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_comes_when_all_have_ended_and_barriers_still_pass() {
         let ((a, a_in), (b, b_in)) = (edge(1 << 20), edge(1 << 20));
-        let mut inputs = Inputs::new(vec![a_in, b_in], true);
+        let mut inputs = Inputs::new(vec![(0, a_in), (1, b_in)], true);
         give(&a, Message::End).await;
         give(&a, barrier(1)).await;
         give(&b, barrier(1)).await;

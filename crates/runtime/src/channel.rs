@@ -62,14 +62,10 @@ pub(crate) fn edge(bytes_max: usize) -> (Sender, Receiver) {
 impl Sender {
     /// Sends in order; waits for room, and adds that time to `blocked`.
     pub(crate) async fn send(&self, message: Message, blocked: &Figure) -> Result<(), Gone> {
-        let units = match &message {
-            Message::Batch(batch) => u32::try_from(batch.size() / UNIT).unwrap_or(u32::MAX).clamp(1, self.units_max),
-            _ => 0,
-        };
         // The common case takes neither a clock reading nor a wait.
-        let permit = match units {
+        let permit = match self.units(&message) {
             0 => None,
-            _ => match self.bytes.clone().try_acquire_many_owned(units) {
+            units => match self.bytes.clone().try_acquire_many_owned(units) {
                 Ok(permit) => Some(permit),
                 Err(_) => {
                     let since = Instant::now();
@@ -89,6 +85,56 @@ impl Sender {
                 sent
             }
         }
+    }
+}
+
+impl Sender {
+    /// Sends if there is room now; gives the message back if not.
+    pub(crate) fn try_send(&self, message: Message) -> Result<Option<Message>, Gone> {
+        let permit = match self.units(&message) {
+            0 => None,
+            units => match self.bytes.clone().try_acquire_many_owned(units) {
+                Ok(permit) => Some(permit),
+                Err(_) => return Ok(Some(message)),
+            },
+        };
+        match self.messages.try_send(Box::new((message, permit))) {
+            Ok(()) => Ok(None),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),
+            Err(mpsc::error::TrySendError::Full(boxed)) => Ok(Some(boxed.0)),
+        }
+    }
+
+    /// Waits for room for this message. Cancel-safe.
+    pub(crate) fn room(&self, message: &Message) -> impl Future<Output = Result<Room, Gone>> + Send + use<> {
+        let (units, bytes, messages) = (self.units(message), self.bytes.clone(), self.messages.clone());
+        async move {
+            let permit = match units {
+                0 => None,
+                units => Some(bytes.acquire_many_owned(units).await.map_err(|_| Gone)?),
+            };
+            let slot = messages.reserve_owned().await.map_err(|_| Gone)?;
+            Ok(Room { slot, permit })
+        }
+    }
+
+    fn units(&self, message: &Message) -> u32 {
+        match message {
+            Message::Batch(batch) => u32::try_from(batch.size() / UNIT).unwrap_or(u32::MAX).clamp(1, self.units_max),
+            _ => 0,
+        }
+    }
+}
+
+/// Room for one message in an edge.
+pub(crate) struct Room {
+    slot: mpsc::OwnedPermit<Boxed>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    pub(crate) fn send(self, message: Message) {
+        self.slot.send(Box::new((message, self.permit)));
     }
 }
 

@@ -17,6 +17,7 @@ mod condemn;
 mod coordinate;
 mod dead_letter_task;
 mod decide;
+mod dispatch;
 mod ending;
 mod lease;
 mod metrics;
@@ -25,6 +26,7 @@ mod pace;
 mod park;
 mod plan;
 mod probe;
+mod rate;
 mod recover;
 mod retain;
 mod rules;
@@ -45,4 +47,6 @@ pub use plan::{Node, Plan, PlanOptions, Planned};
 pub use probe::{Probe, Step};
 pub use rules::{ErrorRule, Match, Retry, Rules, Then, Verdict};
 pub use run::{Ended, Handle, Phase, RunOptions, Running, Start, Status, Summary};
-pub use spec::{CheckpointSpec, DeadLetterSpec, Entry, LimitsSpec, PipelineSpec, StateSpec, Written};
+pub use spec::{
+    CheckpointSpec, DeadLetterSpec, Dispatch, Entry, LimitsSpec, OnFailed, PipelineSpec, RateLimit, StateSpec, Written,
+};

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -13,6 +13,8 @@ use std::{
 
 use millstream_core::Epoch;
 use serde::Serialize;
+
+use crate::lease::lock;
 
 macro_rules! figures {
     ($( $(#[$doc:meta])* $name:ident, )*) => {
@@ -27,6 +29,13 @@ macro_rules! figures {
         /// Figures of one stage at one moment.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
         pub struct StageFigures { $( $(#[$doc])* pub $name: u64, )* }
+
+        impl std::ops::AddAssign for StageFigures {
+            fn add_assign(&mut self, other: Self) {
+                // Wrapping: when workers change, one may count off what another had counted; the sum is right.
+                $( self.$name = self.$name.wrapping_add(other.$name); )*
+            }
+        }
 
         impl StageMetrics {
             pub(crate) fn read(&self) -> StageFigures {
@@ -83,19 +92,22 @@ impl StageFigures {
 impl StageMetrics {
     /// Remembers the figures at the barrier of `epoch`.
     pub(crate) fn mark(&self, epoch: Epoch) {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).push_back((epoch, self.read()));
+        lock(&self.marks).push_back((epoch, self.read()));
     }
 
-    /// Marks of epochs before `epoch` are not needed any more.
+    /// Marks before the newest one up to `epoch` are not needed any more. That may be older than `epoch`: of a worker that has
+    /// gone, it is the last.
     fn decided(&self, epoch: Epoch) {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _)| *of >= epoch);
+        let mut marks = lock(&self.marks);
+        let newest = marks.iter().map(|(of, _)| *of).filter(|of| *of <= epoch).max().unwrap_or(0);
+        marks.retain(|(of, _)| *of >= newest);
     }
 
     /// Back to the figures at the barrier of `epoch`: what came after it will come again.
     fn roll_back(&self, epoch: Epoch) {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let figures = marks.iter().find(|(of, _)| *of == epoch).map(|(_, figures)| *figures).unwrap_or_default();
-        marks.retain(|(of, _)| *of == epoch);
+        let mut marks = lock(&self.marks);
+        marks.retain(|(of, _)| *of <= epoch);
+        let figures = marks.back().map(|(_, figures)| *figures).unwrap_or_default();
         self.write(&figures);
     }
 }
@@ -131,7 +143,8 @@ impl Figure {
 /// Figures of a whole pipeline, shared by its tasks and handles.
 #[derive(Debug, Default)]
 pub(crate) struct PipelineMetrics {
-    stages: BTreeMap<String, Arc<StageMetrics>>,
+    /// Of each worker that a stage has had.
+    stages: BTreeMap<String, Mutex<Vec<Arc<StageMetrics>>>>,
     pub(crate) epochs: Figure,
     pub(crate) epoch_ns: Figure,
     pub(crate) restarts: Figure,
@@ -140,27 +153,47 @@ pub(crate) struct PipelineMetrics {
 
 impl PipelineMetrics {
     pub(crate) fn new<'a>(stages: impl Iterator<Item = &'a str>) -> Self {
-        let stages = stages.map(|name| (name.to_owned(), Arc::default())).collect();
+        let stages = stages.map(|name| (name.to_owned(), Mutex::new(vec![Arc::default()]))).collect();
         PipelineMetrics { stages, ..PipelineMetrics::default() }
     }
 
-    /// The figures of a stage that `new` was told of.
-    pub(crate) fn stage(&self, name: &str) -> Arc<StageMetrics> {
-        self.stages.get(name).cloned().unwrap_or_default()
+    /// The figures of a worker of a stage that `new` was told of.
+    pub(crate) fn worker(&self, name: &str, worker: usize) -> Arc<StageMetrics> {
+        let Some(workers) = self.stages.get(name) else { return Arc::default() };
+        let mut workers = lock(workers);
+        if workers.len() <= worker {
+            workers.resize_with(worker + 1, Arc::default);
+        }
+        workers[worker].clone()
     }
 
     /// The epoch counts.
     pub(crate) fn decided(&self, epoch: Epoch) {
         self.checkpoint.set(epoch);
-        self.stages.values().for_each(|stage| stage.decided(epoch));
+        self.each(|worker| worker.decided(epoch));
     }
 
     /// The pipeline goes back to the checkpoint of `epoch`, and its books with it.
     pub(crate) fn roll_back(&self, epoch: Epoch) {
-        self.stages.values().for_each(|stage| stage.roll_back(epoch));
+        self.each(|worker| worker.roll_back(epoch));
+    }
+
+    fn each(&self, act: impl Fn(&StageMetrics)) {
+        self.stages.values().for_each(|workers| lock(workers).iter().for_each(|worker| act(worker)));
+    }
+
+    /// The figures of a stage, of all its workers together.
+    pub(crate) fn stage(&self, name: &str) -> StageFigures {
+        self.stages.get(name).map(sum).unwrap_or_default()
     }
 
     pub(crate) fn read(&self) -> BTreeMap<String, StageFigures> {
-        self.stages.iter().map(|(name, stage)| (name.clone(), stage.read())).collect()
+        self.stages.iter().map(|(name, workers)| (name.clone(), sum(workers))).collect()
     }
+}
+
+fn sum(workers: &Mutex<Vec<Arc<StageMetrics>>>) -> StageFigures {
+    let mut sum = StageFigures::default();
+    lock(workers).iter().for_each(|worker| sum += worker.read());
+    sum
 }

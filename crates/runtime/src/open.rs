@@ -2,13 +2,13 @@
 //! sink to it, restore state, only then open sources.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex},
 };
 
 use millstream_core::{
     Checkpoint, Delivery, Epoch, Error, Host, Operator, Owner, Position, Result, Resume, Role, Share, Stamp,
-    Step as CoreStep, Store, Way,
+    Step as CoreStep, Store,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -16,16 +16,18 @@ use crate::{
     condemn::Condemned,
     coordinate::Ends,
     dead_letter_task::{Causes, DeadLetterTask, Style},
+    dispatch::worker_of,
     lease::{Kept, lock},
-    metrics::{PipelineMetrics, StageMetrics},
+    metrics::PipelineMetrics,
     pace::Pace,
-    park::Parked,
+    park::{Parked, owner},
     plan::{Node, Plan, Planned},
     recover::{Recovered, open_sink},
     rules::Rules,
     run::{RunFlags, Start},
     sink_task::{Joined, SinkTask},
     source_task::SourceTask,
+    spec::Dispatch,
     stage_task::{StageTask, StepRun, Who, ended_state, parked_state},
     task::{AfterFailure, Board, Context, Failure, Halt},
     wire::{Bounds, Edges, Wiring, chains},
@@ -47,6 +49,8 @@ pub(crate) struct Lasting {
     pub(crate) condemned: HashMap<usize, Arc<Mutex<Condemned>>>,
     /// Where the run began; set once something has been opened.
     pub(crate) start: Option<Start>,
+    /// It was asked to begin anew.
+    pub(crate) anew: bool,
 }
 
 /// Tasks that are running, and the coordinator's ends of their channels.
@@ -71,9 +75,10 @@ pub(crate) fn failure(stage: &str) -> impl Fn(Error) -> Failure + '_ {
 impl Lasting {
     /// Opens everything and starts the tasks.
     pub(crate) async fn open(&mut self) -> Result<Opened, Failure> {
-        let Recovered { checkpoint, start, share } = self.recover().await?;
+        let Recovered { checkpoint, start, share, anew } = self.recover().await?;
         // A restart inside the process does not change where the run began.
         self.start.get_or_insert(start);
+        self.anew |= anew;
         let decided = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
         self.metrics.roll_back(decided);
         let plan = self.plan.clone();
@@ -82,7 +87,10 @@ impl Lasting {
         let wiring = Wiring::new(&plan, &bounds);
         let still_ended = self.still_ended(checkpoint.as_ref());
         let (ends, tasks) = (Ends::default(), JoinSet::new());
-        let mut build = Build { lasting: self, checkpoint, share, wiring, bounds, decided, still_ended, ends, tasks };
+        let figures = self.metrics.read();
+        let comes_in = figures.into_iter().filter(|(_, stage)| stage.parked == 0).map(|(name, _)| name).collect();
+        let mut build =
+            Build { lasting: self, checkpoint, share, wiring, bounds, decided, still_ended, comes_in, ends, tasks };
         let mut sinks = Vec::new();
         for (i, node) in plan.role(Role::Sink) {
             sinks.push(build.sink(i, node, &mut edges).await?);
@@ -90,7 +98,9 @@ impl Lasting {
         let letters = build.dead_letters().await?;
         let mut stages = Vec::new();
         for chain in chains(&plan) {
-            stages.push(build.stage(&chain, &mut edges).await?);
+            for worker in 0..plan.nodes[chain[0]].workers {
+                stages.push(build.stage(&chain, worker, &mut edges).await?);
+            }
         }
         let mut sources = Vec::new();
         for (i, node) in plan.role(Role::Source) {
@@ -115,18 +125,23 @@ struct Build<'a> {
     decided: Epoch,
     /// For each node, whether its end by the checkpoint is one for this run, too.
     still_ended: Vec<bool>,
+    /// Stages whose parked records come into this process's books as read again: an earlier process parked them.
+    comes_in: BTreeSet<String>,
     ends: Ends,
     tasks: JoinSet<Result<(), Halt>>,
 }
 
 impl Build<'_> {
     /// What the task of a stage shares with the others; the dead-letter sink has no rules of its own.
-    fn context(&self, name: &str, rules: &Rules) -> Context {
+    fn context(&self, name: &str, worker: usize, rules: &Rules) -> Context {
+        let node = self.lasting.plan.nodes.iter().find(|node| node.name == name);
+        let on_failed = node.and_then(|node| node.on_failed.clone());
         Context {
             name: name.into(),
             delivery: self.lasting.plan.delivery,
-            metrics: self.lasting.metrics.stage(name),
+            metrics: self.lasting.metrics.worker(name, worker),
             rules: rules.clone(),
+            on_failed,
             pace: self.wiring.pace.clone(),
             gate: self.wiring.gate.clone(),
             reports: self.wiring.reports.0.clone(),
@@ -141,37 +156,38 @@ impl Build<'_> {
         Stamp { pipeline: plan.name.clone(), store_id: store.id(), epoch: self.decided }
     }
 
-    async fn parked(&mut self, stage: &str) -> Result<(Parked, Arc<StageMetrics>), Failure> {
+    /// What is parked for one of the workers of a stage.
+    async fn parked(&mut self, stage: &str, dispatch: Dispatch, worker: usize, of: usize) -> Result<Parked, Failure> {
         let state = self.lasting.store.scan(&parked_state(stage)).await.map_err(failure("state"))?;
-        let mut parked = Parked::new(self.wiring.gate.clone());
-        parked.restore(state).map_err(failure(stage))?;
-        let metrics = self.lasting.metrics.stage(stage);
-        if metrics.parked.get() == 0 && !parked.is_empty() {
-            // Parked by an earlier process: they come into this one's books as read again.
-            metrics.parked.set(parked.len() as u64);
+        let mut parked = Parked::new(self.wiring.gate.clone(), worker);
+        parked.restore(state, |record, id| owner(record, id, dispatch, of) == worker).map_err(failure(stage))?;
+        if self.comes_in.contains(stage) {
+            let metrics = self.lasting.metrics.worker(stage, worker);
+            metrics.parked.add(parked.len() as u64);
             metrics.records_in.add(parked.len() as u64);
         }
-        Ok((parked, metrics))
+        Ok(parked)
     }
 
     async fn sink(&mut self, i: usize, node: &Node, edges: &mut Edges) -> Result<SinkTask, Failure> {
         let Planned::Sink(plan) = &node.component else {
             return Err(failure(&node.name)(crate::task::bug("not a sink")));
         };
-        let sink = open_sink(&node.name, &**plan, &self.stamp(), self.share.as_ref(), self.checkpoint.as_ref()).await?;
+        let share = self.share.as_ref().filter(|_| self.lasting.plan.joins(&**plan));
+        let sink = open_sink(&node.name, &**plan, &self.stamp(), share, self.checkpoint.as_ref()).await?;
         let capabilities = plan.capabilities();
-        let joined = (self.share.is_some() && capabilities.way == Way::Hosting).then(|| {
+        let joined = share.is_some().then(|| {
             let condemned = self.lasting.condemned.entry(i).or_default().clone();
             lock(&condemned).again();
             Joined { condemned, repeats: self.lasting.plan.repeats(i) }
         });
-        let (parked, _) = self.parked(&node.name).await?;
+        let parked = self.parked(&node.name, Dispatch::RoundRobin, 0, 1).await?;
         let hold_back = self.lasting.plan.delivery == Delivery::ExactlyOnce;
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sinks.len();
         self.ends.sinks.push((node.name.clone(), sender));
-        let context = self.context(&node.name, &node.rules);
-        let inputs = edges.inputs(i, hold_back);
+        let context = self.context(&node.name, 0, &node.rules);
+        let inputs = edges.inputs(i, 0, hold_back);
         Ok(SinkTask { context, id, sink, capabilities, joined, inputs, commands, parked, epoch: self.decided + 1 })
     }
 
@@ -180,48 +196,58 @@ impl Build<'_> {
             Some(plan) => (plan.clone(), Style::Record),
             None => (self.lasting.options.dead_letters.clone(), Style::Whole),
         };
-        let sink =
-            open_sink(DEAD_LETTERS, &*plan, &self.stamp(), self.share.as_ref(), self.checkpoint.as_ref()).await?;
-        let joined = self.share.is_some() && plan.capabilities().way == Way::Hosting;
+        let share = self.share.as_ref().filter(|_| self.lasting.plan.joins(&*plan));
+        let sink = open_sink(DEAD_LETTERS, &*plan, &self.stamp(), share, self.checkpoint.as_ref()).await?;
+        let joined = share.is_some();
         let (stop_after, causes) = (self.lasting.plan.stop_after, self.lasting.causes.clone());
         let (sender, commands) = mpsc::unbounded_channel();
         self.ends.dead_letters = Some(sender);
         let letters = std::mem::replace(&mut self.wiring.letters.1, mpsc::channel(1).1);
-        let context = self.context(DEAD_LETTERS, &Rules::default());
+        let context = self.context(DEAD_LETTERS, 0, &Rules::default());
         let epoch = self.decided + 1;
         Ok(DeadLetterTask { context, sink, style, joined, letters, commands, stop_after, causes, epoch })
     }
 
-    async fn stage(&mut self, chain: &[usize], edges: &mut Edges) -> Result<StageTask, Failure> {
+    /// One worker of a stage.
+    async fn stage(&mut self, chain: &[usize], worker: usize, edges: &mut Edges) -> Result<StageTask, Failure> {
         let plan = self.lasting.plan.clone();
-        let (first, last) = (chain[0], chain[chain.len() - 1]);
+        let (head, tail) = (&plan.nodes[chain[0]], &plan.nodes[chain[chain.len() - 1]]);
         let mut steps = Vec::new();
         for node in chain.iter().map(|&i| &plan.nodes[i]) {
             let Planned::Step(step) = &node.component else { continue };
             let mut step = step.create().map_err(failure(&node.name))?;
             if let CoreStep::Operator(operator) = &mut step {
-                let state = self.lasting.store.scan(&node.name).await.map_err(failure("state"))?;
+                let mut state = self.lasting.store.scan(&node.name).await.map_err(failure("state"))?;
+                state.retain(|change| worker_of(change.group, node.workers) == worker);
                 Operator::restore(&mut **operator, state).await.map_err(failure(&node.name))?;
             }
-            let metrics = self.lasting.metrics.stage(&node.name);
-            let who = Who { name: node.name.clone(), metrics, rules: node.rules.clone() };
-            steps.push(StepRun { who: Arc::new(who), step });
+            let metrics = self.lasting.metrics.worker(&node.name, worker);
+            let held = if let CoreStep::Operator(operator) = &step { operator.held() } else { 0 };
+            if held > 0 && self.comes_in.contains(&node.name) {
+                metrics.parked.add(held as u64);
+                metrics.records_in.add(held as u64);
+            }
+            let who =
+                Who { name: node.name.clone(), metrics, rules: node.rules.clone(), on_failed: node.on_failed.clone() };
+            steps.push(StepRun { who: Arc::new(who), step, held });
         }
-        let (parked, _) = self.parked(&plan.nodes[last].name).await?;
-        let end_saved =
-            !self.lasting.store.scan(&ended_state(&plan.nodes[last].name)).await.map_err(failure("state"))?.is_empty();
+        let parked = self.parked(&tail.name, head.dispatch, worker, head.workers).await?;
+        let end_saved = !self.lasting.store.scan(&ended_state(&tail.name)).await.map_err(failure("state"))?.is_empty();
         let stateful = chain.iter().any(|&i| plan.nodes[i].stateful());
         let hold_back = stateful || plan.delivery == Delivery::ExactlyOnce;
         self.ends.stages += 1;
         Ok(StageTask {
-            context: self.context(&plan.nodes[last].name, &plan.nodes[last].rules),
+            context: self.context(&tail.name, worker, &tail.rules),
             steps,
-            inputs: edges.inputs(first, hold_back),
-            outputs: edges.outputs(last, plan.nodes[last].ports()),
+            inputs: edges.inputs(chain[0], worker, hold_back),
+            outputs: edges.outputs(chain[chain.len() - 1], worker, tail.ports()),
             parked,
             epoch: self.decided + 1,
-            ended: end_saved && self.still_ended[first],
+            ended: end_saved && self.still_ended[chain[0]],
             end_saved,
+            drained: false,
+            trying: HashSet::new(),
+            outcomes: 0,
         })
     }
 
@@ -232,8 +258,10 @@ impl Build<'_> {
         let capabilities = plan.capabilities();
         let keyed = self.lasting.plan.stateful();
         let kept = self.lasting.sources.entry(i).or_default().clone();
+        let position = self.position(node, &kept, capabilities.owner);
         let resume = Resume {
-            position: self.position(node, &kept, capabilities.owner),
+            fresh: self.lasting.anew && position.as_ref().is_none_or(|position| position.0.is_empty()),
+            position,
             start: self.lasting.options.start.clone().unwrap_or_else(|| plan.start()),
             until_end: self.lasting.options.until_end,
             stamp: Some(self.stamp()),
@@ -249,14 +277,14 @@ impl Build<'_> {
         self.ends.sources.push((node.name.clone(), sender));
         let system = self.lasting.plan.host().map(|(system, _)| system);
         Ok(SourceTask {
-            context: Arc::new(self.context(&node.name, &node.rules)),
+            context: Arc::new(self.context(&node.name, 0, &node.rules)),
             id,
             lease,
             capabilities,
             accompanies: system.is_some() && system == plan.transaction(),
             keyed,
             stamp: self.stamp(),
-            outputs: Arc::new(edges.outputs(i, 1)),
+            outputs: Arc::new(edges.outputs(i, 0, 1)),
             commands,
             kept,
             retained_bytes_max: self.bounds.retained,

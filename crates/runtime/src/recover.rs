@@ -1,7 +1,7 @@
 //! Where to begin: shuts older runners out, reads what was decided, here and by a host, and says which of it counts.
 
 use millstream_core::{
-    Checkpoint, Delivery, Epoch, Error, ErrorKind, Result, Role, Share, Sink, SinkPlan, Stamp, Token, Way,
+    Checkpoint, Delivery, Epoch, Error, ErrorKind, Result, Role, Share, Sink, SinkPlan, Stamp, Token,
 };
 
 use crate::{
@@ -17,6 +17,8 @@ pub(crate) struct Recovered {
     pub(crate) start: Start,
     /// What the sinks of a host join.
     pub(crate) share: Option<Share>,
+    /// What was there before is forgotten on purpose.
+    pub(crate) anew: bool,
 }
 
 impl Lasting {
@@ -30,31 +32,31 @@ impl Lasting {
         let local = self.store.load().await.map_err(&failed)?;
         // What a host holds under our new identity came after the reset.
         let older = hosted.as_ref().is_some_and(|hosted| hosted.store_id != self.store.id());
-        let reset = local.is_none() && self.store.was_reset() && older;
-        if self.options.fresh || reset {
+        let reset = local.is_none() && self.store.was_reset();
+        if self.options.fresh || reset && older {
             // What does not fit together is forgotten with the rest.
             if let Some(checkpoint) = hosted.or(local) {
                 self.begin_anew(&checkpoint, share.as_ref(), Start::Fresh).await?;
             }
             self.options.fresh = false;
-            return Ok(Recovered { checkpoint: None, start: Start::Fresh, share });
+            return Ok(Recovered { checkpoint: None, start: Start::Fresh, share, anew: true });
         }
         let system = self.plan.host().map(|(system, _)| system);
         let exact = self.plan.delivery == Delivery::ExactlyOnce;
         let Some((checkpoint, by)) = truth(local, hosted, system.as_deref(), exact).map_err(&failed)? else {
-            return Ok(Recovered { checkpoint: None, start: Start::Fresh, share });
+            return Ok(Recovered { checkpoint: None, start: Start::Fresh, share, anew: reset });
         };
         self.check_fingerprint(&checkpoint).map_err(&failed)?;
         // A restart inside the process does not run the pipeline twice.
         if checkpoint.finished && !self.options.go_on && self.start.is_none() {
             self.begin_anew(&checkpoint, share.as_ref(), Start::Anew).await?;
-            return Ok(Recovered { checkpoint: None, start: Start::Anew, share });
+            return Ok(Recovered { checkpoint: None, start: Start::Anew, share, anew: true });
         }
         if by == By::Host {
             self.store.adopt(checkpoint.clone()).await.map_err(&failed)?;
         }
         let start = Start::Resuming(checkpoint.epoch);
-        Ok(Recovered { checkpoint: Some(checkpoint), start, share })
+        Ok(Recovered { checkpoint: Some(checkpoint), start, share, anew: false })
     }
 
     /// Shuts out the runner before us, and reads what the host has decided.
@@ -87,6 +89,7 @@ impl Lasting {
         });
         // What was decided must count before anything begins anew: a rename may be missing. Our own letters only grow.
         for (name, sink) in nodes.chain(plan.dead_letter.iter().map(|sink| (DEAD_LETTERS, sink))) {
+            let share = share.filter(|_| self.plan.joins(&**sink));
             match open_sink(name, &**sink, &stamp, share, Some(checkpoint)).await {
                 Ok(mut sink) => sink.close().await.map_err(failure(name))?,
                 Err(Failure { error, .. }) if start == Start::Fresh && error.kind() == ErrorKind::StateMismatch => {
@@ -116,7 +119,7 @@ impl Lasting {
                     let by_itself = checkpoint
                         .and_then(|checkpoint| checkpoint.sources.get(&node.name))
                         .is_some_and(|saved| saved.ended);
-                    let read = self.metrics.stage(&node.name).records_in.get();
+                    let read = self.metrics.stage(&node.name).records_in;
                     by_itself && (source.capabilities().bounded || options.until_end)
                         || checkpoint.is_some() && options.count.is_some_and(|most| read >= most)
                 }
@@ -146,7 +149,7 @@ impl Lasting {
     }
 }
 
-/// A sink that stands where `checkpoint` stands.
+/// A sink that stands where `checkpoint` stands, and joins `share`.
 pub(crate) async fn open_sink(
     name: &str,
     plan: &dyn SinkPlan,
@@ -157,7 +160,7 @@ pub(crate) async fn open_sink(
     let failed = failure(name);
     let mut sink = plan.create().map_err(&failed)?;
     sink.introduce(stamp);
-    if let Some(share) = share.filter(|_| plan.capabilities().way == Way::Hosting) {
+    if let Some(share) = share {
         sink.join(share).map_err(&failed)?;
     }
     let tokens: Option<&Vec<(Epoch, Token)>> = checkpoint.and_then(|checkpoint| checkpoint.sinks.get(name));

@@ -215,6 +215,7 @@ impl Running {
             sources: Default::default(),
             condemned: Default::default(),
             start: None,
+            anew: false,
         };
         let (control, commands) = mpsc::unbounded_channel();
         let (phase_sender, phase) = watch::channel(Phase::Opening);

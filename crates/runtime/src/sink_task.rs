@@ -108,7 +108,7 @@ impl SinkTask {
         metrics.bytes_in.add(batch.size() as u64);
         let mut batch = batch.into_bytes();
         if !self.parked.is_empty() {
-            batch = park_held(batch, &mut self.parked, &metrics);
+            batch = park_held(batch, 0, &mut self.parked, &metrics).map_err(|error| self.context.fatal(error))?;
         }
         if self.joined.as_ref().is_some_and(|joined| !lock(&joined.condemned).is_empty()) {
             batch = self.leave_out(batch).await?;
@@ -239,6 +239,7 @@ impl SinkTask {
             stage: &context.name,
             metrics: &context.metrics,
             rules: &context.rules,
+            on_failed: &context.on_failed,
             record: &record,
             error,
             attempts,

@@ -312,7 +312,8 @@ impl SourceTask {
             self.meanwhile(at, async move {
                 let (stage, metrics, rules) = (&*context.name, &*context.metrics, &context.rules);
                 // Decoding again would give the same.
-                let failed = FailedRecord { stage, metrics, rules, record: &record, error, attempts: Rules::NO_RETRY };
+                let (on_failed, attempts) = (&context.on_failed, Rules::NO_RETRY);
+                let failed = FailedRecord { stage, metrics, rules, on_failed, record: &record, error, attempts };
                 context.record(failed, epoch).await.map(drop)
             })
             .await?;

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use millstream_core::{Delivery, SinkPlan, Size, SourcePlan, Span, StepPlan};
-use serde::Deserialize;
+use millstream_core::{Delivery, Error, Record, SinkPlan, Size, SourcePlan, Span, StepPlan};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::rules::ErrorRule;
@@ -63,8 +63,55 @@ pub struct Entry<P: ?Sized> {
     pub description: Option<String>,
     /// Its own error rules, first match wins.
     pub errors: Vec<ErrorRule>,
+    /// Workers of a step; absent: as many as what it reads has.
+    pub concurrency: Option<u32>,
+    /// How records get to the workers of a step; absent: by key if they come by key, else to whoever has room.
+    pub dispatch: Option<Dispatch>,
+    /// How fast records may pass a source or step.
+    pub rate_limit: Option<RateLimit>,
+    /// Hears of each failed record before its rule acts.
+    pub on_failed: Option<OnFailed>,
     /// Where it stands in the file: keys from the outermost, for messages.
     pub place: Vec<String>,
+}
+
+/// How records get to the workers of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Dispatch {
+    /// Batch by batch to whoever has room, in turn: no order between workers.
+    RoundRobin,
+    /// All records of a key to the same worker, so that they are handled in order and never beside each other. Records without
+    /// a key go to whoever has room.
+    Key,
+}
+
+/// How fast records may pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// So many records ...
+    pub records: u64,
+    /// ... in this time, spread over it.
+    #[serde(default = "second")]
+    pub per: Span,
+    /// For each key on its own; records of other keys do not wait.
+    #[serde(default)]
+    pub by_key: bool,
+}
+
+fn second() -> Span {
+    Span(std::time::Duration::from_secs(1))
+}
+
+/// Called with each failed record: the stage, the record, why, and how often it has failed by now. Must not block.
+#[derive(Clone)]
+pub struct OnFailed(pub Arc<dyn Fn(&str, &Record, &Error, u32) + Send + Sync>);
+
+impl std::fmt::Debug for OnFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnFailed")
+    }
 }
 
 /// A component by its name in the registry, or one that a program made itself.
@@ -92,7 +139,18 @@ impl<P: ?Sized> Entry<P> {
     }
 
     fn new(component: Written<P>) -> Self {
-        Entry { name: None, component, from: Vec::new(), description: None, errors: Vec::new(), place: Vec::new() }
+        Entry {
+            name: None,
+            component,
+            from: Vec::new(),
+            description: None,
+            errors: Vec::new(),
+            concurrency: None,
+            dispatch: None,
+            rate_limit: None,
+            on_failed: None,
+            place: Vec::new(),
+        }
     }
 
     /// The component's name in the registry, or `custom`.
@@ -115,6 +173,10 @@ impl<P: ?Sized> Clone for Entry<P> {
             from: self.from.clone(),
             description: self.description.clone(),
             errors: self.errors.clone(),
+            concurrency: self.concurrency,
+            dispatch: self.dispatch,
+            rate_limit: self.rate_limit.clone(),
+            on_failed: self.on_failed.clone(),
             place: self.place.clone(),
         }
     }

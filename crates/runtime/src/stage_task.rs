@@ -1,17 +1,26 @@
 //! The task around a stage: a chain of fused steps, their failures, their state.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::Instant,
+};
 
 use bytes::Bytes;
-use millstream_core::{Batch, Change, Epoch, Error, Failed, Last, Output, Result, Step as CoreStep, Timestamp, group};
+use millstream_core::{
+    Batch, Change, Epoch, Error, Failed, Last, Output, Result, Step as CoreStep, Timestamp, group,
+};
 
 use crate::{
     align::{Input, Inputs},
     channel::Barrier,
     metrics::StageMetrics,
-    park::{Parked, alone},
+    park::{Parked, alone, saved},
     probe::Step,
     rules::Rules,
+    spec::OnFailed,
     task::{Context, FailedRecord, Fate, Halt, Outputs, Report},
 };
 
@@ -19,6 +28,22 @@ use crate::{
 pub(crate) struct StepRun {
     pub(crate) who: Arc<Who>,
     pub(crate) step: CoreStep,
+    /// Records that it keeps for later, as far as they are in the books.
+    pub(crate) held: usize,
+}
+
+impl StepRun {
+    /// Brings the books to what the step keeps for later.
+    fn count_held(&mut self) {
+        if let CoreStep::Operator(operator) = &self.step {
+            let held = operator.held();
+            match held.checked_sub(self.held) {
+                Some(more) => self.who.metrics.parked.add(more as u64),
+                None => self.who.metrics.parked.sub((self.held - held) as u64),
+            }
+            self.held = held;
+        }
+    }
 }
 
 /// What of a step is known from outside.
@@ -26,6 +51,7 @@ pub(crate) struct Who {
     pub(crate) name: String,
     pub(crate) metrics: Arc<StageMetrics>,
     pub(crate) rules: Rules,
+    pub(crate) on_failed: Option<OnFailed>,
 }
 
 pub(crate) struct StageTask {
@@ -40,6 +66,12 @@ pub(crate) struct StageTask {
     /// must come once.
     pub(crate) ended: bool,
     pub(crate) end_saved: bool,
+    /// The steps have been told that no more input comes in this run.
+    pub(crate) drained: bool,
+    /// Keys of parked records that are being tried again, and whose outcome is not known.
+    pub(crate) trying: HashSet<Bytes>,
+    /// What the steps have emitted, failed, filtered and absorbed: only whether it grows is of interest.
+    pub(crate) outcomes: u64,
 }
 
 /// A batch on its way through the chain: before step `step`, on input `port` of it; or behind the last one.
@@ -47,8 +79,6 @@ struct Work {
     step: usize,
     port: usize,
     batch: Batch,
-    /// How often its only record has failed before.
-    attempts: u32,
 }
 
 /// The name under which a stage's parked records are saved.
@@ -79,10 +109,12 @@ impl StageTask {
         let mut ending = false;
         loop {
             let timer = self.timer();
+            let full = self.steps.iter().any(|run| matches!(&run.step, CoreStep::Operator(step) if step.is_full()));
             tokio::select! {
                 biased;
                 () = sleep(timer) => self.on_timer().await?,
-                input = self.inputs.next() => match input {
+                step = ready(&mut self.steps) => self.advance(step).await?,
+                input = self.inputs.next(), if !full => match input {
                     Ok(Input::Batch(port, batch)) => self.take(port, batch).await?,
                     Ok(Input::Barrier(barrier)) => self.barrier(barrier).await?,
                     Ok(Input::End) => {
@@ -95,11 +127,15 @@ impl StageTask {
                     Err(_) => return Ok(()),
                 },
             }
-            if ending && self.parked.is_empty() {
+            if ending && self.nothing_waits() {
                 ending = false;
                 self.outputs.end(&self.context.metrics).await?;
             }
         }
+    }
+
+    fn nothing_waits(&self) -> bool {
+        self.parked.is_empty() && self.steps.iter().all(|run| run.held == 0)
     }
 
     fn timer(&self) -> Option<tokio::time::Instant> {
@@ -117,9 +153,13 @@ impl StageTask {
         while let Some(waiting) = self.parked.take(tokio::time::Instant::now()) {
             let first = self.steps.get(waiting.step);
             first.inspect(|run| run.who.metrics.parked.sub(1));
-            let batch = alone(&waiting.record);
-            self.chain(vec![Work { step: waiting.step, port: 0, batch, attempts: waiting.attempts }]).await?;
-            self.parked.settled(waiting.record.key.as_deref());
+            let before = self.outcomes;
+            self.chain(vec![Work { step: waiting.step, port: waiting.port, batch: alone(&waiting.record) }]).await?;
+            match waiting.record.key {
+                // It is under way: what is behind it waits for what becomes of it.
+                Some(key) if self.outcomes == before => drop(self.trying.insert(key)),
+                key => self.parked.settled(key.as_deref()),
+            }
         }
         let now = Timestamp::now();
         for step in 0..self.steps.len() {
@@ -128,10 +168,19 @@ impl StageTask {
             {
                 let mut out = Output::default();
                 let done = operator.on_timer(now, &mut out).await;
-                self.emitted(step, done, &mut out, 0).await?;
+                self.emitted(step, done, &mut out).await?;
             }
         }
         Ok(())
+    }
+
+    /// Takes what a step has done on its own.
+    async fn advance(&mut self, step: usize) -> std::result::Result<(), Halt> {
+        let CoreStep::Operator(operator) = &mut self.steps[step].step else { return Ok(()) };
+        let mut out = Output::default();
+        let done = operator.advance(&mut out).await;
+        self.context.pace.touch();
+        self.emitted(step, done, &mut out).await
     }
 
     /// Takes a batch of an input: records of a parked key go behind the others of the key.
@@ -141,14 +190,14 @@ impl StageTask {
         first.who.metrics.records_in.add(batch.len() as u64);
         first.who.metrics.bytes_in.add(batch.size() as u64);
         if !self.parked.is_empty() {
-            batch = park_held(batch, &mut self.parked, &first.who.metrics);
+            batch = self.park_held(batch, port)?;
         }
-        if batch.is_empty() { Ok(()) } else { self.chain(vec![Work { step: 0, port, batch, attempts: 0 }]).await }
+        if batch.is_empty() { Ok(()) } else { self.chain(vec![Work { step: 0, port, batch }]).await }
     }
 
     /// Runs work through the chain, the last entry first, until nothing is left of it.
     async fn chain(&mut self, mut work: Vec<Work>) -> std::result::Result<(), Halt> {
-        while let Some(Work { step, port, batch, attempts }) = work.pop() {
+        while let Some(Work { step, port, batch }) = work.pop() {
             let Some(run) = self.steps.get_mut(step) else {
                 self.outputs.send(port, batch, &self.context.metrics).await?;
                 continue;
@@ -163,21 +212,15 @@ impl StageTask {
                 CoreStep::Operator(operator) => operator.process(port, batch, &mut out).await,
             };
             run.who.metrics.busy_ns.add_time(since.elapsed());
-            let next = self.settle(step, done, &mut out, attempts).await?;
+            let next = self.settle(step, done, &mut out).await?;
             work.extend(next.into_iter().rev());
         }
         Ok(())
     }
 
     /// The same for what a step emitted on its own.
-    async fn emitted(
-        &mut self,
-        step: usize,
-        done: Result<()>,
-        out: &mut Output,
-        attempts: u32,
-    ) -> std::result::Result<(), Halt> {
-        let next = self.settle(step, done, out, attempts).await?;
+    async fn emitted(&mut self, step: usize, done: Result<()>, out: &mut Output) -> std::result::Result<(), Halt> {
+        let next = self.settle(step, done, out).await?;
         self.chain(next.into_iter().rev().collect()).await
     }
 
@@ -187,7 +230,6 @@ impl StageTask {
         step: usize,
         done: Result<()>,
         out: &mut Output,
-        attempts: u32,
     ) -> std::result::Result<Vec<Work>, Halt> {
         let run = self.steps[step].who.clone();
         done.map_err(|error| self.context.fatal(error.context(format!("cannot go on at `{}`", run.name))))?;
@@ -195,13 +237,18 @@ impl StageTask {
         run.metrics.created.add(counts.created);
         run.metrics.filtered.add(counts.filtered);
         run.metrics.absorbed.add(counts.absorbed);
-        for Failed { record, error } in out.take_failed() {
+        self.steps[step].count_held();
+        let (batches, failed, returned) = (out.take_batches(), out.take_failed(), out.take_returned());
+        self.outcomes += counts.filtered + counts.absorbed + (batches.len() + failed.len()) as u64;
+        for Failed { record, error } in failed {
             // Boxed, as in the other tasks: failures are rare, and their records would make every idle task larger.
-            Box::pin(self.failed(step, record, &error, attempts + 1)).await?;
+            Box::pin(self.failed(step, record, &error)).await?;
         }
         let last = step + 1 == self.steps.len();
         let mut next = Vec::new();
-        for (port, batch) in out.take_batches() {
+        for (port, batch) in batches {
+            self.tried(&batch);
+            let batch = batch.without_attempts();
             if !last {
                 let records = batch.len() as u64;
                 self.steps[step].who.metrics.records_out.add(records);
@@ -210,32 +257,59 @@ impl StageTask {
                 behind.records_in.add(records);
                 behind.bytes_in.add(batch.size() as u64);
             }
-            next.push(Work { step: step + 1, port: if last { port } else { 0 }, batch, attempts: 0 });
+            next.push(Work { step: step + 1, port: if last { port } else { 0 }, batch });
+        }
+        // What was taken and not begun: behind what has failed of its key, else at once.
+        for batch in returned {
+            let batch = if self.parked.is_empty() { batch } else { self.park_held(batch, 0)? };
+            if !batch.is_empty() {
+                next.push(Work { step, port: 0, batch });
+            }
         }
         Ok(next)
     }
 
-    async fn failed(
-        &mut self,
-        step: usize,
-        record: Batch,
-        error: &Error,
-        attempts: u32,
-    ) -> std::result::Result<(), Halt> {
+    /// Applies the rules of a step to a record that is alone in its batch.
+    async fn failed(&mut self, step: usize, failed: Batch, error: &Error) -> std::result::Result<(), Halt> {
         let who = self.steps[step].who.clone();
-        let record = record.into_bytes();
-        for record in record.iter().map(|record| record.to_record()) {
-            let Who { name, metrics, rules } = &*who;
-            let failed = FailedRecord { stage: name, metrics, rules, record: &record, error, attempts };
-            if let Fate::Park(delay) = self.context.record(failed, self.epoch).await? {
-                metrics.parked.add(1);
-                self.parked.failed(record, step, attempts, delay);
-            }
+        let shown = failed.clone().into_bytes().get(0).to_record();
+        let Who { name, metrics, rules, on_failed } = &*who;
+        let attempts = shown.attempts + 1;
+        let record = FailedRecord { stage: name, metrics, rules, on_failed, record: &shown, error, attempts };
+        if let Fate::Park(delay) = self.context.record(record, self.epoch).await? {
+            let record = saved(&failed, 0).map_err(|error| self.context.fatal(error))?;
+            metrics.parked.add(1);
+            self.parked.failed(record, step, attempts, delay);
+        }
+        if let Some(key) = shown.key.filter(|key| self.trying.remove(key)) {
+            self.parked.settled(Some(&key));
         }
         Ok(())
     }
 
+    /// Records that were tried again have come out: what is behind them follows.
+    fn tried(&mut self, batch: &Batch) {
+        if self.trying.is_empty() {
+            return;
+        }
+        for key in batch.iter().filter_map(|record| record.key()) {
+            if self.trying.remove(key) {
+                self.parked.settled(Some(key));
+            }
+        }
+    }
+
+    /// Parks the records whose key is parked already; answers with the others.
+    fn park_held(&mut self, batch: Batch, port: usize) -> std::result::Result<Batch, Halt> {
+        let Some(first) = self.steps.first() else { return Ok(batch) };
+        park_held(batch, port, &mut self.parked, &first.who.metrics).map_err(|error| self.context.fatal(error))
+    }
+
     async fn barrier(&mut self, barrier: Barrier) -> std::result::Result<(), Halt> {
+        self.settle_steps().await?;
+        if barrier.last != Last::No && !std::mem::replace(&mut self.drained, true) {
+            self.drain_steps().await?;
+        }
         let mut state = Vec::new();
         for run in &mut self.steps {
             run.who.metrics.mark(barrier.epoch);
@@ -257,39 +331,81 @@ impl StageTask {
         self.epoch = barrier.epoch + 1;
         self.context.report(Report::State { epoch: barrier.epoch, state })?;
         self.context.reach(Step::BetweenStages, barrier.epoch);
-        if barrier.last == Last::No && !self.parked.is_empty() {
+        if barrier.last == Last::No && !self.nothing_waits() {
             // What waits for another try is not idle.
             self.context.pace.touch();
         }
         self.outputs.barrier(barrier, &self.context.metrics).await
     }
 
+    /// Lets every step do what it has begun.
+    async fn settle_steps(&mut self) -> std::result::Result<(), Halt> {
+        for step in 0..self.steps.len() {
+            if let CoreStep::Operator(operator) = &mut self.steps[step].step {
+                let mut out = Output::default();
+                let done = operator.settle(&mut out).await;
+                self.emitted(step, done, &mut out).await?;
+            }
+        }
+        for key in std::mem::take(&mut self.trying) {
+            self.parked.settled(Some(&key));
+        }
+        Ok(())
+    }
+
     async fn end_steps(&mut self) -> std::result::Result<(), Halt> {
+        self.settle_steps().await?;
         for step in 0..self.steps.len() {
             if let CoreStep::Operator(operator) = &mut self.steps[step].step {
                 let mut out = Output::default();
                 let done = operator.end(&mut out).await;
-                self.emitted(step, done, &mut out, 0).await?;
+                self.emitted(step, done, &mut out).await?;
             }
         }
-        Ok(())
+        self.settle_steps().await
+    }
+
+    async fn drain_steps(&mut self) -> std::result::Result<(), Halt> {
+        for step in 0..self.steps.len() {
+            if let CoreStep::Operator(operator) = &mut self.steps[step].step {
+                let mut out = Output::default();
+                let done = operator.drain(&mut out).await;
+                self.emitted(step, done, &mut out).await?;
+            }
+        }
+        self.settle_steps().await
     }
 }
 
+/// Waits until a step has something to say on its own; answers which. Cancel-safe.
+async fn ready(steps: &mut [StepRun]) -> usize {
+    let mut waits: Vec<_> = steps
+        .iter_mut()
+        .enumerate()
+        .filter_map(|(i, run)| match &mut run.step {
+            CoreStep::Operator(operator) => Some((i, operator.ready())),
+            CoreStep::Transform(_) => None,
+        })
+        .collect();
+    poll_fn(|context| {
+        let ready = waits.iter_mut().find_map(|(i, wait)| wait.as_mut().poll(context).is_ready().then_some(*i));
+        ready.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
 /// Parks the records whose key is parked already; answers with the others.
-pub(crate) fn park_held(batch: Batch, parked: &mut Parked, metrics: &StageMetrics) -> Batch {
+pub(crate) fn park_held(batch: Batch, port: usize, parked: &mut Parked, metrics: &StageMetrics) -> Result<Batch> {
     let held = |row: usize, parked: &Parked| parked.holds(batch.get(row).key());
     if !(0..batch.len()).any(|row| held(row, parked)) {
-        return batch;
+        return Ok(batch);
     }
-    let batch = batch.clone().into_bytes();
-    let (mut behind, mut free) = (Vec::new(), Vec::new());
-    for row in 0..batch.len() {
-        if parked.holds(batch.get(row).key()) { behind.push(row) } else { free.push(row as u32) }
-    }
+    let (behind, free): (Vec<u32>, Vec<u32>) = (0..batch.len() as u32).partition(|row| held(*row as usize, parked));
     metrics.parked.add(behind.len() as u64);
-    behind.into_iter().for_each(|row| parked.behind(batch.get(row).to_record(), 0));
-    batch.select(free)
+    for row in behind {
+        parked.behind(saved(&batch, row as usize)?, 0, port);
+    }
+    Ok(batch.select(free))
 }
 
 /// Until `when`; for ever without it.

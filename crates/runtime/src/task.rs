@@ -12,11 +12,13 @@ use millstream_core::{
 use tokio::sync::mpsc;
 
 use crate::{
-    channel::{Barrier, Gone, Message, Sender},
+    channel::{Barrier, Gone, Message},
+    dispatch::Link,
     metrics::StageMetrics,
     pace::{Gate, Pace},
     probe::{Probe, Step},
     rules::{Rules, Then, Verdict},
+    spec::OnFailed,
 };
 
 /// What a task tells the coordinator. The channel is unbounded, but each task sends at most three reports an epoch, and
@@ -90,6 +92,7 @@ pub(crate) struct Context {
     pub(crate) delivery: Delivery,
     pub(crate) metrics: Arc<StageMetrics>,
     pub(crate) rules: Rules,
+    pub(crate) on_failed: Option<OnFailed>,
     pub(crate) pace: Arc<Pace>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) reports: mpsc::UnboundedSender<Report>,
@@ -133,8 +136,17 @@ impl Context {
 
     /// Applies the rules of `rules` to a record that has failed `attempts` times at `stage`; `epoch` is the one it belongs to.
     pub(crate) async fn record(&self, failed: FailedRecord<'_>, epoch: Epoch) -> Result<Fate, Halt> {
-        let FailedRecord { stage, metrics, rules, record, error, attempts } = failed;
+        let FailedRecord { stage, metrics, rules, on_failed, record, error, attempts } = failed;
         metrics.failures.add(1);
+        if let Some(OnFailed(hear)) = on_failed {
+            let shown = if attempts == Rules::NO_RETRY { 1 } else { attempts };
+            // A hook that panics must not take the record's rule with it.
+            let heard = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hear(stage, record, error, shown)));
+            if let Err(panic) = heard {
+                let error = millstream_core::panicked(&*panic);
+                tracing::warn!(stage, error = %error.chain(), "the hook for failed records failed itself");
+            }
+        }
         match rules.record(error, attempts, dice()) {
             Verdict::Retry(delay) => {
                 tracing::debug!(stage, record = record.id(), attempts, error = %error.chain(), "record is tried again in {delay:?}");
@@ -166,15 +178,16 @@ pub(crate) struct FailedRecord<'a> {
     pub(crate) stage: &'a str,
     pub(crate) metrics: &'a StageMetrics,
     pub(crate) rules: &'a Rules,
+    pub(crate) on_failed: &'a Option<OnFailed>,
     pub(crate) record: &'a Record,
     pub(crate) error: &'a Error,
     pub(crate) attempts: u32,
 }
 
-/// The edges that leave a stage, by port. A port may have several readers: each gets every record, without a copy.
+/// The links that leave a worker of a stage, by port. A port may have several readers: each gets every record, without a copy.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs {
-    pub(crate) ports: Vec<Vec<Sender>>,
+    pub(crate) ports: Vec<Vec<Link>>,
 }
 
 impl Outputs {
@@ -190,21 +203,21 @@ impl Outputs {
         // A few records must not keep a large block alive in a queue that counts only them.
         let batch = if batch.is_sparse() { batch.compact() } else { batch };
         for reader in others {
-            reader.send(Message::Batch(batch.clone()), &metrics.blocked_ns).await?;
+            reader.send(batch.clone(), &metrics.blocked_ns).await?;
         }
-        Ok(last.send(Message::Batch(batch), &metrics.blocked_ns).await?)
+        Ok(last.send(batch, &metrics.blocked_ns).await?)
     }
 
     pub(crate) async fn barrier(&self, barrier: Barrier, metrics: &StageMetrics) -> Result<(), Halt> {
         for reader in self.ports.iter().flatten() {
-            reader.send(Message::Barrier(barrier), &metrics.blocked_ns).await?;
+            reader.tell(|| Message::Barrier(barrier), &metrics.blocked_ns).await?;
         }
         Ok(())
     }
 
     pub(crate) async fn end(&self, metrics: &StageMetrics) -> Result<(), Halt> {
         for reader in self.ports.iter().flatten() {
-            reader.send(Message::End, &metrics.blocked_ns).await?;
+            reader.tell(|| Message::End, &metrics.blocked_ns).await?;
         }
         Ok(())
     }

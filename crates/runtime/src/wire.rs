@@ -10,12 +10,16 @@ use tokio::sync::mpsc;
 
 use crate::{
     align::Inputs,
-    channel::{Receiver, Sender, edge},
+    channel::{Receiver, edge},
     dead_letter_task::LETTERS_QUEUED_MAX,
+    dispatch::Link,
     pace::{Gate, Pace},
     plan::{Plan, Planned},
     task::{Outputs, Report},
 };
+
+/// Least bytes that an edge may hold: a batch or two.
+const EDGE_BYTES_MIN: usize = 64 << 10;
 
 /// Bytes that each kind of buffer may hold, out of `limits.memory`.
 pub(crate) struct Bounds {
@@ -28,7 +32,7 @@ impl Bounds {
     pub(crate) fn new(plan: &Plan) -> Self {
         let memory = usize::try_from(plan.limits.memory.0).unwrap_or(usize::MAX);
         let edges = plan.nodes.iter().map(|node| node.inputs.len()).sum::<usize>().max(1);
-        Bounds { edge: (memory / 4 / edges).clamp(64 << 10, 16 << 20), parked: memory / 4, retained: memory / 4 }
+        Bounds { edge: (memory / 4 / edges).clamp(EDGE_BYTES_MIN, 16 << 20), parked: memory / 4, retained: memory / 4 }
     }
 }
 
@@ -53,47 +57,58 @@ impl Wiring {
     }
 }
 
-/// The ends of all edges: by reader, its receivers; by node and port, the senders.
+/// The ends of all edges: by reader and worker, its receivers with the input that each belongs to; by node, port and worker,
+/// the links.
 pub(crate) struct Edges {
-    receivers: HashMap<usize, Vec<Receiver>>,
-    senders: HashMap<(usize, usize), Vec<Sender>>,
+    receivers: HashMap<(usize, usize), Vec<(usize, Receiver)>>,
+    links: HashMap<(usize, usize, usize), Vec<Link>>,
 }
 
 impl Edges {
     /// Makes the edges between tasks; inside a chain of fused steps there are none.
     pub(crate) fn new(plan: &Plan, bounds: &Bounds) -> Self {
-        let mut edges = Edges { receivers: HashMap::new(), senders: HashMap::new() };
+        let mut edges = Edges { receivers: HashMap::new(), links: HashMap::new() };
         for (reader, node) in plan.nodes.iter().enumerate() {
             if fused(plan, reader).is_some() {
                 continue;
             }
-            for &(from, port) in &node.inputs {
-                let (sender, receiver) = edge(bounds.edge);
-                edges.senders.entry((from, port)).or_default().push(sender);
-                edges.receivers.entry(reader).or_default().push(receiver);
+            for (input, &(from, port)) in node.inputs.iter().enumerate() {
+                let senders = plan.nodes[from].workers;
+                let bytes_max = if node.forwards { bounds.edge / senders } else { bounds.edge / senders / node.workers };
+                for sender in 0..senders {
+                    let readers = if node.forwards { sender..sender + 1 } else { 0..node.workers };
+                    let mut to = Vec::with_capacity(readers.len());
+                    for worker in readers {
+                        let (sender, receiver) = edge(bytes_max.max(EDGE_BYTES_MIN));
+                        to.push(sender);
+                        edges.receivers.entry((reader, worker)).or_default().push((input, receiver));
+                    }
+                    edges.links.entry((from, port, sender)).or_default().push(Link::new(to, node.dispatch));
+                }
             }
         }
         edges
     }
 
-    pub(crate) fn inputs(&mut self, node: usize, hold_back: bool) -> Inputs {
-        Inputs::new(self.receivers.remove(&node).unwrap_or_default(), hold_back)
+    pub(crate) fn inputs(&mut self, node: usize, worker: usize, hold_back: bool) -> Inputs {
+        Inputs::new(self.receivers.remove(&(node, worker)).unwrap_or_default(), hold_back)
     }
 
-    pub(crate) fn outputs(&mut self, node: usize, ports: usize) -> Outputs {
-        Outputs { ports: (0..ports).map(|port| self.senders.remove(&(node, port)).unwrap_or_default()).collect() }
+    pub(crate) fn outputs(&mut self, node: usize, worker: usize, ports: usize) -> Outputs {
+        let links = |port| self.links.remove(&(node, port, worker)).unwrap_or_default();
+        Outputs { ports: (0..ports).map(links).collect() }
     }
 }
 
-/// The step that `node` is fused behind: its only input, which has no other reader, and neither does I/O or keeps state
-/// before it.
+/// The step that `node` is fused behind: its only input, which has no other reader and as many workers.
 fn fused(plan: &Plan, node: usize) -> Option<usize> {
     let Planned::Step(step) = &plan.nodes[node].component else { return None };
     let [(from, 0)] = plan.nodes[node].inputs[..] else { return None };
     let above = &plan.nodes[from];
     let alone = above.role() == Role::Step && above.ports() == 1 && plan.readers(from)[0].len() == 1;
-    // A step with state gets a task of its own, so that it works beside what is before it.
-    (alone && !step.stateful()).then_some(from)
+    // A step that waits gets a task of its own, so that it works beside what is before it.
+    let own = step.waits() || !plan.nodes[node].forwards;
+    (alone && !own).then_some(from)
 }
 
 /// The steps of a plan, fused into chains.

@@ -4,15 +4,16 @@
 mod graph;
 mod planning;
 mod promise;
+mod workers;
 
 use std::sync::Arc;
 
 use millstream_core::{Delivery, Error, Form, Registry, Result, Role, SinkPlan, SourcePlan, StepPlan};
 
-use self::planning::Planning;
+use self::planning::{Planning, RATE_LIMIT};
 use crate::{
     rules::Rules,
-    spec::{CheckpointSpec, LimitsSpec, PipelineSpec, StateSpec},
+    spec::{CheckpointSpec, Dispatch, LimitsSpec, OnFailed, PipelineSpec, StateSpec},
 };
 
 /// A pipeline that is ready to run.
@@ -59,6 +60,18 @@ pub struct Node {
     pub rules: Rules,
     /// What its values are.
     pub form: Form,
+    /// Workers as written; absent: as many as what it reads has.
+    pub concurrency: Option<u32>,
+    /// How records get to its workers as written; absent: as they come.
+    pub written_dispatch: Option<Dispatch>,
+    /// Workers.
+    pub workers: usize,
+    /// How records get to its workers.
+    pub dispatch: Dispatch,
+    /// Each worker reads what the worker of the same number before it emits.
+    pub forwards: bool,
+    /// Hears of its failed records.
+    pub on_failed: Option<OnFailed>,
 }
 
 /// A planned component.
@@ -109,7 +122,7 @@ impl Plan {
 
     /// Which parts of the plan own stored state: changing them may orphan it.
     pub fn fingerprint(&self) -> String {
-        let stateful = self.nodes.iter().filter(|node| node.stateful());
+        let stateful = self.nodes.iter().filter(|node| node.stateful() || node.kind == RATE_LIMIT);
         stateful.map(|node| format!("{}:{}", node.name, node.kind)).collect::<Vec<_>>().join(",")
     }
 

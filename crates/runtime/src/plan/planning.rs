@@ -9,10 +9,11 @@ use millstream_core::{
     Delivery, Error, ErrorKind, Form, PlanContext, Planner, Registry, Result, Role, SinkPlan, SourcePlan, StepPlan, Way,
 };
 
-use super::{Node, Plan, PlanOptions, Planned, promise::check_exactly_once};
+use super::{Node, Plan, PlanOptions, Planned, promise::check_exactly_once, workers};
 use crate::{
+    rate::RatePlan,
     rules::Rules,
-    spec::{Entry, PipelineSpec, Written},
+    spec::{Dispatch, Entry, PipelineSpec, RateLimit, Written},
 };
 
 /// A plan in the making.
@@ -190,23 +191,77 @@ impl<'a> Planning<'a> {
         let rules = match Rules::compile(entry.errors.iter().chain(&self.spec.errors).cloned()) {
             Ok(rules) => rules,
             Err(error) => {
-                let mut place = entry.place.clone();
-                place.pop();
                 if self.errors.is_empty() {
-                    self.errors.push(at(error.within("errors"), &place));
+                    self.errors.push(at(error.within("errors"), &outer(&entry.place)));
                 }
                 Rules::default()
             }
         };
-        self.names.insert(name.clone(), self.nodes.len());
         let description = entry.description.clone();
-        self.nodes.push(Node { name, kind, description, component, inputs, rules, form });
+        let mut inputs = inputs;
+        let mut concurrency = entry.concurrency;
+        if let (Some(limit), Planned::Step(_)) = (&entry.rate_limit, &component) {
+            // One pace for all workers, so it stands before them; there are as many as without it.
+            let workers = inputs.iter().filter_map(|&(from, _)| Some(self.nodes.get(from)?.workers)).max();
+            concurrency = concurrency.or(workers.map(|workers| workers as u32));
+            let form = self.joined_form(&inputs);
+            inputs = self.pace(&name, limit, inputs, form, &entry.place);
+        }
+        self.names.insert(name.clone(), self.nodes.len());
+        let source = matches!(component, Planned::Source(_));
+        self.nodes.push(Node {
+            name,
+            kind,
+            description,
+            component,
+            inputs,
+            rules,
+            form,
+            concurrency,
+            written_dispatch: entry.dispatch,
+            workers: 1,
+            dispatch: Dispatch::RoundRobin,
+            forwards: false,
+            on_failed: entry.on_failed.clone(),
+        });
+        if let Err(error) = workers::assign_last(&mut self.nodes) {
+            self.errors.push(at(error.within("concurrency"), &outer(&entry.place)));
+        }
+        if let (Some(limit), true) = (&entry.rate_limit, source) {
+            let node = self.nodes.len() - 1;
+            let name = self.nodes[node].name.clone();
+            // Who reads the source reads what the limit lets through.
+            let inputs = self.pace(&name, limit, vec![(node, 0)], form, &entry.place);
+            self.names.extend(inputs.first().map(|&(limiter, _)| (name, limiter)));
+        }
+    }
+
+    /// Adds the step that keeps the rate limit of stage `name`.
+    fn pace(
+        &mut self,
+        name: &str,
+        limit: &RateLimit,
+        inputs: Vec<(usize, usize)>,
+        form: Form,
+        place: &[String],
+    ) -> Vec<(usize, usize)> {
+        if let Err(error) = limit.check() {
+            self.errors.push(at(error.within("rate_limit"), &outer(place)));
+        }
+        let mut entry = Entry::<dyn StepPlan>::named(RATE_LIMIT, serde_json::Value::Null);
+        entry.name = Some(format!("{name}.{RATE_LIMIT}"));
+        let limiter = self.nodes.len();
+        self.node(&entry, Planned::Step(Arc::new(RatePlan::new(limit.clone(), form))), inputs, form);
+        vec![(limiter, 0)]
     }
 
     fn keep<P: ?Sized, Q: ?Sized>(&mut self, planned: Result<Arc<P>>, entry: &Entry<Q>) -> Option<Arc<P>> {
         planned.map_err(|error| self.errors.push(at(error, &entry.place))).ok()
     }
 }
+
+/// Kind of the step that keeps a rate limit, and the end of its name.
+pub(super) const RATE_LIMIT: &str = "rate_limit";
 
 /// The names of all steps: their own, or their kind's, beside those that are taken.
 fn step_names(steps: &[Entry<dyn StepPlan>], taken: &BTreeMap<String, usize>) -> Vec<String> {
@@ -235,6 +290,11 @@ fn free_name(kind: &str, taken: impl Fn(&str) -> bool) -> String {
 
 pub(super) fn plan_error(message: impl Into<String>, hint: impl Into<String>) -> Error {
     Error::new(ErrorKind::Plan, message).hint(hint)
+}
+
+/// The place of an entry's common keys.
+fn outer(place: &[String]) -> Vec<String> {
+    place.split_last().map(|(_, outer)| outer.to_vec()).unwrap_or_default()
 }
 
 /// Puts the place of an entry before that of an error in it.

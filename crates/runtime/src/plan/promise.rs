@@ -14,9 +14,12 @@ impl Plan {
         if self.delivery != Delivery::ExactlyOnce {
             return None;
         }
-        let sinks = self.nodes.iter().filter_map(sink).chain(&self.dead_letter);
-        let mut hosting = sinks.filter(|sink| hosts(sink));
-        hosting.find_map(|sink| Some((sink.transaction()?, sink.clone())))
+        host_of(&self.nodes, self.dead_letter.as_ref())
+    }
+
+    /// Whether a sink writes in the transaction that decides epochs.
+    pub(crate) fn joins(&self, sink: &dyn SinkPlan) -> bool {
+        self.host().is_some_and(|(system, _)| can_host(sink) && sink.transaction() == Some(system))
     }
 
     /// Whether what reaches a node comes again as it was after a restart: the sources can give it again, and all steps
@@ -24,6 +27,26 @@ impl Plan {
     pub fn repeats(&self, node: usize) -> bool {
         repeating(&self.nodes)[node]
     }
+}
+
+/// The system that hosts the checkpoint: that of the sinks which can do nothing else; else, of those which can also commit in
+/// two phases, that which a source needs, or the first.
+fn host_of(nodes: &[Node], dead_letter: Option<&Arc<dyn SinkPlan>>) -> Option<(String, Arc<dyn SinkPlan>)> {
+    let sinks: Vec<&Arc<dyn SinkPlan>> = nodes.iter().filter_map(sink).chain(dead_letter).collect();
+    let named = |sink: &&Arc<dyn SinkPlan>| Some((sink.transaction()?, (*sink).clone()));
+    let needs = |node: &Node, system: &str| match &node.component {
+        Planned::Source(source) => {
+            source.capabilities().owner == Owner::System && source.transaction().as_deref() == Some(system)
+        }
+        _ => false,
+    };
+    let able = || sinks.iter().filter(|sink| can_host(&****sink)).filter_map(named);
+    sinks
+        .iter()
+        .filter(|sink| hosts(sink))
+        .find_map(named)
+        .or_else(|| able().find(|(system, _)| nodes.iter().any(|node| needs(node, system))))
+        .or_else(|| able().next())
 }
 
 /// What keeps `exactly_once` from being kept, each with its reason and alternative.
@@ -38,12 +61,12 @@ pub(super) fn check_exactly_once(nodes: &[Node], dead_letter: Option<&Arc<dyn Si
         }
     }
     errors.extend(one_transaction(&hosting));
-    let host = hosting.first().map(|(_, system)| system.as_str());
+    let host = host_of(nodes, dead_letter).map(|(system, _)| system);
     let repeating = repeating(nodes);
     for (i, node) in nodes.iter().enumerate() {
         let error = match &node.component {
             Planned::Sink(sink) => check_sink(&node.name, &**sink, repeating[i]),
-            Planned::Source(source) => check_source(&node.name, &**source, host),
+            Planned::Source(source) => check_source(&node.name, &**source, host.as_deref()),
             Planned::Step(_) => None,
         };
         errors.extend(error);
@@ -126,4 +149,8 @@ fn sink(node: &Node) -> Option<&Arc<dyn SinkPlan>> {
 
 fn hosts(sink: &Arc<dyn SinkPlan>) -> bool {
     sink.capabilities().way == Way::Hosting
+}
+
+fn can_host(sink: &dyn SinkPlan) -> bool {
+    matches!(sink.capabilities().way, Way::Hosting | Way::TwoPhase)
 }
