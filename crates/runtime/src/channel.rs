@@ -11,7 +11,7 @@ use crate::metrics::Figure;
 const QUEUE_BATCHES_MAX: usize = 4;
 
 /// Bytes are counted in this unit, so that a semaphore's 32 bits are enough for any bound.
-const UNIT: usize = 1024;
+pub(crate) const UNIT: usize = 1024;
 
 /// What flows along an edge.
 #[derive(Debug)]
@@ -34,6 +34,9 @@ pub(crate) struct Barrier {
 /// A message with its share of the queue's bytes. In a box: a channel allots room for 32 of them at once, also to an idle
 /// pipeline.
 type Boxed = Box<(Message, Option<OwnedSemaphorePermit>)>;
+
+/// Does not keep an edge open.
+pub(crate) type WeakMessages = mpsc::WeakSender<Boxed>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
@@ -89,6 +92,11 @@ impl Sender {
 }
 
 impl Sender {
+    /// For looking at how full it is.
+    pub(crate) fn look(&self) -> (WeakMessages, Arc<Semaphore>, u32) {
+        (self.messages.downgrade(), self.bytes.clone(), self.units_max)
+    }
+
     /// Sends if there is room now; gives the message back if not.
     pub(crate) fn try_send(&self, message: Message) -> Result<Option<Message>, Gone> {
         let permit = match self.units(&message) {

@@ -12,7 +12,9 @@ use crate::{
     channel::Barrier,
     dead_letter_task::DeadLetterCommand,
     open::{DEAD_LETTERS, Lasting, Opened},
-    run::{Control, Ended, Phase},
+    handle::Control,
+    lease::lock,
+    run::{Ended, Phase},
     sink_task::SinkCommand,
     source_task::SourceCommand,
     stage_task::sleep,
@@ -48,11 +50,24 @@ pub(crate) struct Open {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Aim {
     Run,
+    /// Sources have stopped; when all epochs count, and so many more, the pipeline is built anew.
+    Change(u32),
     /// Sources have stopped; what is in flight or parked is worked off.
     Drain,
     /// The last epoch has been cut.
     Last(Last),
 }
+
+/// How a turn of the coordinator ends that has not failed.
+pub(crate) enum Turn {
+    /// The pipeline is over.
+    Ended(Ended),
+    /// It stands at an epoch, and is to be built anew.
+    Change,
+}
+
+/// How long steps may take to close.
+const CLOSING_WAIT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Coordinator<'a> {
     pub(crate) lasting: &'a mut Lasting,
@@ -123,22 +138,33 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    /// Runs until the pipeline has ended, or cannot go on.
-    pub(crate) async fn run(mut self) -> Result<Ended, Failure> {
-        let ended = self.work().await;
+    /// Runs until the pipeline has ended, or is to be built anew, or cannot go on.
+    pub(crate) async fn run(mut self) -> Result<Turn, Failure> {
+        let turn = self.work().await;
+        *lock(&self.lasting.shared.begun) = None;
+        // The steps that still live are told, so that they can let go of what they hold.
+        let Opened { stop, mut closing, .. } = self.opened;
+        drop(stop);
+        if tokio::time::timeout(CLOSING_WAIT, closing.recv()).await.is_err() {
+            tracing::warn!(pipeline = %self.lasting.plan.name, "a step does not close within {CLOSING_WAIT:?}");
+        }
         // Nobody may write any more when the next tasks open.
         self.opened.tasks.shutdown().await;
-        ended
+        turn
     }
 
-    async fn work(&mut self) -> Result<Ended, Failure> {
+    async fn work(&mut self) -> Result<Turn, Failure> {
         loop {
             if let Some(stopped) = self.advance().await? {
-                return Ok(stopped);
+                return Ok(Turn::Ended(stopped));
             }
             if let Some(ended) = self.done() {
-                return self.close(ended).await;
+                return self.close(ended).await.map(Turn::Ended);
             }
+            if self.changed() {
+                return Ok(Turn::Change);
+            }
+            *lock(&self.lasting.shared.begun) = self.begun();
             let pace = self.opened.pace.clone();
             // Looked at once: a wish between two looks would neither be done nor be listened for.
             let urgent = pace.is_urgent();
@@ -151,7 +177,7 @@ impl<'a> Coordinator<'a> {
                 biased;
                 Some(joined) = self.opened.tasks.join_next() => self.joined(joined)?,
                 Some(report) = self.reports.recv() => self.heard(report),
-                Some(control) = self.control.recv() => if let Some(ended) = self.obey(control) { return Ok(ended) },
+                Some(control) = self.control.recv() => if let Some(ended) = self.obey(control) { return Ok(Turn::Ended(ended)) },
                 () = pace.changed(), if listens => self.arm(),
                 () = sleep(due) => self.pace_now(),
                 () = sleep(self.patience) => self.patience = None,
@@ -181,6 +207,9 @@ impl<'a> Coordinator<'a> {
             } else if !patient || self.nothing_parked() {
                 self.cut_last(Last::Drained);
             }
+        }
+        if self.aim == Aim::Run && self.lasting.change.is_some() && self.has_room() {
+            self.begin_change();
         }
         if self.aim == Aim::Run && self.opened.pace.is_urgent() && self.has_room() {
             self.cut_now(Last::No);
@@ -215,7 +244,7 @@ impl<'a> Coordinator<'a> {
     }
 
     fn nothing_parked(&self) -> bool {
-        self.lasting.metrics.read().values().all(|stage| stage.parked == 0)
+        self.lasting.shared.metrics.read().values().all(|stage| stage.parked == 0)
     }
 
     fn arm(&mut self) {
@@ -227,12 +256,18 @@ impl<'a> Coordinator<'a> {
     fn pace_now(&mut self) {
         self.due = None;
         // The last epoch is the last one: only its checkpoint says how the run ended.
-        if self.opened.pace.is_active() && !matches!(self.aim, Aim::Last(_)) {
+        if self.opened.pace.is_active() && matches!(self.aim, Aim::Run | Aim::Drain) {
             self.cut_now(Last::No);
         }
     }
 
-    fn cut_now(&mut self, last: Last) {
+    /// Since when the oldest epoch that does not count yet has records.
+    fn begun(&self) -> Option<std::time::Instant> {
+        let due = self.due.and_then(|due| due.checked_sub(self.every));
+        self.epochs.front().map(|open| open.cut_at).or(due).map(Instant::into_std)
+    }
+
+    pub(crate) fn cut_now(&mut self, last: Last) {
         self.due = None;
         self.opened.pace.cut();
         self.cut += 1;

@@ -8,6 +8,7 @@ use crate::{
     coordinate::{Coordinator, Open, forget_committed},
     dead_letter_task::DeadLetterCommand,
     ending::too_late,
+    handle::Happening,
     open::{DEAD_LETTERS, failure},
     probe::Step,
     run::Ended,
@@ -50,9 +51,10 @@ impl Coordinator<'_> {
         }
         self.lasting.store.decide(checkpoint, self.decided).await.map_err(cannot)?;
         self.decided = epoch;
-        self.lasting.metrics.decided(epoch);
-        self.lasting.metrics.epochs.add(1);
-        self.lasting.metrics.epoch_ns.add_time(cut_at.elapsed());
+        self.lasting.shared.metrics.decided(epoch);
+        self.lasting.shared.metrics.epochs.add(1);
+        self.lasting.shared.metrics.epoch_ns.add_time(cut_at.elapsed());
+        self.lasting.shared.tell(Happening::Committed(epoch, cut_at.elapsed()));
         probe.reach(Step::AfterRecord, epoch);
         self.tell(epoch);
         Ok(None)

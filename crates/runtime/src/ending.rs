@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use crate::{
     coordinate::{Aim, Coordinator},
     dead_letter_task::DeadLetterCommand,
-    run::{Control, Ended, Phase},
+    handle::{Control, Happening},
+    run::{Ended, Phase},
     sink_task::SinkCommand,
     source_task::SourceCommand,
     task::{AfterFailure, Failure, Halt},
@@ -23,7 +24,7 @@ impl Coordinator<'_> {
         match control {
             Control::Drain(deadline) => {
                 match self.aim {
-                    Aim::Run => self.drain(deadline),
+                    Aim::Run | Aim::Change(_) => self.drain(deadline),
                     Aim::Drain => {}
                     // It ends by itself; but no later than was asked for.
                     Aim::Last(_) => self.abort_at = self.abort_at.or(Some(abort_at(deadline))),
@@ -36,11 +37,33 @@ impl Coordinator<'_> {
                 None
             }
             Control::Stop => Some(Ended::Stopped),
+            Control::Pause(paused) => {
+                self.pause(paused);
+                None
+            }
+            Control::Concurrency { step, workers, answer } => {
+                self.lasting.wish(step, workers, answer);
+                None
+            }
         }
+    }
+
+    fn pause(&mut self, paused: bool) {
+        if std::mem::replace(&mut self.lasting.paused, paused) == paused {
+            return;
+        }
+        for (_, source) in &self.opened.ends.sources {
+            let _ = source.send(SourceCommand::Pause(paused));
+        }
+        if matches!(self.aim, Aim::Run | Aim::Change(_)) {
+            self.phase.send_replace(if paused { Phase::Paused } else { Phase::Running });
+        }
+        self.lasting.shared.tell(if paused { Happening::Paused } else { Happening::Resumed });
     }
 
     fn drain(&mut self, deadline: Duration) {
         self.phase.send_replace(Phase::Draining);
+        self.lasting.shared.tell(Happening::Draining);
         for (_, source) in &self.opened.ends.sources {
             let _ = source.send(SourceCommand::Stop);
         }

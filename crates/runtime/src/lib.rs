@@ -12,6 +12,7 @@
 //! ```
 
 mod align;
+mod change;
 mod channel;
 mod condemn;
 mod coordinate;
@@ -19,6 +20,7 @@ mod dead_letter_task;
 mod decide;
 mod dispatch;
 mod ending;
+mod handle;
 mod lease;
 mod metrics;
 mod open;
@@ -26,6 +28,7 @@ mod pace;
 mod park;
 mod plan;
 mod probe;
+mod queues;
 mod rate;
 mod recover;
 mod retain;
@@ -37,16 +40,21 @@ mod source_task;
 mod spec;
 mod stage_task;
 mod supervise;
+mod tap;
 mod task;
 mod wait;
 mod wire;
 
 pub use dead_letter_task::DeadLetterCause;
+pub use millstream_buffer::{BufferSpec, WhenFull};
+pub use handle::{Graph, GraphStage, Handle, Happening};
 pub use metrics::StageFigures;
 pub use plan::{Node, Plan, PlanOptions, Planned};
 pub use probe::{Probe, Step};
 pub use rules::{ErrorRule, Match, Retry, Rules, Then, Verdict};
-pub use run::{Ended, Handle, Phase, RunOptions, Running, Start, Status, Summary};
+pub use queues::QueueFigures;
+pub use run::{Ended, Phase, RunOptions, Running, Start, Status, Summary};
 pub use spec::{
     CheckpointSpec, DeadLetterSpec, Dispatch, Entry, LimitsSpec, OnFailed, PipelineSpec, RateLimit, StateSpec, Written,
 };
+pub use tap::Tap;

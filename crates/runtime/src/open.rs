@@ -10,15 +10,19 @@ use millstream_core::{
     Checkpoint, Delivery, Epoch, Error, Host, Operator, Owner, Position, Result, Resume, Role, Share, Stamp,
     Step as CoreStep, Store,
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::{
+    change::Change,
     condemn::Condemned,
     coordinate::Ends,
     dead_letter_task::{Causes, DeadLetterTask, Style},
     dispatch::worker_of,
+    handle::Shared,
     lease::{Kept, lock},
-    metrics::PipelineMetrics,
     pace::Pace,
     park::{Parked, owner},
     plan::{Node, Plan, Planned},
@@ -29,19 +33,20 @@ use crate::{
     source_task::SourceTask,
     spec::Dispatch,
     stage_task::{StageTask, StepRun, Who, ended_state, parked_state},
-    task::{AfterFailure, Board, Context, Failure, Halt},
+    task::{AfterFailure, Context, Failure, Halt},
     wire::{Bounds, Edges, Wiring, chains},
 };
 
 /// What outlives a restart inside the process.
 pub(crate) struct Lasting {
     pub(crate) plan: Arc<Plan>,
+    /// Tells the handles of the plan.
+    pub(crate) planned: watch::Sender<Arc<Plan>>,
     pub(crate) options: RunFlags,
     pub(crate) store: Box<dyn Store>,
     /// Of the system whose transaction decides epochs, once it has been connected.
     pub(crate) host: Option<Box<dyn Host>>,
-    pub(crate) metrics: Arc<PipelineMetrics>,
-    pub(crate) board: Arc<Board>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) causes: Causes,
     /// By node.
     pub(crate) sources: HashMap<usize, Kept>,
@@ -51,6 +56,10 @@ pub(crate) struct Lasting {
     pub(crate) start: Option<Start>,
     /// It was asked to begin anew.
     pub(crate) anew: bool,
+    /// Sources are to read nothing.
+    pub(crate) paused: bool,
+    /// What is to be changed at the next epoch.
+    pub(crate) change: Option<Change>,
 }
 
 /// Tasks that are running, and the coordinator's ends of their channels.
@@ -59,6 +68,10 @@ pub(crate) struct Opened {
     pub(crate) ends: Ends,
     pub(crate) checkpoint: Option<Checkpoint>,
     pub(crate) pace: Arc<Pace>,
+    /// Dropped, it tells the steps to close.
+    pub(crate) stop: watch::Sender<()>,
+    /// Ends when all steps have closed.
+    pub(crate) closing: mpsc::Receiver<()>,
 }
 
 /// The name under which the dead-letter sink stands in a checkpoint.
@@ -80,17 +93,32 @@ impl Lasting {
         self.start.get_or_insert(start);
         self.anew |= anew;
         let decided = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
-        self.metrics.roll_back(decided);
+        self.shared.metrics.roll_back(decided);
         let plan = self.plan.clone();
         let bounds = Bounds::new(&plan);
-        let mut edges = Edges::new(&plan, &bounds);
+        self.shared.queues.clear();
+        let mut edges = Edges::new(&plan, &bounds, &self.shared.queues);
+        let (stop, stopped) = watch::channel(());
+        let (closed, closing) = mpsc::channel(1);
         let wiring = Wiring::new(&plan, &bounds);
         let still_ended = self.still_ended(checkpoint.as_ref());
         let (ends, tasks) = (Ends::default(), JoinSet::new());
-        let figures = self.metrics.read();
+        let figures = self.shared.metrics.read();
         let comes_in = figures.into_iter().filter(|(_, stage)| stage.parked == 0).map(|(name, _)| name).collect();
-        let mut build =
-            Build { lasting: self, checkpoint, share, wiring, bounds, decided, still_ended, comes_in, ends, tasks };
+        let stop_side = (stopped, closed);
+        let mut build = Build {
+            lasting: self,
+            checkpoint,
+            share,
+            wiring,
+            bounds,
+            decided,
+            still_ended,
+            comes_in,
+            stop_side,
+            ends,
+            tasks,
+        };
         let mut sinks = Vec::new();
         for (i, node) in plan.role(Role::Sink) {
             sinks.push(build.sink(i, node, &mut edges).await?);
@@ -112,7 +140,7 @@ impl Lasting {
         stages.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         sources.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         ends.reports = Some(wiring.reports.1);
-        Ok(Opened { tasks, ends, checkpoint, pace: wiring.pace })
+        Ok(Opened { tasks, ends, checkpoint, pace: wiring.pace, stop, closing })
     }
 }
 
@@ -127,6 +155,8 @@ struct Build<'a> {
     still_ended: Vec<bool>,
     /// Stages whose parked records come into this process's books as read again: an earlier process parked them.
     comes_in: BTreeSet<String>,
+    /// For each step: who tells it to close, and whom it tells by letting go.
+    stop_side: (watch::Receiver<()>, mpsc::Sender<()>),
     ends: Ends,
     tasks: JoinSet<Result<(), Halt>>,
 }
@@ -139,14 +169,14 @@ impl Build<'_> {
         Context {
             name: name.into(),
             delivery: self.lasting.plan.delivery,
-            metrics: self.lasting.metrics.worker(name, worker),
+            metrics: self.lasting.shared.metrics.worker(name, worker),
             rules: rules.clone(),
             on_failed,
             pace: self.wiring.pace.clone(),
             gate: self.wiring.gate.clone(),
             reports: self.wiring.reports.0.clone(),
             letters: self.wiring.letters.0.clone(),
-            board: self.lasting.board.clone(),
+            shared: self.lasting.shared.clone(),
             probe: self.lasting.options.probe.clone(),
         }
     }
@@ -162,7 +192,7 @@ impl Build<'_> {
         let mut parked = Parked::new(self.wiring.gate.clone(), worker);
         parked.restore(state, |record, id| owner(record, id, dispatch, of) == worker).map_err(failure(stage))?;
         if self.comes_in.contains(stage) {
-            let metrics = self.lasting.metrics.worker(stage, worker);
+            let metrics = self.lasting.shared.metrics.worker(stage, worker);
             metrics.parked.add(parked.len() as u64);
             metrics.records_in.add(parked.len() as u64);
         }
@@ -221,7 +251,7 @@ impl Build<'_> {
                 state.retain(|change| worker_of(change.group, node.workers) == worker);
                 Operator::restore(&mut **operator, state).await.map_err(failure(&node.name))?;
             }
-            let metrics = self.lasting.metrics.worker(&node.name, worker);
+            let metrics = self.lasting.shared.metrics.worker(&node.name, worker);
             let held = if let CoreStep::Operator(operator) = &step { operator.held() } else { 0 };
             if held > 0 && self.comes_in.contains(&node.name) {
                 metrics.parked.add(held as u64);
@@ -246,6 +276,7 @@ impl Build<'_> {
             ended: end_saved && self.still_ended[chain[0]],
             end_saved,
             drained: false,
+            stop_side: self.stop_side.clone(),
             trying: HashSet::new(),
             outcomes: 0,
         })
@@ -289,6 +320,7 @@ impl Build<'_> {
             kept,
             retained_bytes_max: self.bounds.retained,
             count_max: self.lasting.options.count,
+            paused: self.lasting.paused,
             decided: self.decided,
             read_after: if self.checkpoint.is_some() { 0 } else { 1 },
             ended: self.still_ended[i] && capabilities.owner != Owner::Nobody,

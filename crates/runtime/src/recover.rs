@@ -119,7 +119,7 @@ impl Lasting {
                     let by_itself = checkpoint
                         .and_then(|checkpoint| checkpoint.sources.get(&node.name))
                         .is_some_and(|saved| saved.ended);
-                    let read = self.metrics.stage(&node.name).records_in;
+                    let read = self.shared.metrics.stage(&node.name).records_in;
                     by_itself && (source.capabilities().bounded || options.until_end)
                         || checkpoint.is_some() && options.count.is_some_and(|most| read >= most)
                 }

@@ -5,18 +5,19 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use millstream_core::{Epoch, Error, ErrorKind, Result, SeekTo, SinkPlan, Store};
 use serde::Serialize;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 
 use crate::{
     dead_letter_task::{Causes, DeadLetterCause},
-    metrics::{PipelineMetrics, StageFigures},
+    handle::{Handle, Shared},
+    metrics::StageFigures,
     open::{DEAD_LETTERS, Lasting},
     plan::Plan,
     probe::Probe,
+    queues::QueueFigures,
     supervise::supervise,
-    task::Board,
 };
 
 /// How to run a plan.
@@ -59,14 +60,6 @@ impl RunOptions {
             probe: Probe::default(),
         }
     }
-}
-
-/// What a handle tells the coordinator.
-#[derive(Debug)]
-pub(crate) enum Control {
-    Drain(Duration),
-    Checkpoint(oneshot::Sender<Epoch>),
-    Stop,
 }
 
 /// Where a run began.
@@ -113,6 +106,8 @@ pub enum Phase {
     Opening,
     /// Running.
     Running,
+    /// Reading nothing, because it was told to; what had been read is worked off.
+    Paused,
     /// Working off what is in flight.
     Draining,
     /// Waiting to start again, with the cause.
@@ -134,6 +129,10 @@ pub struct Status {
     pub epoch: Epoch,
     /// Epochs committed by this process.
     pub epochs: u64,
+    /// Age of the oldest epoch that has begun and does not count yet, by the first record that came for it; `None` when idle.
+    pub epoch_age: Option<Duration>,
+    /// What waits in the queues before each stage, its workers together.
+    pub queues: BTreeMap<String, QueueFigures>,
     /// Mean time from cutting an epoch to its decision.
     pub epoch_latency: Duration,
     /// Restarts from a checkpoint.
@@ -167,35 +166,31 @@ impl Summary {
     }
 }
 
-/// A running pipeline. Dropping it does not stop the pipeline.
+/// A running pipeline. Dropping it does not stop the pipeline; see [`Running::abort_on_drop`].
 #[derive(Debug)]
 pub struct Running {
-    control: mpsc::UnboundedSender<Control>,
-    phase: watch::Receiver<Phase>,
-    started: watch::Receiver<Option<Start>>,
-    metrics: Arc<PipelineMetrics>,
-    board: Arc<Board>,
+    handle: Handle,
     task: JoinHandle<Result<Summary>>,
+    abort_on_drop: bool,
 }
 
-/// Watches and steers a running pipeline. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    control: mpsc::UnboundedSender<Control>,
-    phase: watch::Receiver<Phase>,
-    started: watch::Receiver<Option<Start>>,
-    metrics: Arc<PipelineMetrics>,
-    board: Arc<Board>,
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.abort_on_drop {
+            self.task.abort();
+        }
+    }
 }
 
 impl Running {
     /// Starts a plan on the current tokio runtime, of either flavour.
     pub fn start(plan: Plan, options: RunOptions) -> Running {
-        let names = plan.nodes.iter().map(|node| node.name.as_str()).chain([DEAD_LETTERS]);
-        let metrics = Arc::new(PipelineMetrics::new(names));
-        let board = Arc::<Board>::default();
+        let shared = Arc::new(Shared::new(&plan));
+        let plan = Arc::new(plan);
+        let (plan_sender, planned) = watch::channel(plan.clone());
         let lasting = Lasting {
-            plan: Arc::new(plan),
+            plan,
+            planned: plan_sender,
             store: options.store,
             host: None,
             options: RunFlags {
@@ -209,30 +204,32 @@ impl Running {
                 restarts_per_minute_max: options.restarts_per_minute_max,
                 probe: options.probe,
             },
-            metrics: metrics.clone(),
-            board: board.clone(),
+            shared: shared.clone(),
             causes: Causes::default(),
             sources: Default::default(),
             condemned: Default::default(),
             start: None,
             anew: false,
+            paused: false,
+            change: None,
         };
         let (control, commands) = mpsc::unbounded_channel();
         let (phase_sender, phase) = watch::channel(Phase::Opening);
         let (started_sender, started) = watch::channel(None);
         let task = tokio::spawn(supervise(lasting, commands, phase_sender, started_sender));
-        Running { control, phase, started, metrics, board, task }
+        Running { handle: Handle { control, phase, started, planned, shared }, task, abort_on_drop: false }
     }
 
     /// A handle that can be given away.
     pub fn handle(&self) -> Handle {
-        Handle {
-            control: self.control.clone(),
-            phase: self.phase.clone(),
-            started: self.started.clone(),
-            metrics: self.metrics.clone(),
-            board: self.board.clone(),
-        }
+        self.handle.clone()
+    }
+
+    /// Stops at once when this is dropped, without a last epoch.
+    #[must_use]
+    pub fn abort_on_drop(mut self) -> Self {
+        self.abort_on_drop = true;
+        self
     }
 
     /// Waits for the end. Cancel-safe: the pipeline runs on when the future is dropped.
@@ -245,52 +242,8 @@ impl Running {
 
     /// Drains and waits for the end; see [`Handle::drain`].
     pub async fn drain(&mut self, deadline: Duration) -> Result<Summary> {
-        self.handle().drain(deadline);
+        self.handle.drain(deadline);
         self.wait().await
-    }
-}
-
-impl Handle {
-    /// Asks the sources to stop, lets everything in flight finish, commits the last epoch. What is still parked after
-    /// `deadline` stays in the state.
-    pub fn drain(&self, deadline: Duration) {
-        // A pipeline that is over has nothing to drain.
-        let _ = self.control.send(Control::Drain(deadline));
-    }
-
-    /// Stops at once, without a last epoch.
-    pub fn stop(&self) {
-        let _ = self.control.send(Control::Stop);
-    }
-
-    /// Waits until an epoch that covers all that has been read so far counts.
-    pub async fn checkpoint(&self) -> Result<Epoch> {
-        let over = || Error::new(ErrorKind::Closed, "cannot commit: the pipeline is over");
-        let (answer, answered) = oneshot::channel();
-        self.control.send(Control::Checkpoint(answer)).map_err(|_| over())?;
-        answered.await.map_err(|_| over())
-    }
-
-    /// Figures at this moment.
-    pub fn status(&self) -> Status {
-        let epochs = self.metrics.epochs.get();
-        Status {
-            phase: self.phase.borrow().clone(),
-            stages: self.metrics.read(),
-            waiting: self.board.read(),
-            epoch: self.metrics.checkpoint.get(),
-            epochs,
-            epoch_latency: Duration::from_nanos(self.metrics.epoch_ns.get().checked_div(epochs).unwrap_or(0)),
-            restarts: self.metrics.restarts.get(),
-        }
-    }
-
-    /// Waits until the pipeline runs, and says where it began; `None` if it ended before.
-    pub async fn started(&self) -> Option<Start> {
-        let mut started = self.started.clone();
-        // An error means that the supervisor has gone; what it said last counts.
-        let _ = started.wait_for(Option::is_some).await;
-        *started.borrow()
     }
 }
 

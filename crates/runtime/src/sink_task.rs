@@ -19,6 +19,7 @@ use crate::{
     park::{Parked, alone},
     probe::Step,
     stage_task::{park_held, parked_state, sleep},
+    tap::Side,
     task::{AfterFailure, Context, FailedRecord, Fate, Halt, Report},
 };
 
@@ -102,6 +103,7 @@ impl SinkTask {
     }
 
     async fn take(&mut self, batch: Batch, open: &mut Open) -> Result<(), Halt> {
+        self.context.shared.taps.see(&self.context.name, Side::In, &batch);
         let metrics = self.context.metrics.clone();
         metrics.batches.add(1);
         metrics.records_in.add(batch.len() as u64);
@@ -168,7 +170,7 @@ impl SinkTask {
             match written {
                 Ok(id) => {
                     if failures > 0 {
-                        self.context.board.clear(&self.context.name);
+                        self.context.shared.board.clear(&self.context.name);
                     }
                     open.bytes += batch.size();
                     open.writes.push_back((id, batch, attempts));

@@ -19,6 +19,7 @@ use crate::{
     rules::Rules,
     shards::Leaving,
     stage_task::sleep,
+    tap::Side,
     task::{Context, FailedRecord, Halt, Outputs, Report},
     wait::hear,
 };
@@ -32,6 +33,8 @@ pub(crate) enum SourceCommand {
     Decided(Epoch),
     /// Read no more.
     Stop,
+    /// Read nothing until told otherwise.
+    Pause(bool),
     /// Disconnect.
     Close,
 }
@@ -54,6 +57,8 @@ pub(crate) struct SourceTask {
     pub(crate) retained_bytes_max: usize,
     /// Stop after so many records.
     pub(crate) count_max: Option<u64>,
+    /// It is to read nothing for now.
+    pub(crate) paused: bool,
     /// Epoch of the newest checkpoint when the task starts.
     pub(crate) decided: Epoch,
     /// Nothing is read before this epoch counts: the first one, which fixes where everybody started.
@@ -104,7 +109,7 @@ impl SourceTask {
             self.end(&mut at).await?;
         }
         loop {
-            let reads = at.reading && !self.ended && at.decided >= self.read_after;
+            let reads = at.reading && !self.paused && !self.ended && at.decided >= self.read_after;
             let wanted = reads && !self.is_full(&at);
             let (keep_alive_at, release_at) = (at.keep_alive_at, at.release_at());
             let heard = hear(&mut **self.lease.source()?, wanted, at.retry_at, &self.context.gate);
@@ -120,7 +125,7 @@ impl SourceTask {
                     Ok(event) => {
                         if at.failures > 0 {
                             (at.failures, at.retry_at) = (0, None);
-                            self.context.board.clear(&self.context.name);
+                            self.context.shared.board.clear(&self.context.name);
                         }
                         self.handle(event, &mut at).await?;
                     }
@@ -153,6 +158,7 @@ impl SourceTask {
             SourceCommand::Barrier(barrier) => self.barrier(barrier, at).await?,
             SourceCommand::Decided(epoch) => self.decided(epoch, at).await?,
             SourceCommand::Stop => at.reading = false,
+            SourceCommand::Pause(paused) => self.paused = paused,
             SourceCommand::Close => {
                 let closed = self.lease.call()?.close().await;
                 if let Err(error) = closed {
@@ -284,6 +290,7 @@ impl SourceTask {
     }
 
     async fn send(&mut self, batch: Batch, at: &mut Progress) -> Result<(), Halt> {
+        self.context.shared.taps.see(&self.context.name, Side::Out, &batch);
         let (outputs, metrics) = (self.outputs.clone(), self.context.metrics.clone());
         self.meanwhile(at, async move { outputs.send(0, batch, &metrics).await }).await
     }

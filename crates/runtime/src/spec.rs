@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use millstream_buffer::BufferSpec;
 use millstream_core::{Delivery, Error, Record, SinkPlan, Size, SourcePlan, Span, StepPlan};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -71,6 +72,9 @@ pub struct Entry<P: ?Sized> {
     pub rate_limit: Option<RateLimit>,
     /// Hears of each failed record before its rule acts.
     pub on_failed: Option<OnFailed>,
+    /// A buffer on disk in front of a sink. It is a pipeline of its own, so a [`Plan`](crate::Plan) has none: whoever runs a
+    /// spec takes its buffers out first.
+    pub buffer: Option<BufferSpec>,
     /// Where it stands in the file: keys from the outermost, for messages.
     pub place: Vec<String>,
 }
@@ -149,6 +153,7 @@ impl<P: ?Sized> Entry<P> {
             dispatch: None,
             rate_limit: None,
             on_failed: None,
+            buffer: None,
             place: Vec::new(),
         }
     }
@@ -177,6 +182,7 @@ impl<P: ?Sized> Clone for Entry<P> {
             dispatch: self.dispatch,
             rate_limit: self.rate_limit.clone(),
             on_failed: self.on_failed.clone(),
+            buffer: self.buffer.clone(),
             place: self.place.clone(),
         }
     }

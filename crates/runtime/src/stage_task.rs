@@ -13,6 +13,8 @@ use millstream_core::{
     Batch, Change, Epoch, Error, Failed, Last, Output, Result, Step as CoreStep, Timestamp, group,
 };
 
+use tokio::sync::{mpsc, watch};
+
 use crate::{
     align::{Input, Inputs},
     channel::Barrier,
@@ -21,6 +23,7 @@ use crate::{
     probe::Step,
     rules::Rules,
     spec::OnFailed,
+    tap::Side,
     task::{Context, FailedRecord, Fate, Halt, Outputs, Report},
 };
 
@@ -68,6 +71,8 @@ pub(crate) struct StageTask {
     pub(crate) end_saved: bool,
     /// The steps have been told that no more input comes in this run.
     pub(crate) drained: bool,
+    /// Who tells it to close, and whom it tells by letting go.
+    pub(crate) stop_side: (watch::Receiver<()>, mpsc::Sender<()>),
     /// Keys of parked records that are being tried again, and whose outcome is not known.
     pub(crate) trying: HashSet<Bytes>,
     /// What the steps have emitted, failed, filtered and absorbed: only whether it grows is of interest.
@@ -93,7 +98,12 @@ pub(crate) fn ended_state(stage: &str) -> String {
 
 impl StageTask {
     pub(crate) async fn run(mut self) -> std::result::Result<(), Halt> {
-        let result = self.work().await;
+        let (mut stopped, _closed) = self.stop_side.clone();
+        let result = tokio::select! {
+            biased;
+            _ = stopped.changed() => Err(Halt::Gone),
+            result = self.work() => result,
+        };
         for run in &mut self.steps {
             if let CoreStep::Operator(operator) = &mut run.step
                 && let Err(error) = operator.close().await
@@ -202,6 +212,7 @@ impl StageTask {
                 self.outputs.send(port, batch, &self.context.metrics).await?;
                 continue;
             };
+            self.context.shared.taps.see(&run.who.name, Side::In, &batch);
             let since = Instant::now();
             let mut out = Output::default();
             let done = match &mut run.step {
@@ -249,6 +260,7 @@ impl StageTask {
         for (port, batch) in batches {
             self.tried(&batch);
             let batch = batch.without_attempts();
+            self.context.shared.taps.see(&run.name, Side::Out, &batch);
             if !last {
                 let records = batch.len() as u64;
                 self.steps[step].who.metrics.records_out.add(records);

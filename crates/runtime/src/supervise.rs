@@ -9,11 +9,12 @@ use tokio::{
 };
 
 use crate::{
-    coordinate::Coordinator,
+    coordinate::{Coordinator, Turn},
+    handle::{Control, Happening},
     metrics::StageFigures,
     open::Lasting,
     rules::Retry,
-    run::{Control, Ended, Phase, Start, Summary},
+    run::{Ended, Phase, Start, Summary},
     task::{AfterFailure, Failure, dice},
 };
 
@@ -30,7 +31,8 @@ pub(crate) async fn supervise(
         let began = Instant::now();
         phase.send_replace(Phase::Opening);
         let failure = match attempt(&mut lasting, &mut control, &phase, &started).await {
-            Ok(ended) => break Ok(ended),
+            Ok(Turn::Ended(ended)) => break Ok(ended),
+            Ok(Turn::Change) => continue,
             Err(failure) if failure.error.kind() == ErrorKind::Closed && is_sink(&lasting, &failure) => {
                 break Ok(Ended::ReaderGone);
             }
@@ -48,9 +50,10 @@ pub(crate) async fn supervise(
         };
         let cause = format!("{}: {}", failure.stage, failure.error.chain());
         tracing::warn!(pipeline = %lasting.plan.name, cause, "restarting from the last checkpoint in {wait:?}");
-        lasting.metrics.restarts.add(1);
+        lasting.shared.metrics.restarts.add(1);
+        lasting.shared.tell(Happening::Restarting(failure.stage.clone(), failure.error.chain()));
         phase.send_replace(Phase::Restarting(cause));
-        if let Some(ended) = pause(wait, &mut control).await {
+        if let Some(ended) = pause(wait, &mut lasting, &mut control).await {
             break Ok(ended);
         }
     };
@@ -60,6 +63,8 @@ pub(crate) async fn supervise(
         tracing::warn!(pipeline = %lasting.plan.name, error = %error.chain(), "closing the host failed");
     }
     let closed = lasting.store.close().await;
+    lasting.shared.taps.close();
+    lasting.shared.tell(Happening::Over(result.as_ref().err().map(|error| error.chain())));
     phase.send_replace(Phase::Over);
     let ended = result?;
     closed?;
@@ -71,30 +76,59 @@ async fn attempt(
     control: &mut mpsc::UnboundedReceiver<Control>,
     phase: &watch::Sender<Phase>,
     started: &watch::Sender<Option<Start>>,
-) -> Result<Ended, Failure> {
+) -> Result<Turn, Failure> {
+    let changes = lasting.apply_change();
     // Opening can wait long for a system; a stop must not.
+    let mut meanwhile = Vec::new();
     let opened = tokio::select! {
         opened = lasting.open() => opened?,
-        stopped = stop_asked(control) => return Ok(stopped),
+        stopped = stop_asked(control, &mut meanwhile) => return Ok(Turn::Ended(stopped)),
     };
-    phase.send_replace(Phase::Running);
+    meanwhile.into_iter().for_each(|control| lasting.note(control));
+    phase.send_replace(if lasting.paused { Phase::Paused } else { Phase::Running });
     started.send_replace(lasting.start);
+    lasting.shared.tell(Happening::Running(lasting.start.unwrap_or(Start::Fresh)));
+    for (answer, happening) in changes {
+        lasting.shared.tell(happening);
+        // Who asked may have gone.
+        let _ = answer.send(Ok(()));
+    }
     Coordinator::new(lasting, opened, control, phase).run().await
 }
 
-/// Waits for a wish to end; others are out of place while nothing runs.
-async fn stop_asked(control: &mut mpsc::UnboundedReceiver<Control>) -> Ended {
+/// Waits for a wish to end; keeps others for when something runs.
+async fn stop_asked(control: &mut mpsc::UnboundedReceiver<Control>, others: &mut Vec<Control>) -> Ended {
     loop {
         match control.recv().await {
             Some(Control::Drain(_) | Control::Stop) => return Ended::Stopped,
+            // Who waits for an epoch is told by the end of its channel that none was cut.
             Some(Control::Checkpoint(_)) => {}
+            Some(other) => others.push(other),
             None => std::future::pending().await,
         }
     }
 }
 
-async fn pause(wait: Duration, control: &mut mpsc::UnboundedReceiver<Control>) -> Option<Ended> {
-    tokio::time::timeout(wait, stop_asked(control)).await.ok()
+async fn pause(
+    wait: Duration,
+    lasting: &mut Lasting,
+    control: &mut mpsc::UnboundedReceiver<Control>,
+) -> Option<Ended> {
+    let mut meanwhile = Vec::new();
+    let ended = tokio::time::timeout(wait, stop_asked(control, &mut meanwhile)).await.ok();
+    meanwhile.into_iter().for_each(|control| lasting.note(control));
+    ended
+}
+
+impl Lasting {
+    /// Takes note of a wish while nothing runs.
+    fn note(&mut self, control: Control) {
+        match control {
+            Control::Pause(paused) => self.paused = paused,
+            Control::Concurrency { step, workers, answer } => self.wish(step, workers, answer),
+            Control::Drain(_) | Control::Stop | Control::Checkpoint(_) => {}
+        }
+    }
 }
 
 /// How long to wait before the next start, or why there is none.
@@ -135,12 +169,12 @@ fn summary(lasting: &Lasting, ended: Ended) -> Summary {
     let causes = lasting.causes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut causes: Vec<_> = causes.values().cloned().collect();
     causes.sort_by_key(|cause| std::cmp::Reverse(cause.count));
-    let stages: std::collections::BTreeMap<String, StageFigures> = lasting.metrics.read();
+    let stages: std::collections::BTreeMap<String, StageFigures> = lasting.shared.metrics.read();
     Summary {
         ended,
         start: lasting.start.unwrap_or(Start::Fresh),
         stages,
-        epoch: lasting.metrics.checkpoint.get(),
+        epoch: lasting.shared.metrics.checkpoint.get(),
         causes,
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::{
     channel::{Barrier, Gone, Message},
     dispatch::Link,
+    handle::Shared,
     metrics::StageMetrics,
     pace::{Gate, Pace},
     probe::{Probe, Step},
@@ -97,7 +98,7 @@ pub(crate) struct Context {
     pub(crate) gate: Arc<Gate>,
     pub(crate) reports: mpsc::UnboundedSender<Report>,
     pub(crate) letters: mpsc::Sender<(Epoch, Box<DeadLetter>)>,
-    pub(crate) board: Arc<Board>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) probe: Probe,
 }
 
@@ -126,7 +127,7 @@ impl Context {
         match self.rules.connection(&error, attempts, dice()) {
             Verdict::Retry(wait) => {
                 tracing::warn!(stage = %self.name, attempts, error = %error.chain(), "trying again in {wait:?}");
-                self.board.set(&self.name, format!("waiting to try again: {}", error.chain()));
+                self.shared.board.set(&self.name, format!("waiting to try again: {}", error.chain()));
                 Ok(wait)
             }
             Verdict::Then(Then::Restart) => Err(self.fail(error, AfterFailure::Restart)),

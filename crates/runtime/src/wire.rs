@@ -15,6 +15,7 @@ use crate::{
     dispatch::Link,
     pace::{Gate, Pace},
     plan::{Plan, Planned},
+    queues::Queues,
     task::{Outputs, Report},
 };
 
@@ -66,7 +67,7 @@ pub(crate) struct Edges {
 
 impl Edges {
     /// Makes the edges between tasks; inside a chain of fused steps there are none.
-    pub(crate) fn new(plan: &Plan, bounds: &Bounds) -> Self {
+    pub(crate) fn new(plan: &Plan, bounds: &Bounds, queues: &Queues) -> Self {
         let mut edges = Edges { receivers: HashMap::new(), links: HashMap::new() };
         for (reader, node) in plan.nodes.iter().enumerate() {
             if fused(plan, reader).is_some() {
@@ -80,6 +81,7 @@ impl Edges {
                     let mut to = Vec::with_capacity(readers.len());
                     for worker in readers {
                         let (sender, receiver) = edge(bytes_max.max(EDGE_BYTES_MIN));
+                        queues.add(&node.name, &sender);
                         to.push(sender);
                         edges.receivers.entry((reader, worker)).or_default().push((input, receiver));
                     }

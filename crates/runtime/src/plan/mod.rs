@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use millstream_core::{Delivery, Error, Form, Registry, Result, Role, SinkPlan, SourcePlan, StepPlan};
 
-use self::planning::{Planning, RATE_LIMIT};
+use self::planning::Planning;
+pub(crate) use self::planning::RATE_LIMIT;
 use crate::{
     rules::Rules,
     spec::{CheckpointSpec, Dispatch, LimitsSpec, OnFailed, PipelineSpec, StateSpec},

@@ -182,6 +182,11 @@ impl<'a> Planning<'a> {
 
     /// Adds a node under its own name, or its kind's.
     fn node<P: ?Sized>(&mut self, entry: &Entry<P>, component: Planned, inputs: Vec<(usize, usize)>, form: Form) {
+        if entry.buffer.is_some() {
+            // Left out, it would be one that does nothing.
+            let error = plan_error("a buffer is a pipeline of its own", "plan it with `millstream::Buffered`");
+            self.errors.push(at(error.within("buffer"), &outer(&entry.place)));
+        }
         let kind = entry.kind().to_owned();
         let name = entry.name.clone().unwrap_or_else(|| free_name(&kind, |name| self.names.contains_key(name)));
         if self.names.contains_key(&name) {
@@ -261,7 +266,7 @@ impl<'a> Planning<'a> {
 }
 
 /// Kind of the step that keeps a rate limit, and the end of its name.
-pub(super) const RATE_LIMIT: &str = "rate_limit";
+pub(crate) const RATE_LIMIT: &str = "rate_limit";
 
 /// The names of all steps: their own, or their kind's, beside those that are taken.
 fn step_names(steps: &[Entry<dyn StepPlan>], taken: &BTreeMap<String, usize>) -> Vec<String> {
