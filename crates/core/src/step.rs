@@ -165,6 +165,11 @@ impl Output {
         std::mem::take(&mut self.batches)
     }
 
+    /// Whether anything failed.
+    pub fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
     /// Takes what failed.
     pub fn take_failed(&mut self) -> Vec<Failed> {
         std::mem::take(&mut self.failed)

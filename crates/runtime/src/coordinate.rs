@@ -66,6 +66,9 @@ pub(crate) enum Turn {
     Change,
 }
 
+/// Time between the epochs of a drain that waits for parked records.
+const DRAIN_EVERY: Duration = Duration::from_millis(10);
+
 /// How long steps may take to close.
 const CLOSING_WAIT: Duration = Duration::from_secs(5);
 
@@ -143,8 +146,8 @@ impl<'a> Coordinator<'a> {
         let turn = self.work().await;
         *lock(&self.lasting.shared.begun) = None;
         // The steps that still live are told, so that they can let go of what they hold.
-        let Opened { stop, mut closing, .. } = self.opened;
-        drop(stop);
+        let Opened { cut, mut closing, .. } = self.opened;
+        drop(cut);
         if tokio::time::timeout(CLOSING_WAIT, closing.recv()).await.is_err() {
             tracing::warn!(pipeline = %self.lasting.plan.name, "a step does not close within {CLOSING_WAIT:?}");
         }
@@ -200,12 +203,11 @@ impl<'a> Coordinator<'a> {
             self.cut_last(last);
         }
         if self.aim == Aim::Drain && self.epochs.is_empty() && self.unacknowledged == 0 {
-            let patient = self.patience.is_some();
-            if patient && self.opened.pace.is_active() {
+            match (self.patience.is_some(), self.opened.pace.is_active()) {
+                (true, _) if !self.nothing_parked() => self.arm(),
                 // Its outcomes may park more.
-                self.cut_now(Last::No);
-            } else if !patient || self.nothing_parked() {
-                self.cut_last(Last::Drained);
+                (true, true) => self.cut_now(Last::No),
+                _ => self.cut_last(Last::Drained),
             }
         }
         if self.aim == Aim::Run && self.lasting.change.is_some() && self.has_room() {
@@ -249,7 +251,9 @@ impl<'a> Coordinator<'a> {
 
     fn arm(&mut self) {
         if self.opened.pace.is_active() && self.due.is_none() {
-            self.due = Some(Instant::now() + self.every);
+            // A drain wants to know soon what has become of the parked records.
+            let every = if self.aim == Aim::Drain { self.every.min(DRAIN_EVERY) } else { self.every };
+            self.due = Some(Instant::now() + every);
         }
     }
 
@@ -272,6 +276,7 @@ impl<'a> Coordinator<'a> {
         self.opened.pace.cut();
         self.cut += 1;
         let barrier = Barrier { epoch: self.cut, last };
+        self.opened.cut.send_replace(self.cut);
         let ends = &self.opened.ends;
         let missing = ends.sources.len() + ends.stages + ends.sinks.len();
         for (_, source) in &ends.sources {

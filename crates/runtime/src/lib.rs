@@ -12,6 +12,7 @@
 //! ```
 
 mod align;
+mod chain;
 mod change;
 mod channel;
 mod condemn;
@@ -37,6 +38,7 @@ mod run;
 mod shards;
 mod sink_task;
 mod source_task;
+mod span;
 mod spec;
 mod stage_task;
 mod supervise;

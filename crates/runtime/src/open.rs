@@ -68,8 +68,8 @@ pub(crate) struct Opened {
     pub(crate) ends: Ends,
     pub(crate) checkpoint: Option<Checkpoint>,
     pub(crate) pace: Arc<Pace>,
-    /// Dropped, it tells the steps to close.
-    pub(crate) stop: watch::Sender<()>,
+    /// Tells the steps the newest epoch that was cut; dropped, it tells them to close.
+    pub(crate) cut: watch::Sender<Epoch>,
     /// Ends when all steps have closed.
     pub(crate) closing: mpsc::Receiver<()>,
 }
@@ -98,7 +98,7 @@ impl Lasting {
         let bounds = Bounds::new(&plan);
         self.shared.queues.clear();
         let mut edges = Edges::new(&plan, &bounds, &self.shared.queues);
-        let (stop, stopped) = watch::channel(());
+        let (stop, stopped) = watch::channel(decided);
         let (closed, closing) = mpsc::channel(1);
         let wiring = Wiring::new(&plan, &bounds);
         let still_ended = self.still_ended(checkpoint.as_ref());
@@ -140,7 +140,7 @@ impl Lasting {
         stages.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         sources.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         ends.reports = Some(wiring.reports.1);
-        Ok(Opened { tasks, ends, checkpoint, pace: wiring.pace, stop, closing })
+        Ok(Opened { tasks, ends, checkpoint, pace: wiring.pace, cut: stop, closing })
     }
 }
 
@@ -155,8 +155,8 @@ struct Build<'a> {
     still_ended: Vec<bool>,
     /// Stages whose parked records come into this process's books as read again: an earlier process parked them.
     comes_in: BTreeSet<String>,
-    /// For each step: who tells it to close, and whom it tells by letting go.
-    stop_side: (watch::Receiver<()>, mpsc::Sender<()>),
+    /// For each step: what tells it of cuts and to close, and whom it tells by letting go.
+    stop_side: (watch::Receiver<Epoch>, mpsc::Sender<()>),
     ends: Ends,
     tasks: JoinSet<Result<(), Halt>>,
 }

@@ -7,7 +7,7 @@ use regex::Regex;
 use serde::Deserialize;
 
 /// One rule as written: the first whose `match` fits decides.
-#[derive(Clone, Debug, PartialEq, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorRule {
     /// Which errors it is for; absent: all.

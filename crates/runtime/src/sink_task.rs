@@ -10,15 +10,18 @@ use std::{
 
 use millstream_core::{Batch, Epoch, Error, ErrorKind, Record, Sink, SinkCapabilities, Token, WriteId};
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 
 use crate::{
     align::{Input, Inputs},
+    chain::park_held,
     channel::Barrier,
     condemn::{CONDEMNED_MAX, Condemned},
     lease::lock,
     park::{Parked, alone},
     probe::Step,
-    stage_task::{park_held, parked_state, sleep},
+    span,
+    stage_task::{parked_state, sleep},
     tap::Side,
     task::{AfterFailure, Context, FailedRecord, Fate, Halt, Report},
 };
@@ -165,7 +168,7 @@ impl SinkTask {
         let mut failures = 0;
         loop {
             let since = std::time::Instant::now();
-            let written = self.sink.write(batch.clone()).await;
+            let written = self.sink.write(batch.clone()).instrument(span::of_batch(&self.context.name, &batch)).await;
             self.context.metrics.busy_ns.add_time(since.elapsed());
             match written {
                 Ok(id) => {

@@ -5,13 +5,10 @@ use std::{
     future::poll_fn,
     sync::Arc,
     task::Poll,
-    time::Instant,
 };
 
 use bytes::Bytes;
-use millstream_core::{
-    Batch, Change, Epoch, Error, Failed, Last, Output, Result, Step as CoreStep, Timestamp, group,
-};
+use millstream_core::{Batch, Change, Epoch, Last, Output, Step as CoreStep, Timestamp, group};
 
 use tokio::sync::{mpsc, watch};
 
@@ -19,12 +16,11 @@ use crate::{
     align::{Input, Inputs},
     channel::Barrier,
     metrics::StageMetrics,
-    park::{Parked, alone, saved},
+    park::{Parked, alone},
     probe::Step,
     rules::Rules,
     spec::OnFailed,
-    tap::Side,
-    task::{Context, FailedRecord, Fate, Halt, Outputs, Report},
+    task::{Context, Halt, Outputs, Report},
 };
 
 /// One step of a stage, ready to run.
@@ -37,7 +33,7 @@ pub(crate) struct StepRun {
 
 impl StepRun {
     /// Brings the books to what the step keeps for later.
-    fn count_held(&mut self) {
+    pub(crate) fn count_held(&mut self) {
         if let CoreStep::Operator(operator) = &self.step {
             let held = operator.held();
             match held.checked_sub(self.held) {
@@ -71,8 +67,8 @@ pub(crate) struct StageTask {
     pub(crate) end_saved: bool,
     /// The steps have been told that no more input comes in this run.
     pub(crate) drained: bool,
-    /// Who tells it to close, and whom it tells by letting go.
-    pub(crate) stop_side: (watch::Receiver<()>, mpsc::Sender<()>),
+    /// Tells the newest epoch that was cut and, by its end, to close; and whom it tells by letting go.
+    pub(crate) stop_side: (watch::Receiver<Epoch>, mpsc::Sender<()>),
     /// Keys of parked records that are being tried again, and whose outcome is not known.
     pub(crate) trying: HashSet<Bytes>,
     /// What the steps have emitted, failed, filtered and absorbed: only whether it grows is of interest.
@@ -80,10 +76,10 @@ pub(crate) struct StageTask {
 }
 
 /// A batch on its way through the chain: before step `step`, on input `port` of it; or behind the last one.
-struct Work {
-    step: usize,
-    port: usize,
-    batch: Batch,
+pub(crate) struct Work {
+    pub(crate) step: usize,
+    pub(crate) port: usize,
+    pub(crate) batch: Batch,
 }
 
 /// The name under which a stage's parked records are saved.
@@ -101,7 +97,7 @@ impl StageTask {
         let (mut stopped, _closed) = self.stop_side.clone();
         let result = tokio::select! {
             biased;
-            _ = stopped.changed() => Err(Halt::Gone),
+            () = async { while stopped.changed().await.is_ok() {} } => Err(Halt::Gone),
             result = self.work() => result,
         };
         for run in &mut self.steps {
@@ -117,13 +113,17 @@ impl StageTask {
     async fn work(&mut self) -> std::result::Result<(), Halt> {
         // The end is passed on when nothing is parked any more.
         let mut ending = false;
+        let mut cut = self.stop_side.0.clone();
         loop {
             let timer = self.timer();
-            let full = self.steps.iter().any(|run| matches!(&run.step, CoreStep::Operator(step) if step.is_full()));
+            // What lies before a barrier that has been cut must be taken, so that the barrier can come; behind the last one
+            // there is only the end.
+            let full = self.is_full() && !self.drained && *cut.borrow_and_update() < self.epoch;
             tokio::select! {
                 biased;
                 () = sleep(timer) => self.on_timer().await?,
                 step = ready(&mut self.steps) => self.advance(step).await?,
+                Ok(()) = cut.changed(), if full => {}
                 input = self.inputs.next(), if !full => match input {
                     Ok(Input::Batch(port, batch)) => self.take(port, batch).await?,
                     Ok(Input::Barrier(barrier)) => self.barrier(barrier).await?,
@@ -142,6 +142,10 @@ impl StageTask {
                 self.outputs.end(&self.context.metrics).await?;
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.steps.iter().any(|run| matches!(&run.step, CoreStep::Operator(step) if step.is_full()))
     }
 
     fn nothing_waits(&self) -> bool {
@@ -203,118 +207,6 @@ impl StageTask {
             batch = self.park_held(batch, port)?;
         }
         if batch.is_empty() { Ok(()) } else { self.chain(vec![Work { step: 0, port, batch }]).await }
-    }
-
-    /// Runs work through the chain, the last entry first, until nothing is left of it.
-    async fn chain(&mut self, mut work: Vec<Work>) -> std::result::Result<(), Halt> {
-        while let Some(Work { step, port, batch }) = work.pop() {
-            let Some(run) = self.steps.get_mut(step) else {
-                self.outputs.send(port, batch, &self.context.metrics).await?;
-                continue;
-            };
-            self.context.shared.taps.see(&run.who.name, Side::In, &batch);
-            let since = Instant::now();
-            let mut out = Output::default();
-            let done = match &mut run.step {
-                CoreStep::Transform(transform) => {
-                    transform.apply(batch, &mut out);
-                    Ok(())
-                }
-                CoreStep::Operator(operator) => operator.process(port, batch, &mut out).await,
-            };
-            run.who.metrics.busy_ns.add_time(since.elapsed());
-            let next = self.settle(step, done, &mut out).await?;
-            work.extend(next.into_iter().rev());
-        }
-        Ok(())
-    }
-
-    /// The same for what a step emitted on its own.
-    async fn emitted(&mut self, step: usize, done: Result<()>, out: &mut Output) -> std::result::Result<(), Halt> {
-        let next = self.settle(step, done, out).await?;
-        self.chain(next.into_iter().rev().collect()).await
-    }
-
-    /// Counts what a step did, applies its rules to what failed, and answers with the work behind it, in order.
-    async fn settle(
-        &mut self,
-        step: usize,
-        done: Result<()>,
-        out: &mut Output,
-    ) -> std::result::Result<Vec<Work>, Halt> {
-        let run = self.steps[step].who.clone();
-        done.map_err(|error| self.context.fatal(error.context(format!("cannot go on at `{}`", run.name))))?;
-        let counts = out.take_counts();
-        run.metrics.created.add(counts.created);
-        run.metrics.filtered.add(counts.filtered);
-        run.metrics.absorbed.add(counts.absorbed);
-        self.steps[step].count_held();
-        let (batches, failed, returned) = (out.take_batches(), out.take_failed(), out.take_returned());
-        self.outcomes += counts.filtered + counts.absorbed + (batches.len() + failed.len()) as u64;
-        for Failed { record, error } in failed {
-            // Boxed, as in the other tasks: failures are rare, and their records would make every idle task larger.
-            Box::pin(self.failed(step, record, &error)).await?;
-        }
-        let last = step + 1 == self.steps.len();
-        let mut next = Vec::new();
-        for (port, batch) in batches {
-            self.tried(&batch);
-            let batch = batch.without_attempts();
-            self.context.shared.taps.see(&run.name, Side::Out, &batch);
-            if !last {
-                let records = batch.len() as u64;
-                self.steps[step].who.metrics.records_out.add(records);
-                let behind = &self.steps[step + 1].who.metrics;
-                behind.batches.add(1);
-                behind.records_in.add(records);
-                behind.bytes_in.add(batch.size() as u64);
-            }
-            next.push(Work { step: step + 1, port: if last { port } else { 0 }, batch });
-        }
-        // What was taken and not begun: behind what has failed of its key, else at once.
-        for batch in returned {
-            let batch = if self.parked.is_empty() { batch } else { self.park_held(batch, 0)? };
-            if !batch.is_empty() {
-                next.push(Work { step, port: 0, batch });
-            }
-        }
-        Ok(next)
-    }
-
-    /// Applies the rules of a step to a record that is alone in its batch.
-    async fn failed(&mut self, step: usize, failed: Batch, error: &Error) -> std::result::Result<(), Halt> {
-        let who = self.steps[step].who.clone();
-        let shown = failed.clone().into_bytes().get(0).to_record();
-        let Who { name, metrics, rules, on_failed } = &*who;
-        let attempts = shown.attempts + 1;
-        let record = FailedRecord { stage: name, metrics, rules, on_failed, record: &shown, error, attempts };
-        if let Fate::Park(delay) = self.context.record(record, self.epoch).await? {
-            let record = saved(&failed, 0).map_err(|error| self.context.fatal(error))?;
-            metrics.parked.add(1);
-            self.parked.failed(record, step, attempts, delay);
-        }
-        if let Some(key) = shown.key.filter(|key| self.trying.remove(key)) {
-            self.parked.settled(Some(&key));
-        }
-        Ok(())
-    }
-
-    /// Records that were tried again have come out: what is behind them follows.
-    fn tried(&mut self, batch: &Batch) {
-        if self.trying.is_empty() {
-            return;
-        }
-        for key in batch.iter().filter_map(|record| record.key()) {
-            if self.trying.remove(key) {
-                self.parked.settled(Some(key));
-            }
-        }
-    }
-
-    /// Parks the records whose key is parked already; answers with the others.
-    fn park_held(&mut self, batch: Batch, port: usize) -> std::result::Result<Batch, Halt> {
-        let Some(first) = self.steps.first() else { return Ok(batch) };
-        park_held(batch, port, &mut self.parked, &first.who.metrics).map_err(|error| self.context.fatal(error))
     }
 
     async fn barrier(&mut self, barrier: Barrier) -> std::result::Result<(), Halt> {
@@ -404,20 +296,6 @@ async fn ready(steps: &mut [StepRun]) -> usize {
         ready.map_or(Poll::Pending, Poll::Ready)
     })
     .await
-}
-
-/// Parks the records whose key is parked already; answers with the others.
-pub(crate) fn park_held(batch: Batch, port: usize, parked: &mut Parked, metrics: &StageMetrics) -> Result<Batch> {
-    let held = |row: usize, parked: &Parked| parked.holds(batch.get(row).key());
-    if !(0..batch.len()).any(|row| held(row, parked)) {
-        return Ok(batch);
-    }
-    let (behind, free): (Vec<u32>, Vec<u32>) = (0..batch.len() as u32).partition(|row| held(*row as usize, parked));
-    metrics.parked.add(behind.len() as u64);
-    for row in behind {
-        parked.behind(saved(&batch, row as usize)?, 0, port);
-    }
-    Ok(batch.select(free))
 }
 
 /// Until `when`; for ever without it.

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod behaviour;
+mod control;
 mod groups;
 mod hosting;
 mod limits;
 mod model;
+mod workers;
 
 use std::{sync::Arc, time::Duration};
 
