@@ -10,14 +10,12 @@
 //!   body rows     ──► [ value bytes  or  a parsed form  or  typed values ]           physical rows of the newest body
 //! ```
 
-use std::{any::Any, fmt, sync::Arc};
-
-use bytes::Bytes;
+use std::{fmt, sync::Arc};
 
 use crate::{
-    Form, Record, Result, ShardKey, Timestamp,
-    column::{Column, Extent, Headers},
-    record::record_id,
+    Body, Envelope, Forms, Sequences, Shards, Times,
+    column::Column,
+    record_ref::{RecordRef, Records},
     rows::Rows,
 };
 
@@ -31,202 +29,15 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 pub struct Batch(Arc<Parts>);
 
 #[derive(Clone)]
-struct Parts {
-    envelope: Arc<Envelope>,
-    envelope_rows: Rows,
-    body: Body,
-    body_rows: Rows,
+pub(crate) struct Parts {
+    pub(crate) envelope: Arc<Envelope>,
+    pub(crate) envelope_rows: Rows,
+    pub(crate) body: Body,
+    pub(crate) body_rows: Rows,
     /// Values as the source gave them, by physical envelope row, once a step has replaced the body.
-    original: Option<Column>,
+    pub(crate) original: Option<Column>,
     /// Which output of its source record each logical record is; absent: all are 0.
-    indexes: Option<Arc<Vec<u64>>>,
-}
-
-/// Who the records of a batch are: columns with one entry for each physical row.
-#[derive(Clone, Debug)]
-pub struct Envelope {
-    /// Where each record was read.
-    pub shards: Shards,
-    /// Their sequences.
-    pub sequences: Sequences,
-    /// Event times.
-    pub times: Times,
-    /// Keys, if any record has one.
-    pub keys: Option<Column>,
-    /// Headers, if any record has one.
-    pub headers: Option<Headers>,
-    /// What else the system told.
-    pub told: Told,
-}
-
-/// What a system tells of the records beside their contents.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
-    /// Their times are those at which the system took them, not those that their producers gave.
-    pub appended: bool,
-    /// How often each was handed out, this time included; absent: all for the first time.
-    pub deliveries: Option<Arc<Vec<u32>>>,
-    /// How often the step before which each stands has failed on it; absent: never.
-    pub attempts: Option<Arc<Vec<u32>>>,
-}
-
-impl Told {
-    /// How often a physical row was handed out.
-    pub fn deliveries(&self, row: usize) -> u32 {
-        self.deliveries.as_ref().and_then(|all| all.get(row).copied()).unwrap_or(1)
-    }
-
-    /// How often a step has failed on a physical row.
-    pub fn attempts(&self, row: usize) -> u32 {
-        self.attempts.as_ref().and_then(|all| all.get(row).copied()).unwrap_or(0)
-    }
-
-    fn gather(&self, rows: &Rows) -> Self {
-        let gathered = |all: &Arc<Vec<u32>>| Arc::new(rows.iter().map(|row| all[row]).collect());
-        Told {
-            appended: self.appended,
-            deliveries: self.deliveries.as_ref().map(gathered),
-            attempts: self.attempts.as_ref().map(gathered),
-        }
-    }
-}
-
-/// Stream and shard of each row.
-#[derive(Clone, Debug)]
-pub enum Shards {
-    /// All rows come from one shard.
-    Same(ShardKey),
-    /// Rows of many shards: a dictionary, and an index into it for each row.
-    Each(Arc<Vec<ShardKey>>, Arc<Vec<u32>>),
-}
-
-/// Sequence of each row.
-#[derive(Clone, Debug)]
-pub enum Sequences {
-    /// Row `i` has `base + i`.
-    Run(u128),
-    /// Row `i` has `base + offsets[i]`.
-    Each(u128, Arc<Vec<u64>>),
-}
-
-/// Event time of each row.
-#[derive(Clone, Debug)]
-pub enum Times {
-    /// No row has a time.
-    Absent,
-    /// All rows have this time.
-    Same(Timestamp),
-    /// A time for each row.
-    Each(Arc<Vec<Option<Timestamp>>>),
-}
-
-/// What each value's bytes are.
-#[derive(Clone, Debug)]
-pub enum Forms {
-    /// All rows alike.
-    Same(Form),
-    /// A form for each row.
-    Each(Arc<Vec<Form>>),
-}
-
-/// What the records of a batch say.
-#[derive(Clone, Debug)]
-pub enum Body {
-    /// Bytes as they lie in a buffer.
-    Bytes(Column, Forms),
-    /// Something else, such as parsed JSON or the values of a typed pipeline.
-    Parsed(Arc<dyn Parsed>),
-}
-
-/// A body that is not bytes: a parsed form beside its bytes, or typed values.
-pub trait Parsed: Any + Send + Sync + fmt::Debug {
-    /// Number of physical rows.
-    fn len(&self) -> usize;
-    /// Whether there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Roughly how many bytes of memory it holds.
-    fn size(&self) -> usize;
-    /// The rows asked for, in their order, as bytes.
-    fn encode(&self, rows: &Rows) -> (Column, Forms);
-    /// The rows asked for on their own, where a step can only take them parsed. `None`: as they are encoded.
-    fn gather(&self, rows: &Rows) -> Option<Arc<dyn Parsed>> {
-        let _ = rows;
-        None
-    }
-    /// One row so that its step can read it back, where [`Parsed::encode`] is for people: what a parked record is saved as.
-    /// `None`: as it is encoded.
-    fn pack(&self, row: usize) -> Result<Option<Bytes>> {
-        let _ = row;
-        Ok(None)
-    }
-    /// For the step that knows what it is.
-    fn as_any(&self) -> &dyn Any;
-}
-
-impl Forms {
-    /// Form of a physical row.
-    pub fn get(&self, row: usize) -> Form {
-        match self {
-            Forms::Same(form) => *form,
-            Forms::Each(forms) => forms.get(row).copied().unwrap_or_default(),
-        }
-    }
-}
-
-impl Body {
-    /// Number of physical rows.
-    pub fn len(&self) -> usize {
-        match self {
-            Body::Bytes(column, _) => column.len(),
-            Body::Parsed(parsed) => parsed.len(),
-        }
-    }
-
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn size(&self) -> usize {
-        match self {
-            Body::Bytes(column, _) => column.size(),
-            Body::Parsed(parsed) => parsed.size(),
-        }
-    }
-}
-
-impl Envelope {
-    /// Stream and shard of a physical row.
-    pub fn shard(&self, row: usize) -> &ShardKey {
-        match &self.shards {
-            Shards::Same(shard) => shard,
-            // Built together by `BatchBuilder`: every index is within the dictionary.
-            Shards::Each(dictionary, indexes) => &dictionary[indexes[row] as usize],
-        }
-    }
-
-    /// Sequence of a physical row.
-    pub fn sequence(&self, row: usize) -> u128 {
-        match &self.sequences {
-            Sequences::Run(base) => base + row as u128,
-            Sequences::Each(base, offsets) => base + u128::from(offsets[row]),
-        }
-    }
-
-    /// Event time of a physical row.
-    pub fn time(&self, row: usize) -> Option<Timestamp> {
-        match &self.times {
-            Times::Absent => None,
-            Times::Same(time) => Some(*time),
-            Times::Each(times) => times.get(row).copied().flatten(),
-        }
-    }
-
-    fn size(&self) -> usize {
-        self.keys.as_ref().map_or(0, Column::size) + self.headers.as_ref().map_or(0, Headers::size)
-    }
+    pub(crate) indexes: Option<Arc<Vec<u64>>>,
 }
 
 impl Batch {
@@ -290,20 +101,12 @@ impl Batch {
     /// All records in order.
     pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
         let records = self.records();
-        (0..records.len).map(move |i| records.get(i))
+        (0..records.len()).map(move |i| records.get(i))
     }
 
     /// The records, for a loop over many of them.
     pub fn records(&self) -> Records<'_> {
-        let (data, extents) = match &self.0.body {
-            Body::Bytes(column, _) => (&column.data()[..], column.extents()),
-            Body::Parsed(_) => (&[][..], &[][..]),
-        };
-        let (first, picked) = match &self.0.body_rows {
-            Rows::Range(first, _) => (*first as usize, None),
-            Rows::Picked(rows) => (0, Some(rows.as_slice())),
-        };
-        Records { parts: &self.0, len: self.len(), first, picked, data, extents }
+        Records::of(&self.0)
     }
 
     /// The body, with the physical rows of it that the records are.
@@ -532,173 +335,5 @@ impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let values = self.iter().take(8).map(|record| record.value().map(String::from_utf8_lossy));
         f.debug_struct("Batch").field("records", &self.len()).field("values", &values.collect::<Vec<_>>()).finish()
-    }
-}
-
-/// The records of a batch, with what leads to their values looked up once and not for each.
-#[derive(Clone, Copy)]
-pub struct Records<'a> {
-    parts: &'a Parts,
-    len: usize,
-    /// Body row of record 0, where rows are not picked one by one.
-    first: usize,
-    picked: Option<&'a [u32]>,
-    data: &'a [u8],
-    /// None where the body is not bytes.
-    extents: &'a [Extent],
-}
-
-impl<'a> Records<'a> {
-    /// Record `i`; panics beyond [`Batch::len`], like a slice.
-    #[inline]
-    pub fn get(&self, i: usize) -> RecordRef<'a> {
-        assert!(i < self.len, "record {i} of a batch of {}", self.len);
-        let body_row = match self.picked {
-            None => self.first + i,
-            Some(rows) => rows[i] as usize,
-        };
-        self.record(i, body_row, self.extents.get(body_row))
-    }
-
-    /// Calls `each` with the records from `from` on, each with its number and an item of `beside`.
-    #[inline(always)]
-    pub(crate) fn each<T>(
-        &self,
-        from: usize,
-        beside: impl Iterator<Item = T>,
-        mut each: impl FnMut(usize, RecordRef<'a>, T),
-    ) {
-        let first = self.first + from;
-        let extents = match self.picked {
-            None => self.extents.get(first..self.first + self.len),
-            Some(_) => None,
-        };
-        match extents {
-            Some(extents) => {
-                for (i, (extent, item)) in extents.iter().zip(beside).enumerate() {
-                    each(from + i, self.record(from + i, first + i, Some(extent)), item);
-                }
-            }
-            None => (from..self.len).zip(beside).for_each(|(i, item)| each(i, self.get(i), item)),
-        }
-    }
-
-    #[inline(always)]
-    fn record(&self, logical: usize, body_row: usize, extent: Option<&Extent>) -> RecordRef<'a> {
-        // An absent extent has its start behind its end, which `get` answers with `None`.
-        let value = extent.and_then(|at| self.data.get(at.start as usize..at.end as usize));
-        RecordRef { parts: self.parts, logical, body_row, value }
-    }
-}
-
-/// One record of a batch.
-#[derive(Clone, Copy)]
-pub struct RecordRef<'a> {
-    parts: &'a Parts,
-    logical: usize,
-    body_row: usize,
-    value: Option<&'a [u8]>,
-}
-
-impl<'a> RecordRef<'a> {
-    /// Looked up only when asked for: most steps look at values alone.
-    fn envelope_row(&self) -> usize {
-        self.parts.envelope_rows.get(self.logical)
-    }
-
-    /// Value bytes; `None` for a tombstone, and for a body that is not bytes (see [`Batch::into_bytes`]).
-    #[inline]
-    pub fn value(&self) -> Option<&'a [u8]> {
-        self.value
-    }
-
-    /// What the value's bytes are.
-    pub fn form(&self) -> Form {
-        match &self.parts.body {
-            Body::Bytes(_, forms) => forms.get(self.body_row),
-            Body::Parsed(_) => Form::Json,
-        }
-    }
-
-    /// Key.
-    pub fn key(&self) -> Option<&'a [u8]> {
-        self.parts.envelope.keys.as_ref().and_then(|keys| keys.get(self.envelope_row()))
-    }
-
-    /// Headers in order: name, and value if there is one.
-    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
-        let row = self.envelope_row();
-        self.parts.envelope.headers.as_ref().into_iter().flat_map(move |headers| headers.get(row))
-    }
-
-    /// Event time.
-    pub fn time(&self) -> Option<Timestamp> {
-        self.parts.envelope.time(self.envelope_row())
-    }
-
-    /// Where it was read.
-    pub fn origin(&self) -> &'a ShardKey {
-        self.parts.envelope.shard(self.envelope_row())
-    }
-
-    /// Its position there.
-    pub fn sequence(&self) -> u128 {
-        self.parts.envelope.sequence(self.envelope_row())
-    }
-
-    /// Which of the outputs of that source record it is.
-    pub fn index(&self) -> u64 {
-        self.parts.indexes.as_ref().map_or(0, |all| all[self.logical])
-    }
-
-    /// How often the system has handed it out, this time included; 1 where it does not count.
-    pub fn deliveries(&self) -> u32 {
-        self.parts.envelope.told.deliveries(self.envelope_row())
-    }
-
-    /// How often the step before which it stands has failed on it.
-    pub fn attempts(&self) -> u32 {
-        self.parts.envelope.told.attempts(self.envelope_row())
-    }
-
-    /// The value as the source gave it.
-    pub fn original(&self) -> Option<&'a [u8]> {
-        match &self.parts.original {
-            Some(original) => original.get(self.envelope_row()),
-            None => self.value(),
-        }
-    }
-
-    /// `stream/shard@sequence`, and `#index` for a derived one.
-    pub fn id(&self) -> String {
-        record_id(self.origin(), self.sequence(), self.index())
-    }
-
-    /// A copy that owns its bytes. The value is absent if the body is not bytes.
-    pub fn to_record(&self) -> Record {
-        let own = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
-        Record {
-            origin: self.origin().clone(),
-            sequence: self.sequence(),
-            index: self.index(),
-            time: self.time(),
-            key: self.key().map(own),
-            headers: self.headers().map(|(name, value)| (name.to_owned(), value.map(own))).collect(),
-            value: self.value().map(own),
-            form: self.form(),
-            original: self.parts.original.as_ref().and_then(|original| original.get(self.envelope_row())).map(own),
-            deliveries: self.deliveries(),
-            attempts: self.attempts(),
-        }
-    }
-
-    pub(crate) fn kept_original(&self) -> Option<Option<&'a [u8]>> {
-        self.parts.original.as_ref().map(|original| original.get(self.envelope_row()))
-    }
-}
-
-impl fmt::Debug for RecordRef<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}", self.id(), self.value().map(String::from_utf8_lossy))
     }
 }

@@ -4,8 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     Batch, Body, Envelope, Form, Record, RecordRef, ShardKey, Timestamp,
-    batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Forms, Sequences, Shards, Times, Told},
+    batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX},
+    body::Forms,
     column::{ColumnBuilder, HeadersBuilder},
+    envelope::{Sequences, Shards, Times, Told},
 };
 
 /// Builds a [`Batch`] by appending records, of one shard or of many. Columns that no record needs are not made.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{BATCH_RECORDS_MAX, Batch, Body, Column, Error, Extent, Form, batch::Forms};
+use crate::{BATCH_RECORDS_MAX, Batch, Body, Column, Error, Extent, Form, Forms};
 
 /// Bytes to records and back; what the option `codec` becomes. One file per codec in the `codec` crate.
 pub trait Codec: Send + Sync + std::fmt::Debug {

@@ -15,17 +15,20 @@
 
 mod backend;
 mod batch;
+mod body;
 mod builder;
 mod codec;
 mod column;
 mod component;
 mod dead_letter;
+mod envelope;
 mod error;
 mod guard;
 mod options;
 mod partition;
 mod position;
 mod record;
+mod record_ref;
 mod rows;
 mod secret;
 mod sink;
@@ -36,20 +39,21 @@ mod time;
 mod url;
 
 pub use backend::Backend;
-pub use batch::{
-    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, Body, Envelope, Forms, Parsed, RecordRef, Sequences, Shards, Times, Told,
-};
+pub use batch::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch};
+pub use body::{Body, Forms, Parsed};
 pub use builder::BatchBuilder;
 pub use codec::{Codec, Decoder, Encoder, Frames};
 pub use column::{Column, ColumnBuilder, Extent, Headers, HeadersBuilder};
 pub use component::{Component, Delivery, PlanContext, Planner, Registry, Role, SinkPlan, SourcePlan, Step, StepPlan};
 pub use dead_letter::DeadLetter;
+pub use envelope::{Envelope, Sequences, Shards, Times, Told};
 pub use error::{Blame, Class, Error, ErrorKind, Facts, Place, Result};
 pub use guard::{each_row, panicked, try_each_record, try_map_values};
 pub use options::{parse_options, suggest};
 pub use partition::{Partitioned, Partitioner};
 pub use position::{CHECKPOINT_VERSION, Checkpoint, Epoch, Position, SeekTo, SourceCheckpoint, Stamp, Token};
 pub use record::{Form, Record, ShardKey};
+pub use record_ref::{RecordRef, Records};
 pub use rows::Rows;
 pub use secret::Secret;
 pub use sink::{Companion, Host, Hosted, Last, Outcomes, Share, Sink, SinkCapabilities, Way, WriteId};
