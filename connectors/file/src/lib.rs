@@ -25,6 +25,7 @@ mod watch;
 use millstream_core::{Component, Planner};
 
 pub use options::{Existing, FileSinkOptions, FileSourceOptions, Multiline, Rotate};
+pub use ss::StreamFile;
 
 /// What this connector offers.
 pub fn components() -> Vec<Component> {

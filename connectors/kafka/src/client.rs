@@ -158,14 +158,26 @@ impl Cluster {
                 // The places are those of the protocol: -2 is the beginning, -1 the end.
                 self.consumer.offsets_for_times(list, self.access.timeout)
             });
-            let result =
+            let result: Result<Vec<Option<i64>>, KafkaError> =
                 answer.and_then(|found| partitions.iter().map(|partition| offset_in(&found, partition)).collect());
             match result {
+                // Every partition has a beginning and an end: an answer without them is none yet.
+                Ok(offsets)
+                    if matches!(place, Offset::Beginning | Offset::End) && offsets.iter().any(Option::is_none) =>
+                {
+                    if Instant::now() >= deadline {
+                        return Err(Error::new(ErrorKind::Unavailable, what()));
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
                 Ok(offsets) => {
                     return self.fill_ends(partitions, place, offsets);
                 }
-                // A leader is being elected.
-                Err(error) if Instant::now() < deadline && is_passing(&error) => {
+                // A leader is being elected; or a broker that has just come back does not know the partitions yet.
+                Err(error)
+                    if Instant::now() < deadline
+                        && (is_passing(&error) || error.rdkafka_error_code() == Some(Code::UnknownPartition)) =>
+                {
                     std::thread::sleep(Duration::from_millis(100))
                 }
                 Err(error) => return Err(failed(what(), error)),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    iter,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +23,7 @@ use rdkafka::{
     util::Timeout,
 };
 
-use crate::{error::coded, options::TokenFrom, properties::Access, sink::ledger::Ledgers, token};
+use crate::{error::coded, native::Message, options::TokenFrom, properties::Access, sink::ledger::Ledgers, token};
 
 /// As long as that, trouble that says more is not replaced by trouble that says less.
 const RECENT: Duration = Duration::from_secs(10);
@@ -223,7 +224,8 @@ impl ConsumerContext for Context {
 impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, ticket: usize) {
-        self.ledgers.deliver(ticket, result);
+    /// Only while rdkafka itself waits for all of them.
+    fn delivery(&self, result: &DeliveryResult<'_>, _: usize) {
+        self.ledgers.settle(iter::once(Message::reported(result)));
     }
 }

@@ -10,12 +10,15 @@
 //!
 //! The README tells the rest: groups, rebalances, transactions, limits, what to set up.
 
+pub mod admin;
+mod backend;
 mod client;
 mod context;
 mod error;
 mod host;
 mod murmur2;
 mod native;
+mod native_context;
 mod options;
 mod properties;
 mod sink;
@@ -23,7 +26,11 @@ mod source;
 mod token;
 
 use millstream_core::{Component, Planner};
+/// The client library, in the version that clients of [`Kafka::native`] are of.
+pub use rdkafka;
 
+pub use backend::Kafka;
+pub use native_context::NativeContext;
 pub use options::{
     Acks, Assignor, Compression, Isolation, KafkaAuth, KafkaBatch, KafkaMembership, KafkaSinkOptions,
     KafkaSourceOptions, KafkaTls, Mechanism, MembershipProtocol, OnMissing, PartitionBy, Properties, TokenFrom,

@@ -5,9 +5,13 @@
 //!   Not `rd_kafka_consume_batch_queue`: in librdkafka 2.12 it takes the end of a partition for a record, and the position
 //!   that a rebalance goes on from is one too high.
 //! - The end of a partition with its topic, which `KafkaError::PartitionEOF` does not name.
+//! - Records out, and their reports: `outbox`.
 //! - A token for an `AdminClient`, which does not ask for one.
 //! - Headers whose name is no UTF-8, and metadata of offsets that is none: rdkafka 0.39 panics on both.
+//! - Groups as they are since KIP-848: rdkafka's `fetch_group_list` shows those of the protocol `consumer` as dead and empty.
 #![allow(unsafe_code)]
+
+mod outbox;
 
 use std::{
     any::Any,
@@ -27,6 +31,7 @@ use rdkafka::{
     error::RDKafkaErrorCode as Code,
 };
 
+pub(crate) use self::outbox::{Reports, Run, Topic};
 use crate::context::Context;
 
 type Consumer = BaseConsumer<Context>;
@@ -254,6 +259,174 @@ pub(crate) fn watermarks(consumer: &Consumer, topic: &str, partition: i32) -> Op
         )
     };
     (Code::from(answer) == Code::NoError && low >= 0 && high >= 0).then_some((low, high))
+}
+
+/// A group of consumers, as its coordinator describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupDescription {
+    pub(crate) name: String,
+    /// `Stable`, `Empty`, `Dead`, ...; of a group that is not there `Dead`.
+    pub(crate) state: String,
+    /// `Classic` or `Consumer`.
+    pub(crate) protocol: String,
+    pub(crate) assignor: String,
+    pub(crate) members: Vec<MemberDescription>,
+    /// Why it could not be described.
+    pub(crate) error: Option<Code>,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug)]
+pub(crate) struct MemberDescription {
+    pub(crate) id: String,
+    pub(crate) client: String,
+    pub(crate) host: String,
+    /// Topic and number of each partition that it has.
+    pub(crate) partitions: Vec<(String, i32)>,
+}
+
+/// The names of all groups of consumers, and what brokers said that could not list theirs. Blocks for up to `wait`.
+pub(crate) fn list_groups(client: &Client<Context>, wait: Duration) -> Result<(Vec<String>, Vec<Code>), Code> {
+    let op = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPS;
+    // SAFETY: `ask` hands over a client, options and a queue that are alive.
+    let answer = ask(client, op, wait, |client, options, queue| unsafe {
+        rd::rd_kafka_ListConsumerGroups(client, options, queue);
+    })?;
+    let (mut valid, mut wrong) = (0, 0);
+    // SAFETY: the answer is alive while its result is read, and is of the request above, or else the result is null.
+    // Each list has as many elements as its count says, all of them alive as long as the answer.
+    unsafe {
+        let result = rd::rd_kafka_event_ListConsumerGroups_result(answer.0);
+        if result.is_null() {
+            return Err(Code::Fail);
+        }
+        let groups = rd::rd_kafka_ListConsumerGroups_result_valid(result, &mut valid);
+        let errors = rd::rd_kafka_ListConsumerGroups_result_errors(result, &mut wrong);
+        let names = (0..valid).map(|i| text(rd::rd_kafka_ConsumerGroupListing_group_id(*groups.add(i)))).collect();
+        let codes = (0..wrong).map(|i| Code::from(rd::rd_kafka_error_code(*errors.add(i)))).collect();
+        Ok((names, codes))
+    }
+}
+
+/// What the coordinators say of these groups. Blocks for up to `wait`.
+pub(crate) fn describe_groups(
+    client: &Client<Context>,
+    names: &[String],
+    wait: Duration,
+) -> Result<Vec<GroupDescription>, Code> {
+    let names: Vec<CString> = names.iter().filter_map(|name| CString::new(name.as_str()).ok()).collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+    let op = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
+    // SAFETY: `ask` hands over a client, options and a queue that are alive; the names are, too, and are copied.
+    let answer = ask(client, op, wait, |client, options, queue| unsafe {
+        rd::rd_kafka_DescribeConsumerGroups(client, pointers.as_mut_ptr(), pointers.len(), options, queue);
+    })?;
+    let mut count = 0;
+    // SAFETY: as in `list_groups`; members are asked for below their count.
+    unsafe {
+        let result = rd::rd_kafka_event_DescribeConsumerGroups_result(answer.0);
+        if result.is_null() {
+            return Err(Code::Fail);
+        }
+        let groups = rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
+        let described = (0..count).map(|i| {
+            let group = *groups.add(i);
+            let error = rd::rd_kafka_ConsumerGroupDescription_error(group);
+            let members = (0..rd::rd_kafka_ConsumerGroupDescription_member_count(group)).map(|i| {
+                let member = rd::rd_kafka_ConsumerGroupDescription_member(group, i);
+                MemberDescription {
+                    id: text(rd::rd_kafka_MemberDescription_consumer_id(member)),
+                    client: text(rd::rd_kafka_MemberDescription_client_id(member)),
+                    host: text(rd::rd_kafka_MemberDescription_host(member)),
+                    partitions: assigned(rd::rd_kafka_MemberDescription_assignment(member)),
+                }
+            });
+            GroupDescription {
+                name: text(rd::rd_kafka_ConsumerGroupDescription_group_id(group)),
+                state: text(rd::rd_kafka_consumer_group_state_name(rd::rd_kafka_ConsumerGroupDescription_state(group))),
+                protocol: text(rd::rd_kafka_consumer_group_type_name(rd::rd_kafka_ConsumerGroupDescription_type(
+                    group,
+                ))),
+                assignor: text(rd::rd_kafka_ConsumerGroupDescription_partition_assignor(group)),
+                members: members.collect(),
+                error: (!error.is_null()).then(|| Code::from(rd::rd_kafka_error_code(error))),
+            }
+        });
+        Ok(described.collect())
+    }
+}
+
+/// # Safety
+/// `assignment` must be null, or that of a member of an answer that is alive.
+unsafe fn assigned(assignment: *const rd::rd_kafka_MemberAssignment_t) -> Vec<(String, i32)> {
+    if assignment.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: a list lives as long as its assignment, and has `cnt` elements, each with its topic.
+    unsafe {
+        let list = rd::rd_kafka_MemberAssignment_partitions(assignment);
+        if list.is_null() {
+            return Vec::new();
+        }
+        let (elements, count) = ((*list).elems, usize::try_from((*list).cnt).unwrap_or(0));
+        (0..count).map(|i| (text((*elements.add(i)).topic), (*elements.add(i)).partition)).collect()
+    }
+}
+
+/// The answer to a request of an administrator.
+struct Answer(*mut rd::rd_kafka_event_t);
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // SAFETY: the event is ours, and nothing that was read of it is left.
+        unsafe { rd::rd_kafka_event_destroy(self.0) }
+    }
+}
+
+/// Sends a request, and waits for its answer on a queue of its own.
+fn ask(
+    client: &Client<Context>,
+    op: rd::rd_kafka_admin_op_t,
+    wait: Duration,
+    request: impl FnOnce(*mut rd::rd_kafka_t, *const rd::rd_kafka_AdminOptions_t, *mut rd_kafka_queue_t),
+) -> Result<Answer, Code> {
+    let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+    let mut reason = [0; 512];
+    // SAFETY: the client is alive; options and queue are made here, and destroyed when nobody uses them any more: the
+    // request copies its options and holds its queue. The text has the room that is named.
+    let event = unsafe {
+        let native = client.native_ptr();
+        let options = rd::rd_kafka_AdminOptions_new(native, op);
+        rd::rd_kafka_AdminOptions_set_request_timeout(options, wait_ms, reason.as_mut_ptr(), reason.len());
+        let queue = rd::rd_kafka_queue_new(native);
+        request(native, options, queue);
+        rd::rd_kafka_AdminOptions_destroy(options);
+        let event = rd::rd_kafka_queue_poll(queue, wait_ms);
+        rd::rd_kafka_queue_destroy(queue);
+        event
+    };
+    if event.is_null() {
+        return Err(Code::OperationTimedOut);
+    }
+    let answer = Answer(event);
+    // SAFETY: the event is alive.
+    match Code::from(unsafe { rd::rd_kafka_event_error(answer.0) }) {
+        Code::NoError => Ok(answer),
+        code => Err(code),
+    }
+}
+
+/// # Safety
+/// `start` must be null, or a text that ends with a null byte and lives for this call.
+unsafe fn text(start: *const std::ffi::c_char) -> String {
+    if start.is_null() {
+        return String::new();
+    }
+    // SAFETY: what the caller promises.
+    unsafe { CStr::from_ptr(start) }.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@
 //!
 //! The README tells the rest: shards, claims, dead letters, clusters, what to set up.
 
+pub mod admin;
+mod backend;
 mod client;
+mod commands;
 mod error;
 mod exact;
 mod id;
@@ -22,6 +25,8 @@ mod source;
 
 use millstream_core::{Component, Planner};
 
+pub use backend::RedisStreams;
+pub use commands::{Answer, Connection};
 pub use options::{
     Ack, Auth, Batch, GroupOptions, Names, RedisSinkOptions, RedisSourceOptions, Sharder, SinkIds, SourceIds, Tls,
     Trim, Wait,

@@ -103,11 +103,21 @@ impl Server {
         Server::new(&options.url, options.auth.as_ref(), options.db, options.tls.as_ref(), options.timeout)
     }
 
-    /// The system whose transactions can take in what happens here: one database. None for several nodes: they are a cluster.
-    pub(crate) fn transaction(&self) -> Option<String> {
+    /// Whether it is a cluster, as far as one can know without asking.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.nodes.len() > 1
+    }
+
+    /// The system whose transactions can take in what happens in keys of this slot: one database, or one slot of a cluster.
+    /// Nothing where keys lie in several slots.
+    pub(crate) fn transaction(&self, slot: Option<u16>) -> Option<String> {
         match self.nodes.as_slice() {
             [node] => Some(format!("redis://{node}/{}", self.db)),
-            _ => None,
+            nodes => {
+                let mut nodes: Vec<&str> = nodes.iter().map(|node| &**node).collect();
+                nodes.sort_unstable();
+                slot.map(|slot| format!("slot {slot} of redis://{}", nodes.join(",")))
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! What each command does: one file per command.
 
+mod buffer;
 mod check;
 mod clock;
 mod completions;
@@ -7,13 +8,18 @@ mod consume;
 mod dlq;
 mod file;
 mod graph;
+mod kafka;
 mod list;
 mod man;
 mod produce;
+mod redis;
 mod relay;
 mod run;
 mod schema;
 mod state;
+mod status;
+mod tap;
+mod top;
 
 use clap::Subcommand;
 
@@ -38,10 +44,22 @@ pub(crate) enum Command {
     Clock(clock::Clock),
     /// Look into a `.ss` stream file, check it, repair it
     File(file::FileCommand),
+    /// Look into Redis streams and their groups, and trim them
+    Redis(redis::RedisCommand),
+    /// Look at topics and groups of Kafka or Redpanda, and set groups back
+    Kafka(kafka::KafkaCommand),
+    /// Look into the buffer on disk of a sink, and check it
+    Buffer(buffer::BufferCommand),
     /// Checkpoints, positions and state of pipelines
     State(state::StateCommand),
     /// Records that failed for good
     Dlq(dlq::DlqCommand),
+    /// Watch running pipelines: rates, queues, and what limits them
+    Top(top::Top),
+    /// Show how running pipelines get on, once
+    Status(status::StatusCommand),
+    /// Print the records that pass a point of a running pipeline
+    Tap(tap::Tap),
     /// What this build knows: sources, sinks, steps, codecs, errors
     List(list::List),
     /// JSON Schema of pipeline files, or of one component
@@ -62,8 +80,14 @@ pub(crate) fn execute(command: Command, talk: &Talk) -> Outcome {
         Command::Consume(command) => command.execute(talk),
         Command::Clock(command) => command.execute(talk),
         Command::File(command) => command.execute(talk),
+        Command::Redis(command) => command.execute(),
+        Command::Kafka(command) => command.execute(talk),
+        Command::Buffer(command) => command.execute(),
         Command::State(command) => command.execute(talk),
         Command::Dlq(command) => command.execute(),
+        Command::Top(command) => command.execute(talk),
+        Command::Status(command) => command.execute(),
+        Command::Tap(command) => command.execute(talk),
         Command::List(command) => command.execute(),
         Command::Schema(command) => command.execute(),
         Command::Completions(command) => command.execute(),

@@ -1,16 +1,19 @@
 //! Runs any number of pipelines to their end in one tokio runtime, steered by signals.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use millstream::{
+    BufferTask, Group, GroupHandle, Home, Member,
     core::{Error, Result, Role},
-    runtime::{Ended, Handle, Plan, RunOptions, Running, Summary},
+    observe::Shape,
+    runtime::{Ended, Handle, Plan, RunOptions, Summary},
 };
 use tokio::task::JoinSet;
 
 use crate::{
     exit::Exit,
-    progress::{Gauge, Progress, watched},
+    observing::{Watched, Watching},
+    progress::{Gauge, Progress, watched as gauged},
     reader::Reader,
     signals::Signals,
     story::Story,
@@ -25,19 +28,28 @@ pub(crate) struct Job {
     pub(crate) plan: Plan,
     pub(crate) options: RunOptions,
     pub(crate) story: Story,
+    /// The tasks between its buffers and their sinks.
+    pub(crate) tasks: Vec<(BufferTask, RunOptions, Story)>,
+    /// The state directory.
+    pub(crate) home: Home,
     /// Tell the promise and the books.
     pub(crate) told: bool,
     /// Dead letters make the exit code 1.
     pub(crate) letters_fail: bool,
     /// Shows a failure with its place.
-    pub(crate) locate: Box<dyn Fn(Error) -> millstream_config::Diagnostic + Send + Sync>,
+    pub(crate) locate: Arc<Locate>,
 }
+
+/// Shows a failure with its place.
+pub(crate) type Locate = dyn Fn(Error) -> millstream_config::Diagnostic + Send + Sync;
 
 /// What is the same for all pipelines of the process.
 pub(crate) struct Settings {
     pub(crate) drain_timeout: Duration,
     /// Progress may be shown; not where the records themselves appear on a terminal.
     pub(crate) progress: bool,
+    /// How the process can be watched.
+    pub(crate) watching: Watching,
 }
 
 /// Runs all of them. A failure of one does not stop the others.
@@ -55,33 +67,31 @@ pub(crate) fn run(jobs: Vec<Job>, settings: &Settings, talk: &Talk) -> Result<Ex
 /// A pipeline that runs, as this module sees it.
 struct Started {
     handle: Handle,
+    /// Ends it together with the tasks of its buffers, in the right order.
+    group: GroupHandle,
     /// It writes to standard output, and has nothing to do when nobody reads that.
     prints: bool,
     story: Story,
     told: bool,
     letters_fail: bool,
-    locate: Box<dyn Fn(Error) -> millstream_config::Diagnostic + Send + Sync>,
+    locate: Arc<Locate>,
 }
 
 async fn drive(jobs: Vec<Job>, settings: &Settings, talk: &Talk) -> Result<Exit> {
     let mut signals = Signals::new()?;
+    let watched = Watched::start(&settings.watching, talk).await?;
     let mut progress = Progress::new(talk, settings.progress);
     let mut tasks: JoinSet<Told> = JoinSet::new();
     let mut all: Vec<Started> = Vec::new();
     for job in jobs {
-        let (plan, gauges) = match progress.shown() {
-            true => watched(job.plan),
-            false => (job.plan, Vec::<std::sync::Arc<Gauge>>::new()),
-        };
-        let prints = plan.role(Role::Sink).any(|(_, node)| matches!(node.kind.as_str(), "stdout" | "stdio"));
-        let mut running = Running::start(plan, job.options);
-        let handle = running.handle();
-        progress.add(&job.story, handle.clone(), gauges);
-        let (at, begun) = (all.len(), handle.clone());
-        tasks.spawn(async move { Told::Began(at, begun.started().await) });
-        tasks.spawn(async move { Told::Ended(at, Box::new(running.wait().await)) });
-        let Job { story, told, letters_fail, locate, .. } = job;
-        all.push(Started { handle, prints, story, told, letters_fail, locate });
+        for (mut member, shape, gauges, started) in start(job, progress.shown(), talk).await? {
+            progress.add(&started.story, started.handle.clone(), gauges);
+            watched.add(shape, &started.story, started.handle.clone());
+            let (at, begun) = (all.len(), started.handle.clone());
+            tasks.spawn(async move { Told::Began(at, begun.started().await) });
+            tasks.spawn(async move { Told::Ended(at, Box::new(member.wait().await)) });
+            all.push(started);
+        }
     }
     let mut exit = Exit::Done;
     let mut stopping = false;
@@ -94,6 +104,9 @@ async fn drive(jobs: Vec<Job>, settings: &Settings, talk: &Talk) -> Result<Exit>
                 Some(Ok(Told::Began(at, start))) => all[at].began(talk, start),
                 Some(Ok(Told::Ended(at, result))) => {
                     progress.ended(at);
+                    if let Err(error) = &*result {
+                        watched.failed(&all[at].story, error);
+                    }
                     exit = exit.max(all[at].ended(talk, *result, stopping));
                 }
                 Some(Err(error)) => {
@@ -102,24 +115,55 @@ async fn drive(jobs: Vec<Job>, settings: &Settings, talk: &Talk) -> Result<Exit>
             },
             () = reader.gone(), if read => {
                 read = false;
-                all.iter().filter(|started| started.prints).for_each(|started| started.handle.stop());
+                all.iter().filter(|started| started.prints).for_each(|started| started.group.stop());
             }
             () = signals.next() => {
                 if std::mem::replace(&mut stopping, true) {
-                    all.iter().for_each(|started| started.handle.stop());
+                    all.iter().for_each(|started| started.group.stop());
                     let _ = tokio::time::timeout(STOP_WAIT, async { while tasks.join_next().await.is_some() {} }).await;
                     exit = Exit::Killed;
                     break;
                 }
                 let most = millstream::core::Span(settings.drain_timeout);
                 talk.say(&format!("draining, for at most {most}; a second signal stops at once"));
-                all.iter().for_each(|started| started.handle.drain(settings.drain_timeout));
+                all.iter().for_each(|started| started.group.drain(settings.drain_timeout));
             }
             () = progress.tick() => {}
         }
     }
     progress.close();
+    watched.close().await;
     Ok(exit)
+}
+
+/// Starts a pipeline with the tasks of its buffers; each with what is shown of it.
+async fn start(job: Job, shows: bool, talk: &Talk) -> Result<Vec<(Member, Shape, Vec<Arc<Gauge>>, Started)>> {
+    let Job { plan, options, story, tasks, home, told, letters_fail, locate } = job;
+    let (mut shown, mut parts) = (vec![(Shape::of(&plan), prints(&plan), story)], Vec::new());
+    for (task, options, story) in tasks {
+        shown.push((Shape::of(&task.plan), prints(&task.plan), story));
+        parts.push((task, options));
+    }
+    let (plan, mut gauges) = if shows { gauged(plan) } else { (plan, Vec::new()) };
+    let running = Group::start_each((plan, options), parts, &home).await?;
+    let group = running.handle();
+    if running.resting {
+        let (.., story) = shown.remove(0);
+        gauges.clear();
+        talk.say(&format!("{}: finished before; what is left in its buffers is delivered", story.name));
+    }
+    let started = running.members.into_iter().zip(shown).map(|(member, (shape, prints, story))| {
+        let (handle, group, locate) = (member.handle.clone(), group.clone(), locate.clone());
+        let started = Started { handle, group, prints, story, told, letters_fail, locate };
+        // They are the pipeline's, which comes first.
+        (member, shape, std::mem::take(&mut gauges), started)
+    });
+    Ok(started.collect())
+}
+
+/// Whether a plan writes to standard output.
+fn prints(plan: &Plan) -> bool {
+    plan.role(Role::Sink).any(|(_, node)| matches!(node.kind.as_str(), "stdout" | "stdio"))
 }
 
 /// What the tasks around a pipeline tell.

@@ -7,15 +7,19 @@
 //! | `output` | standard output: data, and nothing when its reader has gone away |
 //! | `exit` | exit codes, and how a failure is shown |
 //! | `engine`, `signals`, `progress`, `story`, `books` | running pipelines and telling about it |
+//! | `observing`, `asking` | being watched while running, and asking who runs |
 //! | `stream`, `letters` | pipelines made from URLs, for `relay` and its kin |
+//! | `system`, `table` | systems that are asked instead of read, and their answers |
 
 mod args;
+mod asking;
 mod books;
 mod commands;
 mod count;
 mod engine;
 mod exit;
 mod letters;
+mod observing;
 mod output;
 mod pipelines;
 mod progress;
@@ -23,6 +27,7 @@ mod reader;
 mod signals;
 mod story;
 mod stream;
+mod system;
 mod table;
 mod talk;
 

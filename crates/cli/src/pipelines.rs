@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use millstream::{
+    Buffered, Home,
     core::{Error, ErrorKind, Registry, suggest},
     runtime::{Entry, PipelineSpec, Plan, PlanOptions},
 };
@@ -67,9 +68,14 @@ pub(crate) fn unused(files: &[PipelineFile], variables: &Variables) -> Result<()
     }
 }
 
-/// Plans a file; every error has its place.
-pub(crate) fn plan(file: &PipelineFile, registry: &Registry, options: PlanOptions) -> Result<Plan, Vec<Diagnostic>> {
-    Plan::new(file.spec(), registry, options)
+/// Plans a file with the tasks of its buffers; every error has its place.
+pub(crate) fn buffered(
+    file: &PipelineFile,
+    registry: &Registry,
+    options: PlanOptions,
+    home: &Home,
+) -> Result<Buffered, Vec<Diagnostic>> {
+    Buffered::new(file.spec(), registry, options, home)
         .map_err(|errors| errors.into_iter().map(|error| file.diagnostic(error)).collect())
 }
 

@@ -17,6 +17,7 @@ use crate::{
     engine::{self, Job, Settings},
     exit::{Failure, Outcome},
     letters,
+    observing::Watching,
     story::Story,
     talk::Talk,
 };
@@ -266,6 +267,7 @@ impl Stream {
             plan.warnings.iter().for_each(|warning| talk.warn(warning));
         }
         let kept = self.home.is_some();
+        let watching = Watching::socket(self.home.clone());
         let home = self.home.unwrap_or_else(|| Home::new(""));
         let mut options = home.options(&plan);
         if !kept {
@@ -281,10 +283,12 @@ impl Stream {
             story,
             told: kept || talk.verbose > 0,
             letters_fail: !kept,
-            locate: Box::new(move |error| place(error, &expressions).into()),
+            tasks: Vec::new(),
+            home,
+            locate: Arc::new(move |error| place(error, &expressions).into()),
         };
         let on_screen = self.prints && std::io::IsTerminal::is_terminal(&std::io::stdout());
-        let settings = Settings { drain_timeout: self.drain.drain_timeout.0, progress: !on_screen };
+        let settings = Settings { drain_timeout: self.drain.drain_timeout.0, progress: !on_screen, watching };
         Ok(engine::run(vec![job], &settings, talk)?)
     }
 }

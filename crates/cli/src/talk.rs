@@ -110,6 +110,11 @@ impl Talk {
         }
     }
 
+    /// Whether there are colours.
+    pub(crate) fn colour(&self) -> bool {
+        self.colour
+    }
+
     /// A text in a colour, by its ANSI code.
     pub(crate) fn paint(&self, code: &str, text: &str) -> String {
         match self.colour {

@@ -2,10 +2,14 @@
 // Helpers of tests fail by panicking, like the tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "cli/admin.rs"]
+mod admin;
 #[path = "cli/bad_input.rs"]
 mod bad_input;
 #[path = "cli/brokers.rs"]
 mod brokers;
+#[path = "cli/buffers.rs"]
+mod buffers;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/crash.rs"]
@@ -32,3 +36,5 @@ mod ss;
 mod support;
 #[path = "cli/talk.rs"]
 mod talk;
+#[path = "cli/watching.rs"]
+mod watching;

@@ -1,42 +1,13 @@
-//! What a streamer is connected to.
+//! A system that is chosen at run time.
 
 use std::{fmt, path::PathBuf};
 
 use millstream_core::{
-    Component, Error, ErrorKind, PlanContext, Planner, Registry, Result, Role, Secret, SeekTo, SinkPlan, SourcePlan,
-    Url,
+    Backend, Component, Error, ErrorKind, PlanContext, Planner, Registry, Result, Role, Secret, SeekTo, SinkPlan,
+    SourcePlan, Url,
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
-
-/// A streaming system: where a streamer gets its sources and sinks from.
-///
-/// Implement it to choose the system at compile time, by type ([`Streamer::of`](crate::Streamer::of)); [`ByUrl`] chooses at
-/// run time. Nothing here does I/O. One value serves all consumers and producers of a streamer, so what they share, such as
-/// the hub of the standard streams, can live in it.
-pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// Plans a source over these streams; none: those that the backend names itself, or all.
-    ///
-    /// `group`: read as a member of this group, if the system shares records among members. If it does not
-    /// ([`groups`](millstream_core::SourceCapabilities::groups) is false), plan without: the client shares them.
-    fn source(&self, streams: &[&str], group: Option<&str>) -> Result<Box<dyn SourcePlan>>;
-
-    /// Plans a sink to this stream; an empty name: the one that the backend names itself.
-    fn sink(&self, stream: &str) -> Result<Box<dyn SinkPlan>>;
-
-    /// Where the backend's own options say to begin.
-    fn start(&self) -> Option<SeekTo> {
-        None
-    }
-
-    /// The file beside which positions of consumers may be kept, for streams that are files.
-    fn beside(&self) -> Option<PathBuf> {
-        None
-    }
-
-    /// What it is connected to, for people; secrets hidden.
-    fn describe(&self) -> String;
-}
 
 /// A system that a URL names, out of the components of a registry.
 ///
@@ -54,6 +25,12 @@ const NAME: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/').add(b',').add(b'
 
 /// The option of sinks that can say in the stream that it has ended.
 const END: &str = "end_of_stream";
+
+/// The options of sinks that say who chooses the shard of a record, and what they say where the record does.
+const SHARD_BY: [(&str, &str); 2] = [("partition", "origin"), ("sharder", "origin")];
+
+/// The option of sinks that write to the shard of a record's origin unless it names another.
+const SHARD: &str = "shard";
 
 impl ByUrl {
     /// Reads a URL; a scheme that no component of the registry has is an error.
@@ -106,6 +83,31 @@ impl ByUrl {
         }
     }
 
+    /// Plans a sink whose options `change` has the last word on.
+    fn plan_sink(
+        &self,
+        stream: &str,
+        context: &PlanContext,
+        change: impl Fn(&Component, &mut Value) -> Result<()>,
+    ) -> Result<Box<dyn SinkPlan>> {
+        let streams: &[&str] = if stream.is_empty() { &[] } else { &[stream] };
+        let plan = |component: &Component, mut options: Value| {
+            let Planner::Sink(plan) = component.planner else { return Err(wrong_role(Role::Sink)) };
+            change(component, &mut options)?;
+            let mut ending = options.clone();
+            // A producer ends its stream only when it is told to, and then readers are to know it.
+            match ending.as_object_mut().filter(|_| has_option(component, END)) {
+                Some(object) if !object.contains_key(END) => {
+                    object.insert(END.to_owned(), Value::Bool(true));
+                    plan(&ending, context).or_else(|_| plan(&options, context))
+                }
+                _ => plan(&options, context),
+            }
+        };
+        let planned = self.plan(Role::Sink, streams, plan);
+        planned.map_err(|error| error.context(format!("cannot write {}", self.url)))
+    }
+
     /// Whether an option of the URL is one that the other role knows.
     fn is_of_other(&self, role: Role, name: &str) -> bool {
         let knows = |wanted: Role| {
@@ -136,6 +138,33 @@ fn has_option(component: &Component, name: &str) -> bool {
     has(root) || resolved.any(has)
 }
 
+/// Lets each record choose its shard.
+fn by_shard(component: &Component, options: &mut Value) -> Result<()> {
+    let Some(options) = options.as_object_mut() else { return Ok(()) };
+    let known = SHARD_BY.iter().find(|(name, _)| has_option(component, name));
+    let (name, by) = match known {
+        Some((name, by)) => (*name, Value::from(*by)),
+        // Given, it names one shard for all; its absence is checked too, because not all forms of a component know it.
+        None if has_option(component, SHARD) => (SHARD, Value::Null),
+        None => return Err(no_choice(component.name)),
+    };
+    match options.get(name) {
+        Some(given) if *given != by => {
+            let what = format!("`{name}` is given, and a partitioner too");
+            Err(Error::new(ErrorKind::Option, what).hint("leave one of them out").within(name))
+        }
+        _ => {
+            options.insert(name.to_owned(), by);
+            Ok(())
+        }
+    }
+}
+
+fn no_choice(name: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("nobody can choose the shards of a `{name}`"))
+        .hint("leave the partitioner out")
+}
+
 fn wrong_role(role: Role) -> Error {
     Error::new(ErrorKind::Bug, format!("the registry holds something else as a {role}"))
 }
@@ -157,23 +186,15 @@ impl Backend for ByUrl {
         planned.map_err(|error| error.context(format!("cannot read {}", self.url)))
     }
 
-    fn sink(&self, stream: &str) -> Result<Box<dyn SinkPlan>> {
-        let streams: &[&str] = if stream.is_empty() { &[] } else { &[stream] };
-        let plan = |component: &Component, options: Value| {
-            let Planner::Sink(plan) = component.planner else { return Err(wrong_role(Role::Sink)) };
-            let context = PlanContext::default();
-            let mut ending = options.clone();
-            // A producer ends its stream only when it is told to, and then readers are to know it.
-            match ending.as_object_mut().filter(|_| has_option(component, END)) {
-                Some(object) if !object.contains_key(END) => {
-                    object.insert(END.to_owned(), Value::Bool(true));
-                    plan(&ending, &context).or_else(|_| plan(&options, &context))
-                }
-                _ => plan(&options, &context),
-            }
-        };
-        let planned = self.plan(Role::Sink, streams, plan);
-        planned.map_err(|error| error.context(format!("cannot write {}", self.url)))
+    fn sink(&self, stream: &str, context: &PlanContext) -> Result<Box<dyn SinkPlan>> {
+        self.plan_sink(stream, context, |_, _| Ok(()))
+    }
+
+    fn sink_by_shard(&self, stream: &str, context: &PlanContext) -> Result<Box<dyn SinkPlan>> {
+        self.plan_sink(stream, context, by_shard).map_err(|error| {
+            let refused = error.place().and_then(|place| place.path.first()).is_some_and(|name| name == SHARD);
+            if refused && self.url.option(SHARD).is_none() { no_choice(&self.url.scheme) } else { error }
+        })
     }
 
     fn start(&self) -> Option<SeekTo> {

@@ -44,9 +44,10 @@ mod producer;
 mod retry;
 mod streamer;
 
-pub use backend::{Backend, ByUrl};
+pub use backend::ByUrl;
 pub use consumer::{Consumer, ConsumerState, RecordStream};
-pub use options::{Ack, ConsumerOptions, Durability, Mode, ProducerOptions};
+pub use millstream_core::{Backend, Partitioner};
+pub use options::{Ack, ConsumerOptions, Durability, Mode, ProducerOptions, ShardBy};
 pub use positions::{PositionFiles, Positions, Saved};
 pub use producer::{Delivered, IntoBytes, IntoRecord, Producer, ProducerState, Receipt};
 pub use retry::{Retry, Retrying};

@@ -1,8 +1,8 @@
 //! How a consumer reads and a producer writes.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use millstream_core::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, SeekTo};
+use millstream_core::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Partitioner, SeekTo};
 
 use crate::{Positions, Retry};
 
@@ -120,9 +120,48 @@ pub enum Durability {
     Committed,
 }
 
+/// Who says to which shard of its stream a record goes: the partition of a topic, the shard of a Redis stream.
+#[derive(Clone, Default)]
+pub enum ShardBy {
+    /// The system, as its own options have it; by default by the hash of the key.
+    #[default]
+    System,
+    /// Each record, by the shard of its origin: `origin: ShardKey::new("", 3)`.
+    Record,
+    /// A partitioner of the program's own. It is called on the streamer's thread.
+    Partitioner(Arc<dyn Partitioner>),
+}
+
+impl ShardBy {
+    /// A partitioner of the program's own: a type or a closure.
+    ///
+    /// ```
+    /// # use millstream_client::{ProducerOptions, ShardBy};
+    /// # use millstream_core::RecordRef;
+    /// let by_length = |record: RecordRef<'_>| record.value().map_or(0, |value| value.len() as u64 % 2);
+    /// let options = ProducerOptions { shard_by: ShardBy::partitioner(by_length), ..ProducerOptions::default() };
+    /// ```
+    pub fn partitioner(partitioner: impl Partitioner) -> Self {
+        ShardBy::Partitioner(Arc::new(partitioner))
+    }
+}
+
+/// Shows who, not how.
+impl fmt::Debug for ShardBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ShardBy::System => "System",
+            ShardBy::Record => "Record",
+            ShardBy::Partitioner(_) => "Partitioner",
+        })
+    }
+}
+
 /// How a producer writes.
 #[derive(Clone, Debug)]
 pub struct ProducerOptions {
+    /// Who says to which shard a record goes. Default [`ShardBy::System`].
+    pub shard_by: ShardBy,
     /// Most records in one write. Default 4096.
     pub batch_records_max: usize,
     /// Most bytes in one write, unless one record alone is larger. Default 1 MiB.
@@ -148,6 +187,7 @@ pub struct ProducerOptions {
 impl Default for ProducerOptions {
     fn default() -> Self {
         ProducerOptions {
+            shard_by: ShardBy::default(),
             batch_records_max: BATCH_RECORDS_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
             linger: Duration::ZERO,

@@ -1,14 +1,18 @@
 //! One connection to a streaming system, and what its consumers and producers share.
 
 use std::{
+    any::Any,
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use millstream_core::{Error, ErrorKind, Owner, Registry, Result, SeekTo, SourceCapabilities, SourcePlan};
+use millstream_core::{
+    Backend, Error, ErrorKind, Owner, Partitioned, PlanContext, Registry, Result, SeekTo, SourceCapabilities,
+    SourcePlan,
+};
 
 use crate::{
-    Backend, ByUrl, Consumer, ConsumerOptions, Mode, PositionFiles, Positions, Producer, ProducerOptions,
+    ByUrl, Consumer, ConsumerOptions, Mode, PositionFiles, Positions, Producer, ProducerOptions, ShardBy,
     consumer::{Feed, FeedPlan, Keeping, Lane},
     engine::Engine,
     producer,
@@ -65,6 +69,19 @@ impl Streamer {
         Streamer { shared: Arc::new(Shared { backend: Box::new(backend), state: Mutex::default() }) }
     }
 
+    /// The system by its type, for what only that has, such as its native client; `None`: it is another one.
+    ///
+    /// ```
+    /// # use millstream_client::{ByUrl, Streamer};
+    /// # fn example(streamer: &Streamer) {
+    /// let chosen_by_url = streamer.backend::<ByUrl>().is_some();
+    /// # }
+    /// ```
+    pub fn backend<B: Backend>(&self) -> Option<&B> {
+        let backend: &dyn Any = &*self.shared.backend;
+        backend.downcast_ref()
+    }
+
     /// What it is connected to, for people; secrets hidden.
     pub fn describe(&self) -> String {
         self.shared.backend.describe()
@@ -98,9 +115,17 @@ impl Streamer {
     /// Does not wait: the sink is opened in the background, and tried again until it opens.
     ///
     /// # Errors
-    /// Options that do not fit the system, with a hint.
+    /// Options that do not fit the system, with a hint. [`ErrorKind::Unsupported`]: shards are to be chosen
+    /// ([`ProducerOptions::shard_by`]), and the system has none.
     pub fn create_producer(&self, stream: &str, options: ProducerOptions) -> Result<Producer> {
-        let plan = self.shared.backend.sink(stream)?;
+        let (backend, context) = (&*self.shared.backend, PlanContext::default());
+        let plan = match &options.shard_by {
+            ShardBy::System => backend.sink(stream, &context)?,
+            ShardBy::Record => backend.sink_by_shard(stream, &context)?,
+            ShardBy::Partitioner(partitioner) => {
+                Box::new(Partitioned::new(backend.sink_by_shard(stream, &context)?, partitioner.clone()))
+            }
+        };
         producer::start(plan, stream, options, &self.engine()?)
     }
 

@@ -15,7 +15,7 @@ use futures::executor::block_on;
 use millstream_client::{Consumer, ConsumerOptions, ProducerOptions, Streamer};
 use millstream_core::{ErrorKind, Registry, SeekTo};
 use millstream_std::{Reading, Stdio};
-use support::{Pipes, everywhere, text};
+use support::{everywhere, text};
 
 #[derive(Clone, Debug, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
@@ -34,7 +34,7 @@ impl Write for Written {
 fn pipes(input: impl Read + Send + 'static, loopback: bool) -> (Streamer, Written) {
     let written = Written::default();
     let stdio = Stdio::with(Reading { loopback, ..Reading::default() }, input, written.clone()).unwrap();
-    (Streamer::of(Pipes(stdio)), written)
+    (Streamer::of(stdio), written)
 }
 
 fn registry() -> Registry {

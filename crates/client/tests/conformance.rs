@@ -4,6 +4,7 @@
 
 mod support;
 
+use millstream_core::PlanContext;
 use millstream_testkit::conformance::{Able, Setting};
 
 /// The standard streams as a loop: what is written is read by whoever is there.
@@ -46,7 +47,7 @@ mod file {
         let url = format!("file://{}/x.ss?follow=true", folder.path().display());
         let setting = Setting::new(&url, millstream_file::components(), able);
         // The file is there before the first reader is.
-        let mut sink = setting.backend.sink("x").unwrap().create().unwrap();
+        let mut sink = setting.backend.sink("x", &PlanContext::default()).unwrap().create().unwrap();
         sink.open(&[]).await.unwrap();
         sink.close().await.unwrap();
         Ok(setting)

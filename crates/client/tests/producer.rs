@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use futures::{FutureExt, executor::block_on, future::join_all};
 use millstream_client::{Backend, Durability, Producer, ProducerOptions, ProducerState, Retry, Streamer};
 use millstream_core::{
-    Batch, Epoch, Error, ErrorKind, Last, Outcomes, Record, Result, ShardKey, Sink, SinkCapabilities, SinkPlan,
-    SourcePlan, Token, Way, WriteId,
+    Batch, Epoch, Error, ErrorKind, Last, Outcomes, PlanContext, Record, Result, ShardKey, Sink, SinkCapabilities,
+    SinkPlan, SourcePlan, Token, Way, WriteId,
 };
 use millstream_testkit::FakeSink;
 use support::{Chance, Memory, eventually, everywhere, quick, unavailable};
@@ -286,7 +286,7 @@ impl Backend for Counting {
         Err(Error::new(ErrorKind::Unsupported, "it is a sink"))
     }
 
-    fn sink(&self, _: &str) -> Result<Box<dyn SinkPlan>> {
+    fn sink(&self, _: &str, _: &PlanContext) -> Result<Box<dyn SinkPlan>> {
         Ok(Box::new(self.clone()))
     }
 

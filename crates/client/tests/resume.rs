@@ -13,7 +13,9 @@ use std::{
 
 use futures::executor::block_on;
 use millstream_client::{Ack, Backend, ConsumerOptions, ConsumerState, PositionFiles, Streamer};
-use millstream_core::{ErrorKind, Owner, Result, SeekTo, ShardKey, SinkPlan, SourceCapabilities, SourcePlan};
+use millstream_core::{
+    ErrorKind, Owner, PlanContext, Result, SeekTo, ShardKey, SinkPlan, SourceCapabilities, SourcePlan,
+};
 use support::{Chance, Memory, eventually, number, quick, text};
 
 fn kept(folder: &Path) -> ConsumerOptions {
@@ -318,8 +320,8 @@ impl Backend for Besides {
         self.0.source(streams, group)
     }
 
-    fn sink(&self, stream: &str) -> Result<Box<dyn SinkPlan>> {
-        self.0.sink(stream)
+    fn sink(&self, stream: &str, context: &PlanContext) -> Result<Box<dyn SinkPlan>> {
+        self.0.sink(stream, context)
     }
 
     fn beside(&self) -> Option<PathBuf> {

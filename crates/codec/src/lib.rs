@@ -33,7 +33,7 @@
 //! # Ok(()) }
 //! ```
 
-mod base64;
+pub mod base64;
 mod compression;
 mod csv;
 mod json;

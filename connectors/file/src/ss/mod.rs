@@ -28,6 +28,7 @@
 //!
 //! The bytes themselves are the business of [`millstream_codec::ss`].
 
+mod backend;
 mod inspect;
 mod options;
 mod saved;
@@ -44,6 +45,7 @@ use serde_json::Value;
 use crate::{FileSinkOptions, FileSourceOptions};
 
 pub use self::{
+    backend::StreamFile,
     inspect::{Info, StreamInfo, info, repair, verify},
     options::{Fsync, SsCodec, SsSinkOptions, SsSourceOptions, ValueForm},
     saved::{SavedPosition, saved_position},

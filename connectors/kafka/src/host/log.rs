@@ -1,4 +1,4 @@
-//! Checkpoints in a compacted topic, one key for each pipeline.
+//! Checkpoints in a compacted topic, one key for each pipeline; beside each, under a key of its own, who writes them.
 
 use std::{
     ffi::CString,
@@ -54,6 +54,23 @@ pub(super) async fn ensure(plan: &Arc<Planned>) -> Result<()> {
 
 /// The checkpoint of a pipeline as it counts. Blocks. To be called when older runners are shut out.
 pub(super) fn read(plan: &Planned, pipeline: &str) -> Result<Option<Checkpoint>> {
+    let newest = newest(plan, pipeline, pipeline.as_bytes(), "read_committed")?;
+    newest.map_or(Ok(None), |bytes| decode(&bytes, pipeline).map(Some))
+}
+
+/// The newest runner of a pipeline. Blocks. One whose claim is not committed yet is one all the same: it has shut out the
+/// others before.
+pub(super) fn owner(plan: &Planned, pipeline: &str) -> Result<Option<Vec<u8>>> {
+    newest(plan, pipeline, &owner_key(pipeline), "read_uncommitted")
+}
+
+/// The key of the claim: no pipeline has such a name.
+fn owner_key(pipeline: &str) -> Vec<u8> {
+    [pipeline.as_bytes(), b"\0owner"].concat()
+}
+
+/// The newest value of a key in the partition of a pipeline, as this client may see it.
+fn newest(plan: &Planned, pipeline: &str, key: &[u8], isolation: &str) -> Result<Option<Vec<u8>>> {
     let topic = &plan.options.checkpoint_topic;
     let mut config = plan.access.client();
     // The end of all records, of open transactions too: ours that was under way may be among them.
@@ -64,14 +81,14 @@ pub(super) fn read(plan: &Planned, pipeline: &str) -> Result<Option<Checkpoint>>
     let end = all.ends(std::slice::from_ref(&partition))?.first().copied().unwrap_or(0);
     let first = all.beginnings(std::slice::from_ref(&partition))?.first().copied().unwrap_or(0);
     drop(all);
-    let newest = newest_of(plan, pipeline, &partition, first..end)?;
-    newest.map_or(Ok(None), |bytes| decode(&bytes, pipeline).map(Some))
+    newest_of(plan, (pipeline, key, isolation), &partition, first..end)
 }
 
-/// The newest committed value of a pipeline between two offsets; waits for transactions of others that are open there.
+/// The newest value of a key between two offsets. Where only what is committed counts, it waits for transactions of others that
+/// are open there.
 fn newest_of(
     plan: &Planned,
-    pipeline: &str,
+    (pipeline, key, isolation): (&str, &[u8], &str),
     partition: &Partition,
     range: std::ops::Range<i64>,
 ) -> Result<Option<Vec<u8>>> {
@@ -79,10 +96,7 @@ fn newest_of(
         return Ok(None);
     }
     let mut config = plan.access.client();
-    config
-        .set("isolation.level", "read_committed")
-        .set("enable.partition.eof", "true")
-        .set("enable.auto.commit", "false");
+    config.set("isolation.level", isolation).set("enable.partition.eof", "true").set("enable.auto.commit", "false");
     config.set("group.id", "millstream-checkpoints").set("auto.offset.reset", "earliest");
     let cluster = Cluster::new(&plan.access, &config)?;
     let what = || format!("cannot read the checkpoint of `{pipeline}` at {}", plan.access.shown);
@@ -101,7 +115,7 @@ fn newest_of(
             None => {
                 next = message.offset() + 1;
                 deadline = Instant::now() + plan.access.timeout + plan.options.transaction_timeout.0 * 2;
-                if message.key() == Some(pipeline.as_bytes()) && message.offset() < range.end {
+                if message.key() == Some(key) && message.offset() < range.end {
                     newest = message.value().map(<[u8]>::to_vec);
                 }
             }
@@ -136,27 +150,39 @@ fn decode(bytes: &[u8], pipeline: &str) -> Result<Checkpoint> {
 
 /// Writes a checkpoint, or that there is none, into the open transaction; waits until the brokers have it. Blocks.
 pub(super) fn write(plan: &Planned, shared: &Shared, pipeline: &str, checkpoint: Option<&Checkpoint>) -> Result<()> {
-    let (producer, ledger) = shared.own()?;
     let what = || format!("cannot write the checkpoint of `{pipeline}` at {}", plan.access.shown);
     let bytes = checkpoint.map(serde_json::to_vec).transpose();
     let bytes = bytes.map_err(|error| Error::new(ErrorKind::Bug, what()).caused_by(error))?;
+    put(plan, shared, (pipeline, pipeline.as_bytes()), bytes.as_deref()).map_err(|error| error.context(what()))
+}
+
+/// Writes into the open transaction whose pipeline it is now; waits until the brokers have it. Blocks.
+pub(super) fn claim(plan: &Planned, shared: &Shared, pipeline: &str, owner: &[u8]) -> Result<()> {
+    let what = || format!("cannot claim the checkpoints of `{pipeline}` at {}", plan.access.shown);
+    put(plan, shared, (pipeline, &owner_key(pipeline)), Some(owner)).map_err(|error| error.context(what()))
+}
+
+/// Writes a value into the partition of a pipeline, and sees that all records of the transaction have been taken.
+fn put(plan: &Planned, shared: &Shared, (pipeline, key): (&str, &[u8]), bytes: Option<&[u8]>) -> Result<()> {
+    let (producer, ledger) = shared.own()?;
+    let what = || format!("`{}` takes nothing", plan.options.checkpoint_topic);
     let count = partitions(plan, &producer)?;
     let id = ledger.begin(1)?;
     let deadline = Instant::now() + plan.options.transaction_timeout.0;
-    let size = pipeline.len() + bytes.as_ref().map_or(0, Vec::len);
-    ledger.sending(size);
+    let size = key.len() + bytes.map_or(0, <[u8]>::len);
+    ledger.sending(1, size);
     loop {
         let mut record =
             BaseRecord::<[u8], [u8], usize>::with_opaque_to(&plan.options.checkpoint_topic, ledger.ticket(id, 0));
-        record = record.key(pipeline.as_bytes()).partition(partition_of(pipeline.as_bytes(), count));
-        record.payload = bytes.as_deref();
+        record = record.key(key).partition(partition_of(pipeline.as_bytes(), count));
+        record.payload = bytes;
         match producer.send(record) {
             Ok(()) => break,
             Err((KafkaError::MessageProduction(Code::QueueFull), _)) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
             Err((error, _)) => {
-                ledger.not_sent(size);
+                ledger.not_sent(1, size as isize);
                 return Err(failed(what(), error));
             }
         }
@@ -170,7 +196,7 @@ pub(super) fn write(plan: &Planned, shared: &Shared, pipeline: &str, checkpoint:
         std::thread::sleep(Duration::from_millis(1));
     }
     match ledger.take(false).rejected.into_iter().next() {
-        Some((_, _, error)) => Err(error.context(what())),
+        Some((_, _, error)) => Err(error),
         None => Ok(()),
     }
 }

@@ -4,7 +4,13 @@ mod log;
 mod shared;
 
 use std::{
-    sync::Arc,
+    collections::hash_map::RandomState,
+    hash::BuildHasher as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -20,9 +26,9 @@ use rdkafka::{
 pub(crate) use shared::Shared;
 
 use crate::{
-    client::{Partition, blocking},
+    client::{Partition, blocking, largest_batch},
     error::{coded, failed, not_open},
-    sink::Planned,
+    sink::{Planned, producer::Producer},
     source::owner,
 };
 
@@ -41,11 +47,61 @@ pub(crate) struct KafkaHost {
     plan: Arc<Planned>,
     shared: Arc<Shared>,
     pipeline: Option<String>,
+    claim: Arc<Claim>,
+}
+
+/// What tells this runner from all others. To a producer, a transaction that the brokers have ended because of its age looks
+/// like another runner that has taken over; the claim in the topic of the checkpoints tells which it was.
+#[derive(Debug)]
+struct Claim {
+    name: String,
+    /// It has been made.
+    made: AtomicBool,
+}
+
+impl Claim {
+    fn new() -> Self {
+        // The standard library's only source of randomness.
+        let [high, low] = [0, 1].map(|half: u8| RandomState::new().hash_one(half));
+        Claim { name: format!("{high:016x}{low:016x}"), made: AtomicBool::new(false) }
+    }
+
+    /// An error if another runner has taken over since this one has made its claim. Blocks.
+    fn check(&self, plan: &Planned, pipeline: &str) -> Result<()> {
+        if !self.made.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match log::owner(plan, pipeline)? {
+            Some(owner) if owner != self.name.as_bytes() => Err(coded(taken_over(pipeline), Code::ProducerFenced)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Shuts out all others, and says who has. Blocks. If another one does so meanwhile, one of both will find the other's claim.
+    fn make(&self, plan: &Planned, shared: &Shared, pipeline: &str) -> Result<()> {
+        self.try_make(plan, shared, pipeline).map_err(|error| match error.kind() {
+            ErrorKind::Fenced => error.with_kind(ErrorKind::Unavailable),
+            _ => error,
+        })
+    }
+
+    fn try_make(&self, plan: &Planned, shared: &Shared, pipeline: &str) -> Result<()> {
+        shared.fence(pipeline)?;
+        shared.begin()?;
+        log::claim(plan, shared, pipeline, self.name.as_bytes())?;
+        let producer = shared.producer().ok_or_else(not_open)?;
+        let what = || format!("cannot begin transactions of `{pipeline}` at {}", plan.access.shown);
+        producer.commit_transaction(plan.options.transaction_timeout.0).map_err(|error| failed(what(), error))?;
+        shared.ended();
+        self.made.store(true, Ordering::Release);
+        Ok(())
+    }
 }
 
 impl KafkaHost {
     pub(crate) fn new(plan: Arc<Planned>) -> Self {
-        KafkaHost { shared: Arc::new(Shared::new(plan.clone())), plan, pipeline: None }
+        let shared = Arc::new(Shared::new(plan.clone()));
+        KafkaHost { shared, plan, pipeline: None, claim: Arc::new(Claim::new()) }
     }
 
     fn pipeline(&self) -> Result<String> {
@@ -65,8 +121,16 @@ impl Host for KafkaHost {
         let for_topic = pipeline.clone();
         // The topic first: a transaction must not fail for its want.
         log::ensure(&make).await?;
+        for topic in &plan.address.topics {
+            if let Some(limit) = largest_batch(&plan.access, topic).await? {
+                // Nothing is open yet that would have to begin again.
+                let _ = shared.narrow(limit);
+            }
+        }
+        let claim = self.claim.clone();
         blocking(move || {
-            shared.fence(&for_topic)?;
+            claim.check(&plan, &for_topic)?;
+            claim.make(&plan, &shared, &for_topic)?;
             log::read(&plan, &for_topic)
         })
         .await?
@@ -83,7 +147,12 @@ impl Host for KafkaHost {
             Ok(pipeline) => pipeline,
             Err(error) => return Hosted::Aborted(error),
         };
-        let committed = blocking(move || commit(&plan, &shared, &pipeline, Some(&checkpoint), &companions)).await;
+        let claim = self.claim.clone();
+        let committed = blocking(move || {
+            let hosted = commit(&plan, &shared, &pipeline, Some(&checkpoint), &companions);
+            settled(hosted, &claim, &plan, &pipeline)
+        });
+        let committed = committed.await;
         committed.unwrap_or_else(Hosted::Unknown)
     }
 
@@ -103,6 +172,16 @@ impl Host for KafkaHost {
     async fn close(&mut self) -> Result<()> {
         self.shared.close();
         Ok(())
+    }
+}
+
+/// Who is fenced has been replaced; or has only taken too long, and recovery makes that good. Blocks.
+fn settled(hosted: Hosted, claim: &Claim, plan: &Planned, pipeline: &str) -> Hosted {
+    let Hosted::Fenced(error) = hosted else { return hosted };
+    match claim.check(plan, pipeline) {
+        Err(replaced) if replaced.kind() == ErrorKind::Fenced => Hosted::Fenced(replaced.caused_by(error)),
+        // Where nobody answers, recovery asks again.
+        Ok(()) | Err(_) => Hosted::Unknown(error.with_kind(ErrorKind::Unavailable)),
     }
 }
 
@@ -172,7 +251,7 @@ fn prepare(
     log::write(plan, shared, pipeline, checkpoint)?;
     let what = || format!("cannot put the positions of a group into the transaction of `{pipeline}`");
     for (_, companion) in companions {
-        let Some(companion) = companion.downcast_ref::<GroupCompanion>() else { continue };
+        let Ok(companion) = companion.clone().downcast::<GroupCompanion>() else { continue };
         if companion.cluster != plan.address.cluster() || companion.offsets.is_empty() {
             continue;
         }
@@ -189,18 +268,49 @@ fn prepare(
                 element.set_metadata(owner::write(stamp));
             }
         }
-        let deadline = Instant::now() + plan.access.timeout;
-        loop {
-            match producer.send_offsets_to_transaction(&list, &companion.member, plan.access.timeout) {
-                Ok(()) => break,
+        send_offsets(plan, &producer, list, companion).map_err(|error| match error {
+            // A broker that has just come back may not know the partitions yet, or this member under its new id. Where a topic is
+            // gone, or another has the member's name, the source finds out.
+            Some(error) => match Failure::of(what(), error) {
+                Failure { error, fenced: false } if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Fenced) => {
+                    Failure { error: error.with_kind(ErrorKind::Unavailable), fenced: false }
+                }
+                failure => failure,
+            },
+            None => Error::new(ErrorKind::Timeout, what()).into(),
+        })?;
+    }
+    Ok(())
+}
+
+/// Puts the offsets of a group into the transaction; an error without a cause if there is no answer in time.
+///
+/// On a thread of its own: librdkafka 2.12 can miss the end of the time that it is given when the group's coordinator comes back
+/// after a pause. Recovery makes a new producer; the thread stays with the old one.
+fn send_offsets(
+    plan: &Planned,
+    producer: &Producer,
+    list: TopicPartitionList,
+    companion: Arc<GroupCompanion>,
+) -> Result<(), Option<KafkaError>> {
+    let (timeout, producer) = (plan.access.timeout, producer.clone());
+    let (answer, answered) = mpsc::sync_channel(1);
+    let send = move || {
+        let deadline = Instant::now() + timeout;
+        let sent = loop {
+            match producer.send_offsets_to_transaction(&list, &companion.member, timeout) {
                 Err(KafkaError::Transaction(cause)) if cause.is_retriable() && Instant::now() < deadline => {
                     std::thread::sleep(PAUSE);
                 }
-                Err(error) => return Err(Failure::of(what(), error)),
+                sent => break sent,
             }
-        }
-    }
-    Ok(())
+        };
+        // Who has given up listens no more.
+        let _ = answer.send(sent);
+    };
+    std::thread::Builder::new().name("kafka-offsets".to_owned()).spawn(send).map_err(|_| None)?;
+    // The last try may begin just before the deadline.
+    answered.recv_timeout(timeout * 2 + PAUSE).map_err(|_| None)?.map_err(Some)
 }
 
 /// Ends a transaction that cannot be committed.
@@ -230,5 +340,9 @@ fn is_fenced(error: &KafkaError) -> bool {
 }
 
 fn fenced(pipeline: &str, error: KafkaError) -> Error {
-    coded(format!("another runner of `{pipeline}` has taken over"), Code::ProducerFenced).caused_by(error)
+    coded(taken_over(pipeline), Code::ProducerFenced).caused_by(error)
+}
+
+fn taken_over(pipeline: &str) -> String {
+    format!("another runner of `{pipeline}` has taken over")
 }

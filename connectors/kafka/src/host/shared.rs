@@ -1,11 +1,14 @@
 //! The transactional producer, as sinks and host share it.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use millstream_core::Result;
+use millstream_core::{Error, ErrorKind, Result};
 use rdkafka::{error::KafkaError, producer::Producer as _};
 
 use crate::{
@@ -22,6 +25,8 @@ use crate::{
 pub(crate) struct Shared {
     plan: Arc<Planned>,
     state: Mutex<State>,
+    /// The largest batch that all topics take which were seen so far, in bytes.
+    cap: AtomicU64,
 }
 
 #[derive(Default)]
@@ -31,18 +36,22 @@ struct State {
     open: bool,
     /// The host's own books.
     ledger: Option<Ledger>,
+    /// The largest batch that the producer makes, in bytes.
+    cap: u64,
 }
 
 impl Shared {
     pub(super) fn new(plan: Arc<Planned>) -> Self {
-        Shared { plan, state: Mutex::default() }
+        let cap = AtomicU64::new(plan.options.batch.bytes.0);
+        Shared { plan, state: Mutex::default(), cap }
     }
 
     /// A new producer, which shuts out all older ones of the pipeline. Blocks.
     pub(super) fn fence(&self, pipeline: &str) -> Result<()> {
         self.close();
         let plan = &self.plan;
-        let mut config = plan.config_of(plan.options.batch.bytes.0);
+        let cap = self.cap.load(Ordering::Acquire);
+        let mut config = plan.config_of(cap);
         config.set("transactional.id", name_of(pipeline));
         let timeout = plan.options.transaction_timeout.0;
         config.set("transaction.timeout.ms", timeout.as_millis().to_string());
@@ -65,12 +74,24 @@ impl Shared {
                 return Err(failed(what(), error));
             }
         }
-        *lock(&self.state) = State { producer: Some(producer), open: false, ledger: Some(ledger) };
+        *lock(&self.state) = State { producer: Some(producer), open: false, ledger: Some(ledger), cap };
         Ok(())
     }
 
-    /// Lets a sink write through it.
-    pub(crate) fn enter(&self, _cap: u64) -> Result<(Producer, Ledger)> {
+    /// Remembers that a topic takes no larger batches. An error, which recovery makes good, if the producer would make some.
+    pub(crate) fn narrow(&self, cap: u64) -> Result<()> {
+        self.cap.fetch_min(cap, Ordering::AcqRel);
+        if lock(&self.state).cap <= cap {
+            return Ok(());
+        }
+        let what =
+            format!("a topic at {} takes batches of {cap} bytes: beginning again with such", self.plan.access.shown);
+        Err(Error::new(ErrorKind::Unavailable, what))
+    }
+
+    /// Lets a sink write through it, whose topics take batches of so many bytes.
+    pub(crate) fn enter(&self, cap: u64) -> Result<(Producer, Ledger)> {
+        self.narrow(cap)?;
         let state = lock(&self.state);
         let producer = state.producer.clone().ok_or_else(not_open)?;
         let ledger = producer.context().ledgers.open()?;

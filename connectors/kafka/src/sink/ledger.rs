@@ -4,20 +4,18 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicIsize, Ordering},
     },
 };
 
 use millstream_core::{Error, ErrorKind, Outcomes, WriteId};
-use rdkafka::{
-    error::RDKafkaErrorCode as Code,
-    message::{DeliveryResult, Message as _},
-};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use tokio::sync::Notify;
 
 use crate::{
     context::lock,
     error::{coded, failed, kind_of},
+    native::Message,
 };
 
 /// Sinks that share a producer; their number is in a byte of each ticket.
@@ -34,8 +32,8 @@ pub(crate) struct Ledgers {
     all: Mutex<Vec<Books>>,
     /// Somebody waits for room in the producer's queue.
     room_wanted: AtomicBool,
-    /// Bytes of keys and values that are on their way.
-    bytes: AtomicUsize,
+    /// Bytes of keys and values that are on their way. Of a batch that is being sent only about so many.
+    bytes: AtomicIsize,
 }
 
 /// The books of one sink.
@@ -47,6 +45,8 @@ struct Books {
     outstanding: usize,
     /// Why some of them are neither delivered nor refused.
     failed: Option<Error>,
+    /// A broker has refused some for the size of the batch in which they were.
+    too_large: bool,
     changed: Arc<Notify>,
 }
 
@@ -84,44 +84,61 @@ impl Ledgers {
         Ok(Ledger { ledgers: self.clone(), slot: all.len() - 1, changed })
     }
 
-    /// The report of one record.
-    pub(crate) fn deliver(&self, ticket: usize, result: &DeliveryResult<'_>) {
-        let (Ok(message) | Err((_, message))) = result;
-        self.bytes.fetch_sub(message.key_len() + message.payload_len(), Ordering::AcqRel);
-        let row = ticket as u32;
-        let write = ticket >> ROW_BITS & ((1 << WRITE_BITS) - 1);
-        let slot = ticket >> (ROW_BITS + WRITE_BITS);
+    /// The reports of an event, all under one lock.
+    pub(crate) fn settle<'a>(&self, reports: impl Iterator<Item = Message<'a>>) {
+        let mut done = 0;
         let mut all = lock(&self.all);
-        let Some(books) = all.get_mut(slot) else { return };
-        books.outstanding = books.outstanding.saturating_sub(1);
-        let first = books.next as usize - books.open.len();
-        let index = write.wrapping_sub(first) & ((1 << WRITE_BITS) - 1);
-        if let Some(open) = books.open.get_mut(index) {
-            match result {
-                Ok(message) => {
+        for report in reports {
+            let (ticket, bytes) = report.ticket();
+            done += bytes;
+            let row = ticket as u32;
+            let write = ticket >> ROW_BITS & ((1 << WRITE_BITS) - 1);
+            let slot = ticket >> (ROW_BITS + WRITE_BITS);
+            let Some(books) = all.get_mut(slot) else { continue };
+            books.outstanding = books.outstanding.saturating_sub(1);
+            let first = books.next as usize - books.open.len();
+            let index = write.wrapping_sub(first) & ((1 << WRITE_BITS) - 1);
+            let Some(open) = books.open.get_mut(index) else { continue };
+            match report.error() {
+                None => {
                     if let Some(offset) = open.offsets.get_mut(row as usize) {
-                        *offset = message.offset();
+                        *offset = report.offset();
                     }
                 }
-                Err((error, message)) => match error.rdkafka_error_code().map(|code| (code, kind_of(code))) {
-                    Some((code, kind)) if of_record(code, kind) => {
-                        let what = format!("`{}` does not take the record", message.topic());
-                        open.rejected.push((row, coded(what, code).with_kind(kind).caused_by(error.clone())));
-                    }
-                    _ => {
-                        let what = format!("cannot write to `{}`", message.topic());
-                        books.failed.get_or_insert_with(|| failed(what, error.clone()));
-                    }
-                },
+                Some(code) => books.not_delivered(index, row, code, report.topic()),
             }
         }
-        if books.outstanding == 0 || books.failed.is_some() {
+        self.bytes.fetch_sub(done as isize, Ordering::AcqRel);
+        let room_wanted = self.room_wanted.swap(false, Ordering::AcqRel);
+        for books in all.iter().filter(|books| room_wanted || books.outstanding == 0 || books.failed.is_some()) {
             books.changed.notify_one();
         }
-        if self.room_wanted.swap(false, Ordering::AcqRel) {
-            all.iter().for_each(|books| books.changed.notify_one());
+    }
+}
+
+impl Books {
+    /// A record of an open write has been refused, or there is no telling.
+    fn not_delivered(&mut self, index: usize, row: u32, code: Code, topic: &str) {
+        let kind = kind_of(code);
+        let cause = KafkaError::MessageProduction(code);
+        if of_record(code, kind) {
+            self.too_large |= kind == ErrorKind::TooLarge;
+            let what = format!("`{topic}` does not take the record");
+            if let Some(open) = self.open.get_mut(index) {
+                open.rejected.push((row, coded(what, code).with_kind(kind).caused_by(cause)));
+            }
+        } else {
+            let error = failed(format!("cannot write to `{topic}`"), cause);
+            // A transaction that has become too old looks the same: it is for the host to find out.
+            let fenced = error.kind() == ErrorKind::Fenced;
+            self.failed.get_or_insert(if fenced { error.with_kind(ErrorKind::Unavailable) } else { error });
         }
     }
+}
+
+/// The row in a ticket.
+pub(super) fn row_of(ticket: usize) -> usize {
+    ticket & ((1 << ROW_BITS) - 1)
 }
 
 /// Whether an error is about the record, and not about the way to its broker.
@@ -149,25 +166,32 @@ impl Ledger {
         (self.slot << (ROW_BITS + WRITE_BITS)) | ((id as usize & ((1 << WRITE_BITS) - 1)) << ROW_BITS) | row
     }
 
-    /// A record with so many bytes of key and value is on its way. To be called before it is sent: its report may be quick.
-    pub(crate) fn sending(&self, bytes: usize) {
-        self.ledgers.bytes.fetch_add(bytes, Ordering::AcqRel);
+    /// So many records with so many bytes of key and value are on their way. To be called before they are sent: reports may
+    /// be quick.
+    pub(crate) fn sending(&self, records: usize, bytes: usize) {
+        self.ledgers.bytes.fetch_add(bytes as isize, Ordering::AcqRel);
         if let Some(books) = lock(&self.ledgers.all).get_mut(self.slot) {
-            books.outstanding += 1;
+            books.outstanding += records;
         }
     }
 
-    /// It was not sent after all.
-    pub(crate) fn not_sent(&self, bytes: usize) {
+    /// So many of them were not sent after all. Fewer bytes than none: there were more than was thought.
+    pub(crate) fn not_sent(&self, records: usize, bytes: isize) {
         self.ledgers.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        if records == 0 {
+            return;
+        }
         if let Some(books) = lock(&self.ledgers.all).get_mut(self.slot) {
-            books.outstanding = books.outstanding.saturating_sub(1);
+            books.outstanding = books.outstanding.saturating_sub(records);
+            if books.outstanding == 0 {
+                books.changed.notify_one();
+            }
         }
     }
 
     /// Bytes that are on their way, of all sinks that share the producer.
     pub(crate) fn bytes(&self) -> usize {
-        self.ledgers.bytes.load(Ordering::Acquire)
+        self.ledgers.bytes.load(Ordering::Acquire).max(0) as usize
     }
 
     /// A record that was refused before it was sent.
@@ -186,6 +210,11 @@ impl Ledger {
         if let Some(books) = lock(&self.ledgers.all).get_mut(self.slot) {
             books.failed.get_or_insert_with(|| error.clone());
         }
+    }
+
+    /// Whether a broker has refused some for the size of their batch since this was last asked.
+    pub(crate) fn take_too_large(&self) -> bool {
+        lock(&self.ledgers.all).get_mut(self.slot).is_some_and(|books| std::mem::take(&mut books.too_large))
     }
 
     /// How the writes stand; an error where some can neither be delivered nor be refused.

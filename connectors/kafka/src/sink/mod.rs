@@ -4,6 +4,7 @@ pub(crate) mod ledger;
 mod plan;
 pub(crate) mod producer;
 mod route;
+mod send;
 mod size;
 
 use std::{
@@ -12,12 +13,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use millstream_core::{Batch, Epoch, Error, ErrorKind, Form, Outcomes, RecordRef, Result, Share, Sink, Token, WriteId};
-use rdkafka::{
-    error::{KafkaError, RDKafkaErrorCode as Code},
-    message::{Header, OwnedHeaders},
-    producer::{BaseRecord, Producer as _},
-};
+use millstream_core::{Batch, Epoch, Error, ErrorKind, Outcomes, Result, Share, Sink, Token, WriteId};
+use rdkafka::producer::Producer as _;
 
 pub(crate) use plan::{Planned, plan};
 
@@ -25,11 +22,12 @@ use self::{
     ledger::{Ledger, Standing},
     producer::Producer,
     route::{Names, Topics},
+    send::{Sent, send},
 };
 use crate::{
-    client::{Cluster, blocking},
+    client::{Cluster, blocking, largest_batch},
     context::Context,
-    error::{coded, failed, kind_of, no_topic, not_open},
+    error::{coded, no_topic, not_open},
     host::Shared,
 };
 
@@ -76,14 +74,18 @@ impl KafkaSink {
     /// Looks up the topics of a batch that are not known yet.
     async fn look_up(&mut self, batch: &Batch) -> Result<()> {
         let open = self.open.as_mut().ok_or_else(not_open)?;
+        // Once for all records.
+        let now = Instant::now();
         loop {
-            let unknown = open.names.first(batch, |name| open.topics.needs(name));
+            let unknown = open.names.first(batch, |name| open.topics.needs(name, now));
             let Some(name) = unknown else { return Ok(()) };
             let cluster = open.cluster.clone().ok_or_else(not_open)?;
             let limit = open.topics.look_up(&name, &cluster).await?;
             if let Some(limit) = limit.filter(|limit| *limit < open.cap) {
                 open.cap = limit;
-                if self.joined.is_none() {
+                if let Some(shared) = &self.joined {
+                    shared.narrow(limit)?;
+                } else {
                     self.narrow().await?;
                     return Box::pin(self.look_up(batch)).await;
                 }
@@ -98,6 +100,7 @@ impl KafkaSink {
         let ledgers = open.producer.context().ledgers.clone();
         let context = Context::sharing(&self.plan.access, ledgers);
         open.producer = producer::start(&self.plan.access, &self.plan.config_of(open.cap), context)?;
+        open.topics.forget_producer();
         Ok(())
     }
 
@@ -120,6 +123,23 @@ impl KafkaSink {
         }
     }
 
+    /// A broker has refused a batch for its size. Each record of it was small enough as far as we know, so the topic may take
+    /// less than before: then those that are not too large must not go with the one that is, and all are sent again, in
+    /// batches as the topic takes them now.
+    async fn look_at_limits(&self) -> Result<()> {
+        let open = self.open.as_ref().ok_or_else(not_open)?;
+        for (name, known) in open.topics.limits() {
+            let limit = largest_batch(&self.plan.access, &name).await?;
+            let Some(limit) = limit.filter(|limit| *limit < known) else { continue };
+            if let Some(shared) = &self.joined {
+                shared.narrow(limit)?;
+            }
+            let what = format!("`{name}` takes batches of {limit} bytes, where it was {known} before: sending again");
+            return Err(Error::new(ErrorKind::Unavailable, what));
+        }
+        Ok(())
+    }
+
     /// Waits until the queue has room for a whole batch, so that nothing of it is sent before an error. A batch that is larger
     /// than the queue waits until that is empty.
     async fn room_for(&self, batch: &Batch) -> Result<()> {
@@ -127,11 +147,18 @@ impl KafkaSink {
         let most = usize::try_from(self.plan.options.buffer.0).unwrap_or(usize::MAX);
         let since = Instant::now();
         loop {
-            let held = open.ledger.bytes();
-            if held == 0 || held + batch.size() <= most {
+            let fits = || {
+                let held = open.ledger.bytes();
+                held == 0 || held + batch.size() <= most
+            };
+            if fits() {
                 return Ok(());
             }
             open.ledger.want_room();
+            // A report may have come between the two.
+            if fits() {
+                return Ok(());
+            }
             if tokio::time::timeout(Duration::from_millis(100), open.ledger.changed()).await.is_ok() {
                 continue;
             }
@@ -145,124 +172,34 @@ impl KafkaSink {
 
     /// Sends the records of a batch from row 0; refused ones are noted. Waits where the queue is full.
     async fn send_all(&mut self, batch: &Batch, id: WriteId) -> Result<()> {
-        for row in 0..batch.len() {
-            let record = batch.get(row);
-            let mut since: Option<Instant> = None;
-            loop {
-                let open = self.open.as_mut().ok_or_else(not_open)?;
-                match send(&self.plan, open, &mut self.scratch, &record, (id, row)) {
-                    Sent::Yes => break,
-                    Sent::Refused(error) => {
-                        open.ledger.reject(id, row, error);
-                        break;
+        let (mut row, mut since) = (0, Instant::now());
+        loop {
+            let open = self.open.as_mut().ok_or_else(not_open)?;
+            match send(&self.plan, open, &mut self.scratch, batch, (id, row)) {
+                Sent::All => return Ok(()),
+                Sent::Failed(error) => {
+                    open.ledger.fail(&error);
+                    return Err(error);
+                }
+                Sent::Full(at) => {
+                    if at > row {
+                        (row, since) = (at, Instant::now());
                     }
-                    Sent::Failed(error) => {
-                        // Some may be on their way: only opening the sink again makes that good.
-                        open.ledger.fail(&error);
-                        return Err(error);
+                    open.ledger.want_room();
+                    let told = tokio::time::timeout(Duration::from_millis(100), open.ledger.changed()).await;
+                    if told.is_ok() {
+                        continue;
                     }
-                    Sent::Full => {
-                        let waiting = *since.get_or_insert_with(Instant::now);
-                        open.ledger.want_room();
-                        let told = tokio::time::timeout(Duration::from_millis(100), open.ledger.changed()).await;
-                        if told.is_ok() {
-                            continue;
-                        }
-                        open.ledger.standing()?;
-                        if waiting.elapsed() > FULL_WAIT {
-                            since = Some(Instant::now());
-                            let trouble = open.producer.context().trouble(FULL_WAIT * 2).map(|error| error.chain());
-                            tracing::warn!(url = self.plan.access.shown, trouble, "waiting for room");
-                        }
+                    open.ledger.standing()?;
+                    if since.elapsed() > FULL_WAIT {
+                        since = Instant::now();
+                        let trouble = open.producer.context().trouble(FULL_WAIT * 2).map(|error| error.chain());
+                        tracing::warn!(url = self.plan.access.shown, trouble, "waiting for room");
                     }
                 }
             }
         }
-        Ok(())
     }
-}
-
-/// What became of the try to queue a record.
-enum Sent {
-    Yes,
-    Full,
-    Refused(Error),
-    Failed(Error),
-}
-
-fn send(
-    plan: &Planned,
-    open: &mut Open,
-    scratch: &mut Vec<u8>,
-    record: &RecordRef<'_>,
-    (id, row): (WriteId, usize),
-) -> Sent {
-    let Some(name) = open.names.of(record) else {
-        let error = Error::new(ErrorKind::Rejected, "the record names no topic");
-        return Sent::Refused(error.hint("give a topic in the URL for such records"));
-    };
-    let shown = &plan.access.shown;
-    let (partition, limit) = match open.topics.partition(name, record, shown) {
-        Ok(chosen) => chosen,
-        Err(error) => return Sent::Refused(error),
-    };
-    let value = match (record.value(), plan.codec.form()) {
-        (Some(value), Form::Json) if record.form() != Form::Json => {
-            scratch.clear();
-            match plan.codec.encode(value, record.form(), scratch) {
-                Ok(()) => Some(&**scratch),
-                Err(error) => return Sent::Refused(error),
-            }
-        }
-        (value, _) => value,
-    };
-    if let Err(error) = check_size(plan, record, value, limit, name) {
-        return Sent::Refused(error);
-    }
-    let mut message = BaseRecord::<[u8], [u8], usize>::with_opaque_to(name, open.ledger.ticket(id, row));
-    (message.partition, message.key, message.payload) = (partition, record.key(), value);
-    // Librdkafka reads 0 as "now": nothing is older than a millisecond after 1970.
-    message.timestamp = record.time().map(|time| time.as_millis().max(1));
-    let mut headers = record.headers().peekable();
-    if headers.peek().is_some() {
-        message.headers =
-            Some(headers.fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value })));
-    }
-    let bytes = record.key().map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-    open.ledger.sending(bytes);
-    let Err((error, _)) = open.producer.send(message) else { return Sent::Yes };
-    open.ledger.not_sent(bytes);
-    let what = || format!("cannot write to `{name}` at {shown}");
-    match error {
-        KafkaError::MessageProduction(Code::QueueFull) => Sent::Full,
-        KafkaError::MessageProduction(code) => match kind_of(code) {
-            ErrorKind::TooLarge | ErrorKind::Rejected | ErrorKind::NotFound => {
-                Sent::Refused(coded(format!("`{name}` does not take the record"), code).caused_by(error))
-            }
-            _ => Sent::Failed(coded(what(), code).with_kind(ErrorKind::Unavailable).caused_by(error)),
-        },
-        error => Sent::Refused(failed(what(), error).with_kind(ErrorKind::Rejected)),
-    }
-}
-
-/// Refuses a record that the topic or the queue could not take.
-fn check_size(
-    plan: &Planned,
-    record: &RecordRef<'_>,
-    value: Option<&[u8]>,
-    limit: Option<u64>,
-    name: &str,
-) -> Result<()> {
-    let contents = size::of_contents(record, value);
-    let ours = plan.options.record_bytes_max.map_or(u64::MAX, |size| size.0).min(plan.options.buffer.0);
-    let wire = size::on_the_wire(record, value);
-    let (bytes, most, whose) = match limit {
-        Some(limit) if wire > limit => (wire, limit, "the topic's `max.message.bytes`"),
-        _ if contents > ours => (contents, ours, "the sink's `record_bytes_max` or `buffer`"),
-        _ => return Ok(()),
-    };
-    Err(Error::new(ErrorKind::TooLarge, format!("the record takes {bytes} bytes, and `{name}` takes {most}"))
-        .hint(format!("the limit is {whose}")))
 }
 
 #[async_trait]
@@ -326,6 +263,9 @@ impl Sink for KafkaSink {
     async fn flush(&mut self) -> Result<Outcomes> {
         self.settled().await?;
         let open = self.open.as_ref().ok_or_else(not_open)?;
+        if open.ledger.take_too_large() {
+            self.look_at_limits().await?;
+        }
         Ok(open.ledger.take(self.plan.tells_offsets()))
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use millstream_core::{Error, ErrorKind, Result};
 use rdkafka::{ClientConfig, config::FromClientConfigAndContext, producer::BaseProducer};
 
-use crate::{context::Context, error::failed, properties::Access};
+use crate::{context::Context, error::failed, native::Reports, properties::Access};
 
 /// How long the thread waits for reports, and so at most until it sees that nobody is left.
 const TURN: Duration = Duration::from_millis(100);
@@ -18,10 +18,10 @@ pub(crate) fn start(access: &Access, config: &ClientConfig, context: Context) ->
     let producer = BaseProducer::from_config_and_context(config, context)
         .map_err(|error| failed(format!("cannot make a producer for {}", access.shown), error))?;
     let producer = Arc::new(producer);
-    let polled = producer.clone();
+    let reports = Reports::of(producer.clone());
     let spawned = thread::Builder::new().name("kafka-reports".to_owned()).spawn(move || {
-        while Arc::strong_count(&polled) > 1 {
-            polled.poll(TURN);
+        while Arc::strong_count(&reports.producer) > 1 {
+            reports.take(TURN);
         }
     });
     spawned.map_err(|error| Error::new(ErrorKind::Unavailable, "cannot start a thread").caused_by(error))?;

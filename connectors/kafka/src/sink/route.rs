@@ -7,10 +7,12 @@ use std::{
 };
 
 use millstream_core::{Batch, Error, ErrorKind, RecordRef, Result};
+use rdkafka::error::RDKafkaErrorCode as Code;
 
+use super::producer::Producer;
 use crate::{
     client::{Cluster, blocking, largest_batch},
-    error::no_topic,
+    native,
     options::{PartitionBy, TopicBy, is_topic},
 };
 
@@ -22,14 +24,15 @@ const COUNT_AGAIN: Duration = Duration::from_secs(60);
 const TOPICS_MAX: usize = 10_000;
 
 /// A topic as it is known here.
-#[derive(Debug)]
-pub(super) struct Topic {
+struct Topic {
     /// `None`: it is not there.
     partitions: Option<u32>,
     /// The largest batch that it takes.
-    pub(super) limit: Option<u64>,
+    limit: Option<u64>,
     looked_at: Instant,
     next: u32,
+    /// As the producer knows it, once something was written to it.
+    native: Option<native::Topic>,
 }
 
 /// Where records name their topic.
@@ -62,7 +65,19 @@ impl Names {
     pub(super) fn first(&self, batch: &Batch, wanted: impl Fn(&str) -> bool) -> Option<String> {
         match self.by {
             None => self.default.as_deref().filter(|name| wanted(name)).map(str::to_owned),
-            Some(_) => batch.iter().find_map(|record| self.of(&record).filter(|name| wanted(name)).map(str::to_owned)),
+            Some(_) => {
+                // Neighbours mostly go to one topic.
+                let mut newest = None;
+                let changes = |record| {
+                    let name = self.of(&record);
+                    if name == newest {
+                        return None;
+                    }
+                    newest = name;
+                    name.filter(|name| wanted(name)).map(str::to_owned)
+                };
+                batch.iter().find_map(changes)
+            }
         }
     }
 }
@@ -70,25 +85,42 @@ impl Names {
 /// The topics that are known, and which partition of one is next.
 pub(super) struct Topics {
     partition: PartitionBy,
-    known: HashMap<String, Topic>,
+    places: HashMap<String, usize>,
+    known: Vec<Topic>,
 }
 
 impl Topics {
     pub(super) fn new(partition: PartitionBy) -> Self {
-        Topics { partition, known: HashMap::new() }
+        Topics { partition, places: HashMap::new(), known: Vec::new() }
+    }
+
+    fn get(&self, name: &str) -> Option<&Topic> {
+        self.known.get(*self.places.get(name)?)
+    }
+
+    /// Where a topic that is there stands among the known ones, until another one is looked up.
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
+        let at = *self.places.get(name)?;
+        self.known.get(at).filter(|topic| topic.partitions.is_some()).map(|_| at)
     }
 
     /// Whether the topic must be looked up before something is written to it.
-    pub(super) fn needs(&self, name: &str) -> bool {
-        match self.known.get(name) {
+    pub(super) fn needs(&self, name: &str, now: Instant) -> bool {
+        match self.get(name) {
             None => is_topic(name),
             Some(topic) => {
                 let counts =
                     matches!(self.partition, PartitionBy::RoundRobin | PartitionBy::Sticky | PartitionBy::Origin);
                 let after = if topic.partitions.is_none() { LOOK_AGAIN } else { COUNT_AGAIN };
-                topic.looked_at.elapsed() > after && (counts || topic.partitions.is_none())
+                now.saturating_duration_since(topic.looked_at) > after && (counts || topic.partitions.is_none())
             }
         }
+    }
+
+    /// The topics whose limit is known, with that.
+    pub(super) fn limits(&self) -> Vec<(String, u64)> {
+        let limit = |(name, at): (&String, &usize)| Some((name.clone(), self.known.get(*at)?.limit?));
+        self.places.iter().filter_map(limit).collect()
     }
 
     /// Looks a topic up. Answers with its limit.
@@ -99,29 +131,37 @@ impl Topics {
             asked.partitions(&of)
         })
         .await??;
-        let old = self.known.get(name);
+        let old = self.get(name);
         let (limit, next) = match (count, old) {
             (Some(_), Some(Topic { partitions: Some(_), limit, next, .. })) => (*limit, *next),
             (Some(_), _) => (largest_batch(&cluster.access, name).await?, 0),
             (None, _) => (None, 0),
         };
-        if self.known.len() >= TOPICS_MAX {
-            self.known.clear();
-        }
         let partitions = count.map(|count| count.max(0) as u32);
-        self.known.insert(name.to_owned(), Topic { partitions, limit, looked_at: Instant::now(), next });
+        let new = Topic { partitions, limit, looked_at: Instant::now(), next, native: None };
+        match self.places.get(name).and_then(|at| self.known.get_mut(*at)) {
+            Some(old) => *old = Topic { native: old.native.take(), ..new },
+            None => {
+                if self.known.len() >= TOPICS_MAX {
+                    self.places.clear();
+                    self.known.clear();
+                }
+                self.places.insert(name.to_owned(), self.known.len());
+                self.known.push(new);
+            }
+        }
         Ok(limit)
     }
 
-    /// The partition for a record of a topic that has been looked up; `None` leaves it to the key.
+    /// The partition for a record of a topic that was found, and its limit; no partition leaves that to the key.
     pub(super) fn partition(
         &mut self,
+        at: usize,
         name: &str,
         record: &RecordRef<'_>,
-        shown: &str,
     ) -> Result<(Option<i32>, Option<u64>)> {
-        let Some(Topic { partitions: Some(count), limit, next, .. }) = self.known.get_mut(name) else {
-            return Err(no_topic(name, shown));
+        let Some(Topic { partitions: Some(count), limit, next, .. }) = self.known.get_mut(at) else {
+            return Err(Error::new(ErrorKind::Bug, format!("the topic `{name}` is not known")));
         };
         let count = (*count).max(1);
         let within = |number: u64| match i32::try_from(number) {
@@ -148,12 +188,26 @@ impl Topics {
     /// A batch has been written: sticky records go on to the next partition.
     pub(super) fn turn(&mut self) {
         if self.partition == PartitionBy::Sticky {
-            self.known.values_mut().for_each(|topic| topic.next = topic.next.wrapping_add(1));
+            self.known.iter_mut().for_each(|topic| topic.next = topic.next.wrapping_add(1));
         }
     }
 
     /// Whether a topic is there, as far as is known.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.known.get(name).is_some_and(|topic| topic.partitions.is_some())
+        self.find(name).is_some()
+    }
+
+    /// A topic that was found, as the producer knows it.
+    pub(super) fn native(&mut self, at: usize, name: &str, producer: &Producer) -> Result<&native::Topic, Code> {
+        let topic = self.known.get_mut(at).ok_or(Code::UnknownTopic)?;
+        match &mut topic.native {
+            Some(native) => Ok(native),
+            none => Ok(none.insert(native::Topic::new(producer, name)?)),
+        }
+    }
+
+    /// From now on another producer writes to them.
+    pub(super) fn forget_producer(&mut self) {
+        self.known.iter_mut().for_each(|topic| topic.native = None);
     }
 }

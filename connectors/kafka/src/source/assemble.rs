@@ -85,23 +85,29 @@ impl Assembler {
     }
 
     fn push_headers(&mut self, row: usize, message: &Message<'_>) -> Option<Error> {
-        let mut fault = None;
-        let mut headers = message.headers().peekable();
-        headers.peek()?;
-        let builder = self.headers.get_or_insert_default();
-        builder.pad(row);
-        let mut bytes = 0;
-        // A name that is no UTF-8 cannot be kept; its record is at fault, but nothing else is lost of it.
-        let all: Vec<_> = headers.map(|(name, value)| (String::from_utf8_lossy(name), value)).collect();
-        for (name, value) in &all {
+        let (mut any, mut bytes, mut broken) = (false, 0, None);
+        for (name, value) in message.headers() {
+            any = true;
             bytes += name.len() + value.map_or(0, <[u8]>::len);
-            if matches!(name, std::borrow::Cow::Owned(_)) {
-                fault = Some(Error::new(ErrorKind::Decode, format!("the name of the header `{name}` is no UTF-8")));
+            if std::str::from_utf8(name).is_err() {
+                broken = Some(name);
             }
         }
-        builder.push(all.iter().map(|(name, value)| (&**name, *value)));
+        if !any {
+            return None;
+        }
         self.bytes += bytes;
-        fault
+        let builder = self.headers.get_or_insert_default();
+        builder.pad(row);
+        let Some(broken) = broken else {
+            builder.push(message.headers().map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), value)));
+            return None;
+        };
+        // A name that is no UTF-8 cannot be kept; its record is at fault, but nothing else is lost of it.
+        let all: Vec<_> = message.headers().map(|(name, value)| (String::from_utf8_lossy(name), value)).collect();
+        builder.push(all.iter().map(|(name, value)| (&**name, *value)));
+        let name = String::from_utf8_lossy(broken);
+        Some(Error::new(ErrorKind::Decode, format!("the name of the header `{name}` is no UTF-8")))
     }
 
     fn begin(&mut self) {
@@ -160,7 +166,7 @@ impl Assembler {
                 headers.pad(rows);
                 headers.finish()
             }),
-            told: Told { appended: self.appended, deliveries: None },
+            told: Told { appended: self.appended, ..Told::default() },
         };
         let body = Body::Bytes(take(&mut self.values).finish(), Forms::Same(self.codec.form()));
         let read = Read::new(Batch::new(envelope, body), take(&mut self.failed));

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_core::{Error, ErrorKind, Position, Result, Resume, SeekTo, ShardKey, Stamp};
+use millstream_core::{BatchBuilder, Error, ErrorKind, Position, Read, Result, Resume, SeekTo, ShardKey, Stamp};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{CommitMode, Consumer as _, RebalanceProtocol},
@@ -16,7 +16,7 @@ use rdkafka::{
 };
 
 use super::{
-    handover::What,
+    handover::{Item, What},
     owner::{self, Committed, decide},
     reader::Reader,
     shards::State,
@@ -42,6 +42,8 @@ pub(super) struct Group {
     /// What our checkpoint says; partitions leave it when they are read.
     pub(super) saved: Position,
     pub(super) keyed: bool,
+    /// The pipeline begins anew: what it has committed before is the group's, and no contradiction to its state.
+    pub(super) fresh: bool,
     pub(super) start: SeekTo,
     /// Partitions that came, whose begins are not known yet.
     pub(super) coming: Option<TopicPartitionList>,
@@ -49,6 +51,8 @@ pub(super) struct Group {
     /// With keyed state: how many partitions there are, all of which must be ours; and since when they are not, or when that was told.
     pub(super) needed: Option<usize>,
     pub(super) told_at: Option<Instant>,
+    /// With keyed state: they were all here once. Before that nothing was read, and partitions may go as they came.
+    pub(super) begun: bool,
 }
 
 /// Partitions that are drained before they are given away.
@@ -134,6 +138,7 @@ impl Reader {
             return Err(Error::new(ErrorKind::Bug, "only a member of a group is opened again"));
         };
         (group.stamp, group.keyed, group.start) = (resume.stamp, resume.keyed, resume.start.clone());
+        group.fresh = resume.fresh;
         group.saved = resume.position.unwrap_or_default();
         let leaving: Vec<ShardKey> = group.leaving.iter().flat_map(|leaving| leaving.left.iter().cloned()).collect();
         let start = if resume.start == SeekTo::Committed { SeekTo::Beginning } else { resume.start };
@@ -163,7 +168,8 @@ impl Reader {
         let committed = self.committed(shards)?;
         let decided = shards.iter().zip(committed).map(|(shard, committed)| {
             let saved = group.saved.shard::<i64>(shard)?;
-            Ok((shard.clone(), decide(shard, &committed, saved, (group.stamp.as_ref(), group.keyed))?))
+            let strict = group.keyed && !group.fresh;
+            Ok((shard.clone(), decide(shard, &committed, saved, (group.stamp.as_ref(), strict))?))
         });
         decided.collect()
     }
@@ -214,6 +220,9 @@ impl Reader {
         if let Some(group) = &mut self.group {
             group.leaving = Some(Leaving { list, left });
         }
+        if self.group.as_ref().is_some_and(|group| group.needed.is_some() && !group.begun) {
+            return self.give_unread(&shards);
+        }
         if self.cluster.consumer.assignment_lost() {
             return self.lose();
         }
@@ -222,6 +231,14 @@ impl Reader {
         }
         self.push(What::Leaving(shards));
         Ok(())
+    }
+
+    /// Gives partitions away of which nothing was read: there is nothing to drain.
+    fn give_unread(&mut self, shards: &[ShardKey]) -> Result<()> {
+        shards.iter().for_each(|shard| self.table.remove(shard));
+        let marks = shards.iter().map(|shard| (shard.clone(), None)).collect();
+        self.handover.push(Item { what: What::Read(Read::new(BatchBuilder::new().finish(), Vec::new())), marks });
+        self.give_away()
     }
 
     /// They were taken without notice: nothing of them can be committed any more.
@@ -318,7 +335,7 @@ impl Reader {
         let Some(Group { needed: Some(needed), told_at, leaving, .. }) = &mut self.group else { return Ok(false) };
         if held >= *needed && held == all {
             *told_at = None;
-            return Ok(false);
+            return self.begin_keyed().map(|()| false);
         }
         if leaving.is_none() && told_at.get_or_insert_with(Instant::now).elapsed() > TELL_AFTER {
             *told_at = Some(Instant::now());
@@ -331,6 +348,21 @@ impl Reader {
             .hint("the state of a key is where its partition is: run one member of this group"));
         }
         Ok(true)
+    }
+
+    /// All partitions are here. Where the pipeline begins anew, the group first gets to know that they belong to its new state:
+    /// a crash from here on finds offsets that this state explains.
+    fn begin_keyed(&mut self) -> Result<()> {
+        let Some(group) = self.group.as_mut().filter(|group| !group.begun) else { return Ok(()) };
+        if let (true, Some(stamp)) = (group.fresh, group.stamp.clone()) {
+            let begins: Vec<_> = self.table.iter().map(|reading| (reading.key.clone(), reading.next)).collect();
+            // The next turn tries again.
+            self.commit(&begins, Some(&stamp)).inspect_err(|_| std::thread::sleep(PAUSE))?;
+        }
+        if let Some(group) = &mut self.group {
+            (group.begun, group.fresh) = (true, false);
+        }
+        Ok(())
     }
 }
 

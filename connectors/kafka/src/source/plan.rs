@@ -83,6 +83,22 @@ impl SourcePlan for KafkaSourcePlan {
     fn create(&self) -> Result<Box<dyn Source>> {
         Ok(Box::new(KafkaSource::new(self.0.clone())))
     }
+
+    fn observer(&self) -> Result<Box<dyn Source>> {
+        let planned = &*self.0;
+        let options = KafkaSourceOptions { group: None, ..planned.options.clone() };
+        let (access, config) = properties::source(&options, &planned.address)?;
+        let planned = Planned {
+            options,
+            address: planned.address.clone(),
+            access,
+            config,
+            pattern: planned.pattern.clone(),
+            codec: planned.codec,
+            last: Mutex::default(),
+        };
+        Ok(Box::new(KafkaSource::new(Arc::new(planned))))
+    }
 }
 
 /// Shows the options: the properties of the client hold secrets.

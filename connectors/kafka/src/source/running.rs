@@ -162,11 +162,13 @@ fn subscribe(plan: &Planned, resume: &Resume, started: &Started) -> Result<Group
         stamp: resume.stamp.clone(),
         saved: resume.position.clone().unwrap_or_default(),
         keyed: resume.keyed,
+        fresh: resume.fresh,
         start: resume.start.clone(),
         coming: None,
         leaving: None,
         needed: resume.keyed.then(|| started.topics.values().map(|count| *count as usize).sum()),
         told_at: None,
+        begun: false,
     })
 }
 

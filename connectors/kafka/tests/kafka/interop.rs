@@ -1,9 +1,11 @@
 use std::{
     io::Write,
+    path::Path,
     process::{Command, Stdio},
 };
 
-use millstream_core::Record;
+use millstream_core::{Record, Timestamp};
+use millstream_testkit::{Dice, started};
 use serde_json::json;
 
 use crate::support::{kafka, read_to_end, topic, write_all};
@@ -78,4 +80,73 @@ async fn kcat_with_javas_hash_chooses_the_same_partitions() {
         places
     };
     assert_eq!(places(read_to_end(&ours, json!({})).await), places(read_to_end(&theirs, json!({})).await));
+}
+
+/// Keys of all kinds: empty, short, long, text and not.
+fn keys() -> Vec<Vec<u8>> {
+    let mut dice = Dice::new(3);
+    let mut keys: Vec<Vec<u8>> = vec![vec![], vec![0], vec![0xff], vec![0xff, 0xfe, 0], "straße".into(), "鍵".into()];
+    keys.extend((0..4).map(|tail| vec![b'a'; 64 + tail]));
+    while keys.len() < 3_000 {
+        let length = dice.roll(40);
+        keys.push((0..length).map(|_| dice.roll(256) as u8).collect());
+    }
+    keys
+}
+
+fn hex(bytes: Option<&[u8]>) -> String {
+    bytes.map_or("-".to_owned(), |bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Record `n` as `Interop.java` writes it.
+fn interop(n: usize, key: &[u8]) -> Record {
+    let number = n.to_string();
+    Record {
+        key: Some(key.to_vec().into()),
+        value: (n % 7 != 6).then(|| number.clone().into()),
+        time: Some(Timestamp::from_millis(1_700_000_000_000 + n as i64)),
+        headers: vec![
+            ("n".into(), Some(number.into())),
+            ("n".into(), Some(vec![0xff, 0].into())),
+            ("none".into(), None),
+        ],
+        ..Record::new("x", "")
+    }
+}
+
+/// A record as `Interop.java` prints it.
+fn line(record: &Record) -> String {
+    let headers = record.headers.iter().map(|(name, value)| format!("{name}={},", hex(value.as_deref())));
+    let time = record.time.unwrap().as_millis();
+    let (key, value) = (hex(record.key.as_deref()), hex(record.value.as_deref()));
+    format!("{}|{time}|{key}|{value}|{}", record.origin.shard, headers.collect::<String>())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_java_client_and_we_read_each_other_and_choose_the_same_partitions() {
+    let (ours, theirs, keys) = (topic(7), topic(7), keys());
+    let program = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/java/Interop.java"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let listed: String = keys.iter().map(|key| hex(Some(key)) + "\n").collect();
+    std::fs::write(file.path(), listed).unwrap();
+    let path = file.path().display().to_string();
+    let wrote = tokio::task::block_in_place(|| kafka().java(program, &["write", &theirs, &path]));
+    started!(wrote);
+    let records: Vec<_> = keys.iter().enumerate().map(|(n, key)| interop(n, key)).collect();
+    write_all(&ours, json!({}), &records).await;
+    // What the Java client has written, as we read it; and what we have written, as it reads it: the same, in the same places.
+    let mut read: Vec<String> = read_to_end(&theirs, json!({})).await.iter().map(line).collect();
+    let printed = tokio::task::block_in_place(|| kafka().java(program, &["read", &ours])).unwrap();
+    let mut printed: Vec<String> = printed.lines().map(str::to_owned).collect();
+    read.sort_unstable();
+    printed.sort_unstable();
+    assert_eq!(read.len(), keys.len());
+    for (we_read, java_read) in read.iter().zip(&printed) {
+        assert_eq!(we_read, java_read);
+    }
+    let mut contents: Vec<String> = records.iter().map(|record| line(record)[1..].to_owned()).collect();
+    let mut without_partitions: Vec<String> = read.iter().map(|line| line[1..].to_owned()).collect();
+    contents.sort_unstable();
+    without_partitions.sort_unstable();
+    assert_eq!(without_partitions, contents, "nothing has changed on the way");
 }

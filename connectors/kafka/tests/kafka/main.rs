@@ -3,11 +3,15 @@
 
 mod bad_input;
 mod conformance;
+mod crash;
+mod exact;
 mod faults;
 mod groups;
 mod hosting;
 mod interop;
+mod members;
 mod pipeline;
 mod reading;
+mod runs;
 mod support;
 mod writing;

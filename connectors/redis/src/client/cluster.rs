@@ -9,12 +9,19 @@ const SLOTS: u16 = 16_384;
 
 /// The hash slot of a key: that of its tag `{...}` if it has one.
 pub(crate) fn slot(key: &[u8]) -> u16 {
-    let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
-        let rest = key.get(open + 1..)?;
-        let close = rest.iter().position(|byte| *byte == b'}')?;
-        rest.get(..close).filter(|tag| !tag.is_empty())
-    });
-    crc16(tag.unwrap_or(key)) % SLOTS
+    crc16(tag(key).unwrap_or(key)) % SLOTS
+}
+
+/// The hash slot of all keys that begin like this, if its tag says so.
+pub(crate) fn tagged_slot(prefix: &[u8]) -> Option<u16> {
+    tag(prefix).map(|tag| crc16(tag) % SLOTS)
+}
+
+fn tag(key: &[u8]) -> Option<&[u8]> {
+    let open = key.iter().position(|byte| *byte == b'{')?;
+    let rest = key.get(open + 1..)?;
+    let close = rest.iter().position(|byte| *byte == b'}')?;
+    rest.get(..close).filter(|tag| !tag.is_empty())
 }
 
 /// CRC-16/XMODEM. Asked for once a key and not once a record, so no table.
@@ -159,6 +166,8 @@ mod tests {
         let known = [("123456789", 12_739), ("foo", 12_182), ("{foo}:1", 12_182), ("a{foo}b{c}", 12_182)];
         known.iter().for_each(|(key, expected)| assert_eq!(slot(key.as_bytes()), *expected, "{key}"));
         assert_eq!(slot(b"{}a"), crc16(b"{}a") % SLOTS);
+        assert_eq!(tagged_slot(b"x{foo}"), Some(slot(b"foo")));
+        assert_eq!([tagged_slot(b"foo"), tagged_slot(b"{fo"), tagged_slot(b"{}foo")], [None; 3]);
     }
 
     #[test]

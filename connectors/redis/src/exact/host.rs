@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use millstream_core::{Checkpoint, Companion, Error, ErrorKind, Host, Hosted, Result, Share, Stamp};
 
-use super::{Packed, script};
+use super::{Packed, names::HostKeys, script};
 use crate::{
     client::{Request, Router},
     error::refused,
@@ -16,6 +16,9 @@ use crate::{
     resp::Item,
     server::Server,
 };
+
+/// Ids that one `XACK` of a script gets: Lua hands over about 8,000 words at most.
+const PIECE_IDS: usize = 1000;
 
 /// What the sinks of a transaction have staged.
 #[derive(Debug, Default)]
@@ -46,52 +49,115 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Acks(pub(crate) Vec<(Arc<str>, String, Vec<EntryId>)>);
 
+impl Acks {
+    /// The streams that they are of.
+    fn streams(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.0.iter().map(|(key, ..)| key.as_bytes().to_vec())
+    }
+
+    /// Packed pieces, each of them for one command: key, group and some ids.
+    fn pieces(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.0.iter().flat_map(|(key, group, ids)| ids.chunks(PIECE_IDS).map(move |ids| piece(key, group, ids)))
+    }
+}
+
+fn piece(key: &str, group: &str, ids: &[EntryId]) -> Vec<u8> {
+    let (mut packed, mut id) = (Packed::default(), Vec::new());
+    packed.array(2 + ids.len());
+    packed.text(key.as_bytes());
+    packed.text(group.as_bytes());
+    for entry in ids {
+        entry.write(&mut id);
+        packed.text(&id);
+    }
+    packed.bytes().to_vec()
+}
+
 /// Carries the checkpoint.
 pub(crate) struct RedisHost {
     router: Router,
-    pipeline: String,
+    slot: Option<u16>,
+    /// Bytes of what one epoch says in one command.
+    bytes_max: usize,
+    keys: HostKeys,
+    store: String,
     owner: String,
+    /// Epochs that this owner has tried to commit.
+    tries: u64,
     shared: Arc<Shared>,
 }
 
 impl RedisHost {
-    pub(crate) fn new(server: Arc<Server>) -> Self {
-        RedisHost { router: Router::new(server), pipeline: String::new(), owner: String::new(), shared: Arc::default() }
+    /// A host on one node, or in one slot of a cluster.
+    pub(crate) fn new(server: Arc<Server>, slot: Option<u16>, bytes_max: usize) -> Self {
+        RedisHost {
+            router: Router::new(server),
+            slot,
+            bytes_max,
+            keys: HostKeys::default(),
+            store: String::new(),
+            owner: String::new(),
+            tries: 0,
+            shared: Arc::default(),
+        }
     }
 
-    fn keys(&self) -> (String, String) {
-        let key = |what: &str| format!("{{{}}}:millstream:{what}", self.pipeline);
-        (key("owner"), key("checkpoint"))
-    }
-
-    fn script(&self, script: &str, more: &[&[u8]]) -> Request {
-        let (owner, checkpoint) = self.keys();
-        let mut words: Vec<&[u8]> = vec![b"EVAL", script.as_bytes(), b"2", owner.as_bytes(), checkpoint.as_bytes()];
+    /// A script on owner, checkpoint and these keys.
+    fn script(&self, script: &str, keys: &[Vec<u8>], more: &[&[u8]]) -> Request {
+        let (owner, checkpoint) = (self.keys.owner(), self.keys.checkpoint());
+        let count = (2 + keys.len()).to_string();
+        let mut words: Vec<&[u8]> = vec![b"EVAL", script.as_bytes(), count.as_bytes()];
+        words.extend([owner.as_bytes(), checkpoint.as_bytes()]);
+        words.extend(keys.iter().map(Vec::as_slice));
         words.push(self.owner.as_bytes());
         words.extend(more);
         Request::new(owner.as_bytes(), &words)
     }
 
-    fn plan(&self, companions: &[(String, Companion)]) -> Packed {
-        let staged = self.shared.lock();
+    /// The script that commits an epoch. What would make it too large is staged before.
+    async fn transaction(&mut self, checkpoint: &[u8], companions: &[(String, Companion)]) -> Result<Request> {
         let acks: Vec<&Acks> = companions.iter().filter_map(|(_, acks)| acks.downcast_ref()).collect();
-        let acks: Vec<_> = acks.iter().flat_map(|acks| &acks.0).collect();
-        let mut plan = Packed::default();
-        plan.array(3);
-        plan.texts(staged.lists.iter());
-        plan.texts(staged.streams.iter());
-        plan.array(acks.len());
-        let mut id = Vec::new();
-        for (key, group, ids) in acks {
-            plan.array(2 + ids.len());
-            plan.text(key.as_bytes());
-            plan.text(group.as_bytes());
-            for entry in ids {
-                entry.write(&mut id);
-                plan.text(&id);
+        let mut pieces: Vec<Vec<u8>> = acks.iter().flat_map(|acks| acks.pieces()).collect();
+        let size: usize = checkpoint.len() + pieces.iter().map(Vec::len).sum::<usize>();
+        let staged = if size > self.bytes_max { Some(self.stage(&std::mem::take(&mut pieces)).await?) } else { None };
+        let (keys, lists) = {
+            let shared = self.shared.lock();
+            let mut streams = shared.streams.clone();
+            streams.extend(acks.iter().flat_map(|acks| acks.streams()));
+            let keys = shared.lists.iter().cloned().chain(staged.clone()).chain(streams);
+            (keys.collect::<Vec<_>>(), shared.lists.len())
+        };
+        let (lists, ack_lists) = (lists.to_string(), usize::from(staged.is_some()).to_string());
+        let mut more: Vec<&[u8]> = vec![checkpoint, lists.as_bytes(), ack_lists.as_bytes()];
+        more.extend(pieces.iter().map(Vec::as_slice));
+        Ok(self.script(&script::host(), &keys, &more))
+    }
+
+    /// Puts acknowledgements into a list, of a name that was never used. What becomes of it if the epoch does not count is up
+    /// to the sweep of the next opening.
+    async fn stage(&mut self, pieces: &[Vec<u8>]) -> Result<Vec<u8>> {
+        self.tries += 1;
+        let list = self.keys.acks(&self.store, &self.owner, self.tries);
+        let mut rest = pieces;
+        while !rest.is_empty() {
+            let mut size = 0;
+            // At least one, however large.
+            let fit = rest.iter().take_while(|piece| {
+                size += piece.len();
+                size <= self.bytes_max
+            });
+            let (now, later) = rest.split_at(fit.count().max(1));
+            rest = later;
+            let mut words: Vec<&[u8]> = vec![b"RPUSH", &list];
+            words.extend(now.iter().map(Vec::as_slice));
+            // Once: sent again they might be there twice, which would change nothing, but take room.
+            for reply in self.router.once(&[Request::new(&list, &words)]).await? {
+                if let Some(text) = reply.error() {
+                    return Err(refused("stage acknowledgements", self.router.server(), text));
+                }
             }
         }
-        plan
+        Ok(list)
     }
 }
 
@@ -104,12 +170,13 @@ fn unreadable(cause: serde_json::Error) -> Error {
 #[async_trait]
 impl Host for RedisHost {
     fn introduce(&mut self, stamp: &Stamp) {
-        self.pipeline.clone_from(&stamp.pipeline);
+        self.keys = HostKeys::new(&stamp.pipeline, self.slot);
+        self.store.clone_from(&stamp.store_id);
     }
 
     async fn fence(&mut self) -> Result<Option<Checkpoint>> {
         self.router.forget();
-        if self.router.topology().await?.is_cluster() {
+        if self.router.topology().await?.is_cluster() && self.slot.is_none() {
             let server = self.router.server();
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -119,7 +186,7 @@ impl Host for RedisHost {
         }
         self.owner = crate::unique();
         self.shared = Arc::default();
-        let request = self.script(script::FENCE, &[]);
+        let request = self.script(script::FENCE, &[], &[]);
         let reply = self.router.one("take over the pipeline", request).await?;
         match reply.first() {
             Item::Text(checkpoint) => serde_json::from_slice(checkpoint).map(Some).map_err(unreadable),
@@ -136,9 +203,10 @@ impl Host for RedisHost {
             Ok(text) => text,
             Err(cause) => return Hosted::Aborted(unreadable(cause).with_kind(ErrorKind::Bug)),
         };
-        let plan = self.plan(companions);
-        let script = script::host();
-        let request = self.script(&script, &[&text, plan.bytes()]);
+        let request = match self.transaction(&text, companions).await {
+            Ok(request) => request,
+            Err(error) => return Hosted::Aborted(error),
+        };
         let reply = match self.router.once(&[request]).await.map(|mut replies| replies.pop()) {
             Ok(Some(reply)) => reply,
             Ok(None) => return Hosted::Unknown(crate::error::not_open()),
@@ -161,7 +229,7 @@ impl Host for RedisHost {
     }
 
     async fn reset(&mut self) -> Result<()> {
-        let request = self.script(script::FORGET, &[]);
+        let request = self.script(script::FORGET, &[], &[]);
         self.router.one("forget the checkpoint", request).await.map(drop)
     }
 

@@ -4,7 +4,7 @@
 //!   write ──► RPUSH {tag}:millstream:STORE:staged:OWNER:N     one list for each slot and epoch
 //!
 //!   two-phase   checkpoint names the lists ──► MOVE, one script for each slot: appends, deletes the list, sets the marker
-//!   hosting     one script: appends, acknowledges, writes the checkpoint       (one node without cluster)
+//!   hosting     one script: appends, acknowledges, writes the checkpoint       (one node, or one slot of a cluster)
 //! ```
 
 mod host;

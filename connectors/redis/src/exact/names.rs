@@ -26,7 +26,7 @@ impl Staging {
         let Staging { store, owner, number, cluster, names } = self;
         names.entry(slot).or_insert_with(|| {
             let tag = if *cluster { tag(slot) } else { "0".to_owned() };
-            format!("{{{tag}}}:millstream:{store}:staged:{owner}:{number}").into_bytes()
+            staged(&tag, store, owner, &number.to_string())
         })
     }
 
@@ -34,6 +34,42 @@ impl Staging {
     pub(crate) fn next(&mut self) {
         self.number += 1;
         self.names.clear();
+    }
+}
+
+fn staged(tag: &str, store: &str, owner: &str, what: &str) -> Vec<u8> {
+    format!("{{{tag}}}:millstream:{store}:staged:{owner}:{what}").into_bytes()
+}
+
+/// Where the host of a pipeline keeps its things: the tag, and what stands before their names.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HostKeys {
+    tag: String,
+    prefix: String,
+}
+
+impl HostKeys {
+    /// In a slot of a cluster; without one anywhere.
+    pub(super) fn new(pipeline: &str, slot: Option<u16>) -> Self {
+        match slot.map(tag) {
+            Some(tag) => HostKeys { prefix: format!("{{{tag}}}:millstream:{pipeline}"), tag },
+            None => HostKeys { prefix: format!("{{{pipeline}}}:millstream"), tag: pipeline.to_owned() },
+        }
+    }
+
+    /// Who has taken over last.
+    pub(super) fn owner(&self) -> String {
+        format!("{}:owner", self.prefix)
+    }
+
+    /// What was decided last.
+    pub(super) fn checkpoint(&self) -> String {
+        format!("{}:checkpoint", self.prefix)
+    }
+
+    /// Acknowledgements of one epoch that are too many for one command.
+    pub(super) fn acks(&self, store: &str, owner: &str, number: u64) -> Vec<u8> {
+        staged(&self.tag, store, owner, &format!("acks-{number}"))
     }
 }
 
@@ -68,6 +104,10 @@ mod tests {
             let list = staging.list(wanted).to_vec();
             assert_eq!(slot(&list), wanted);
             assert_eq!(slot(&marker(&list, "s")), wanted);
+            let host = HostKeys::new("p", Some(wanted));
+            for key in [host.owner().into_bytes(), host.checkpoint().into_bytes(), host.acks("s", "o", 1)] {
+                assert_eq!(slot(&key), wanted);
+            }
         }
     }
 }

@@ -20,12 +20,6 @@ impl Packed {
         self.bytes.extend_from_slice(text);
     }
 
-    /// An array of byte strings.
-    pub(crate) fn texts<T: AsRef<[u8]>>(&mut self, texts: impl ExactSizeIterator<Item = T>) {
-        self.array(texts.len());
-        texts.for_each(|text| self.text(text.as_ref()));
-    }
-
     fn length(&mut self, len: usize) {
         // A record has at most 512 MiB.
         self.bytes.extend_from_slice(&(len as u32).to_be_bytes());

@@ -2,9 +2,9 @@
 
 /// Moves lists of staged entries to their streams. An entry is an array: the place of the id, then the words behind `XADD`.
 /// A time that is not above the newest id gets the server's clock instead: the epoch is decided, so nothing may be refused.
-const MOVE: &str = "local function check(keys, first) \
-    for i = first, #keys do local kind = redis.call('TYPE', keys[i]).ok \
-    if kind ~= 'none' and kind ~= 'stream' then return keys[i] end end end \
+const MOVE: &str = "local function check(first, last) \
+    for i = first, last do local kind = redis.call('TYPE', KEYS[i]).ok \
+    if kind ~= 'none' and kind ~= 'stream' then return KEYS[i] end end end \
     local function move(list) \
     local from, len = 0, redis.call('LLEN', list) \
     while from < len do \
@@ -24,22 +24,29 @@ const COMMIT: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then \
     local marker = redis.call('GET', KEYS[2]) \
     if marker and tonumber(marker) >= tonumber(ARGV[1]) then return 0 end \
     return redis.error_reply('STATEMISMATCH nothing is staged') end \
-    local wrong = check(KEYS, 3) \
+    local wrong = check(3, #KEYS) \
     if wrong then return redis.error_reply('WRONGTYPE ' .. wrong .. ' is no stream') end \
     move(KEYS[1]) \
     redis.call('SET', KEYS[2], ARGV[1]) \
     return 1";
 
-/// Keys: owner, checkpoint. Arguments: our token, the checkpoint, and packed: lists, streams, acknowledgements, each of which
-/// is an array of key, group and ids.
+/// Keys: owner, checkpoint, lists of entries, lists of acknowledgements, streams. All are named, so that a slot that is on its
+/// way stops the script before it begins. Arguments: our token, the checkpoint, how many lists there are of either kind, and
+/// acknowledgements. Those are packed arrays of key, group and ids.
 const HOST: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED by another runner') end \
-    local plan = cmsgpack.unpack(ARGV[3]) \
-    local wrong = check(plan[2], 1) \
+    local lists = 2 + tonumber(ARGV[3]) \
+    local acks = lists + tonumber(ARGV[4]) \
+    local wrong = check(acks + 1, #KEYS) \
     if wrong then return redis.error_reply('WRONGTYPE ' .. wrong .. ' is no stream') end \
-    for _, list in ipairs(plan[1]) do move(list) end \
-    for _, ack in ipairs(plan[3]) do \
-    for i = 3, #ack, 1000 do \
-    redis.call('XACK', ack[1], ack[2], unpack(ack, i, math.min(i + 999, #ack))) end end \
+    local function acknowledge(packed) \
+    local ack = cmsgpack.unpack(packed) \
+    redis.call('XACK', unpack(ack)) end \
+    for i = 3, lists do move(KEYS[i]) end \
+    for i = 5, #ARGV do acknowledge(ARGV[i]) end \
+    for i = lists + 1, acks do \
+    for from = 0, redis.call('LLEN', KEYS[i]) - 1, 10 do \
+    for _, packed in ipairs(redis.call('LRANGE', KEYS[i], from, from + 9)) do acknowledge(packed) end end \
+    redis.call('DEL', KEYS[i]) end \
     redis.call('SET', KEYS[2], ARGV[2]) \
     return 1";
 

@@ -1,17 +1,17 @@
 //! Records as `XADD`s.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use millstream_core::{Batch, Error, ErrorKind, RecordRef, Result, Timestamp, WriteId};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3DefaultBuilder, xxh3_64};
 
 use super::{
     pipe::{Chunk, Cut},
     template::Template,
 };
 use crate::{
-    client::{Topology, slot},
+    client::{Topology, slot, tagged_slot},
     error::refused,
     exact::{Packed, Staging},
     options::{NULL_FIELD, RedisSinkOptions, Sharder, SinkIds, Trim},
@@ -44,7 +44,7 @@ pub(super) struct Encoder {
 pub(super) struct Encoded {
     pub(super) chunks: Vec<(Arc<str>, Chunk)>,
     pub(super) rejected: Vec<(u32, Error)>,
-    /// The keys that they go to, with their slots; runs of one key once.
+    /// The keys that they go to, with their slots; each once.
     pub(super) keys: Vec<(u16, Vec<u8>)>,
 }
 
@@ -60,9 +60,11 @@ struct Round<'a> {
     topology: &'a Topology,
     server: &'a Server,
     nodes: Vec<Building>,
-    /// Keys so far, with their slots. The newest is the last: runs of one key are the rule.
-    keys: Vec<(u16, Vec<u8>)>,
-    /// Which of `nodes` has the newest.
+    /// Keys so far, with their slots, and which of `nodes` has them.
+    keys: Vec<(u16, Vec<u8>, usize)>,
+    /// Where each of them lies. A batch over shards changes its key with each record, so it is looked up by hash.
+    places: HashMap<Vec<u8>, usize, Xxh3DefaultBuilder>,
+    /// Which of `keys` came last: runs of one key are the rule.
     newest: usize,
 }
 
@@ -85,6 +87,12 @@ impl Encoder {
         self.template.constant()
     }
 
+    /// The slot of all keys that are written, if there is only one.
+    pub(super) fn slot(&self) -> Option<u16> {
+        let whole = self.constant().filter(|_| !self.sharded());
+        whole.map(|name| slot(name.as_bytes())).or_else(|| tagged_slot(self.template.prefix()?.as_bytes()))
+    }
+
     /// Whether streams are written in shards.
     pub(super) fn sharded(&self) -> bool {
         self.shards.is_some()
@@ -98,7 +106,8 @@ impl Encoder {
         (topology, server): (&Topology, &Server),
         mut staging: Option<&mut Staging>,
     ) -> Result<Encoded> {
-        let mut round = Round { topology, server, nodes: Vec::new(), keys: Vec::new(), newest: 0 };
+        let mut round =
+            Round { topology, server, nodes: Vec::new(), keys: Vec::new(), places: HashMap::default(), newest: 0 };
         let mut rejected = Vec::new();
         let (appended, now) = (batch.envelope().0.told.appended, Timestamp::now());
         let trim = self.trim(now);
@@ -125,7 +134,8 @@ impl Encoder {
             let chunk = Chunk::new(id, Bytes::from(building.commands.into_bytes()), building.cuts);
             (building.node, chunk)
         };
-        Ok(Encoded { chunks: round.nodes.into_iter().map(chunk).collect(), rejected, keys: round.keys })
+        let keys = round.keys.into_iter().map(|(slot, key, _)| (slot, key)).collect();
+        Ok(Encoded { chunks: round.nodes.into_iter().map(chunk).collect(), rejected, keys })
     }
 
     /// The key that a record goes to.
@@ -259,17 +269,23 @@ impl Entry<'_> {
 impl Round<'_> {
     /// The slot of a key, and which of `nodes` has it.
     fn place(&mut self, key: &[u8]) -> Result<(u16, usize)> {
-        if let Some((slot, _)) = self.keys.last().filter(|(_, newest)| newest == key) {
-            return Ok((*slot, self.newest));
+        if let Some((slot, _, node)) = self.keys.get(self.newest).filter(|(_, newest, _)| newest == key) {
+            return Ok((*slot, *node));
+        }
+        if let Some((at, (slot, _, node))) = self.places.get(key).and_then(|at| Some((*at, self.keys.get(*at)?))) {
+            self.newest = at;
+            return Ok((*slot, *node));
         }
         let slot = if self.topology.is_cluster() { slot(key) } else { 0 };
         let node = self.topology.node(slot);
         let node = node.ok_or_else(|| refused("write", self.server, "CLUSTERDOWN nobody has the slot of a key"))?;
-        self.newest = self.nodes.iter().position(|building| building.node == *node).unwrap_or_else(|| {
+        let node = self.nodes.iter().position(|building| building.node == *node).unwrap_or_else(|| {
             self.nodes.push(Building { node: node.clone(), commands: Commands::default(), cuts: Vec::new() });
             self.nodes.len() - 1
         });
-        self.keys.push((slot, key.to_vec()));
-        Ok((slot, self.newest))
+        self.newest = self.keys.len();
+        self.places.insert(key.to_vec(), self.newest);
+        self.keys.push((slot, key.to_vec(), node));
+        Ok((slot, node))
     }
 }

@@ -21,6 +21,8 @@ struct RedisSinkPlan {
     options: RedisSinkOptions,
     server: Arc<Server>,
     exactly_once: bool,
+    /// That of all keys, if there is only one.
+    slot: Option<u16>,
 }
 
 /// Plans a sink.
@@ -28,15 +30,16 @@ pub(crate) fn plan(options: &Value, context: &PlanContext) -> Result<Box<dyn Sin
     let options: RedisSinkOptions = parse_options(&spelled_out(options)?)?;
     options.validate()?;
     let server = Arc::new(Server::of_sink(&options)?);
-    Encoder::new(&options)?;
+    let slot = Encoder::new(&options)?.slot();
     let exactly_once = context.delivery == Delivery::ExactlyOnce;
-    Ok(Box::new(RedisSinkPlan { options, server, exactly_once }))
+    Ok(Box::new(RedisSinkPlan { options, server, exactly_once, slot }))
 }
 
 impl SinkPlan for RedisSinkPlan {
     fn capabilities(&self) -> SinkCapabilities {
         SinkCapabilities {
-            way: if self.server.transaction().is_some() { Way::Hosting } else { Way::TwoPhase },
+            // In a cluster also where one slot could host: other sinks may have other slots.
+            way: if self.server.is_cluster() { Way::TwoPhase } else { Way::Hosting },
             per_record: true,
             // What is staged has no id yet.
             sequences: !self.exactly_once,
@@ -56,11 +59,12 @@ impl SinkPlan for RedisSinkPlan {
     }
 
     fn transaction(&self) -> Option<String> {
-        self.server.transaction()
+        self.server.transaction(self.slot)
     }
 
     fn host(&self) -> Result<Box<dyn Host>> {
-        Ok(Box::new(RedisHost::new(self.server.clone())))
+        let bytes_max = usize::try_from(self.options.script_bytes.0).unwrap_or(usize::MAX);
+        Ok(Box::new(RedisHost::new(self.server.clone(), self.slot.filter(|_| self.server.is_cluster()), bytes_max)))
     }
 
     fn create(&self) -> Result<Box<dyn Sink>> {

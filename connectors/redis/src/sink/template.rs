@@ -59,6 +59,14 @@ impl Template {
         }
     }
 
+    /// What all names begin with, if there is such a thing.
+    pub(super) fn prefix(&self) -> Option<&str> {
+        match self.0.first() {
+            Some(Part::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The name for a record.
     pub(super) fn fill(&self, record: &RecordRef<'_>, name: &mut Vec<u8>) -> Result<()> {
         name.clear();

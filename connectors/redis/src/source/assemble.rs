@@ -18,7 +18,8 @@ use crate::{
 /// A batch, and where its shards stand behind it.
 pub(super) struct Handed {
     pub(super) read: Read,
-    pub(super) marks: Vec<(ShardKey, Mark)>,
+    /// With how many records of the shard there are in the batch.
+    pub(super) marks: Vec<(ShardKey, Mark, u64)>,
     /// It goes alone: nobody claims another such record before this is dropped.
     pub(super) alone: Option<OwnedSemaphorePermit>,
 }
@@ -102,12 +103,13 @@ impl<'a> Assembler<'a> {
         let mut marks = Vec::with_capacity(self.ids.len());
         for (shard, ids) in self.ids.drain(..) {
             let Some(key) = self.dictionary.get(shard as usize) else { continue };
+            let records = ids.len() as u64;
             let mark = match (&self.reading.member, ids.last()) {
                 (Some(member), _) if member.keeps() => Mark::Read(member.ledger.note(key, ids)),
                 (None, Some(last)) => Mark::Place(Place::seen(*last)),
                 _ => continue,
             };
-            marks.push((key.clone(), mark));
+            marks.push((key.clone(), mark, records));
         }
         self.done.push(Handed { read, marks, alone: None });
     }

@@ -171,6 +171,7 @@ impl Rows {
                     deliveries.resize(count, 1);
                     Arc::new(deliveries)
                 }),
+                attempts: None,
             },
         };
         let body = Body::Bytes(Column::new(block, rows.values), Forms::Same(shape.codec.form()));

@@ -18,6 +18,7 @@ use super::{
     assemble::{Assembler, Handed},
     claim::Claims,
     decode::Shape,
+    lag::Backlog,
     ledger::Ledger,
     link::Link,
     place::Place,
@@ -40,6 +41,9 @@ const COUNT_FIRST: u32 = 64;
 /// Answers with fewer entries are handed over before the next read is sent: somebody may wait for them.
 const FEW: usize = 16;
 
+/// Answers that wait to be handed over, beside the one in each lane's hands. Each has about `batch.bytes`.
+pub(super) const NEWS_MAX: usize = 2;
+
 /// A lane tells its source.
 pub(super) enum News {
     /// Records.
@@ -60,6 +64,7 @@ pub(super) struct Reading {
     pub(super) batch: Batch,
     pub(super) member: Option<Member>,
     pub(super) until_end: bool,
+    pub(super) backlog: Backlog,
 }
 
 /// Our part in a group.
@@ -148,6 +153,10 @@ impl Lane {
             self.hand_over(&reply).await?;
             asked?;
             self.end_what_is_read(entries);
+            if entries > 0 && !sent {
+                // Asking again costs as much as the record has taken so far: only when it is out of our hands.
+                let _ = self.news.reserve_many(NEWS_MAX).await;
+            }
         }
         Ok(())
     }

@@ -10,51 +10,49 @@ mod assemble;
 mod claim;
 mod decode;
 mod group;
+mod lag;
 mod lane;
 mod ledger;
 mod link;
+mod opened;
 mod place;
 mod plan;
 mod scout;
-mod shards;
+pub(crate) mod shards;
 mod start;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use millstream_core::{
-    Batch, Companion, Error, ErrorKind, Event, Position, Result, Resume, SeekTo, ShardKey, Source, Stamp,
+    Batch, Companion, Error, ErrorKind, Event, Lag, Position, Result, Resume, SeekTo, ShardKey, Source, Stamp,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use plan::plan;
 
 use self::{
-    assemble::{Handed, Mark},
+    assemble::Mark,
     decode::Shape,
     group::{GroupMark, Names},
-    lane::{Lane, LaneKey, Member, News, Reading, Work},
+    lag::Backlog,
+    lane::{LaneKey, Member, NEWS_MAX, News, Reading},
     ledger::Ledger,
+    opened::Open,
     plan::RedisSourcePlan,
-    scout::{Running, Scout},
+    scout::Scout,
     shards::{Finder, Shard},
     start::{Begin, from_the_beginning},
 };
 use crate::{
-    client::{Router, Topology, slot},
+    client::{Router, Topology},
     error::not_open,
     exact::Acks,
     id::EntryId,
     options::RedisSourceOptions,
     server::Server,
 };
-
-/// Answers that wait to be handed over, beside the one in each lane's hands. Each has about `batch.bytes`.
-const NEWS_MAX: usize = 2;
 
 /// Reads streams.
 pub(crate) struct RedisSource {
@@ -64,28 +62,6 @@ pub(crate) struct RedisSource {
     shape: Shape,
     router: Router,
     open: Option<Open>,
-}
-
-/// What there is while it is open.
-struct Open {
-    reading: Arc<Reading>,
-    resume: Resume,
-    /// Tells this opening of the source from others.
-    run: String,
-    lanes: FuturesUnordered<Work>,
-    /// Lanes that have not ended.
-    active: usize,
-    /// Keys of lanes that have failed.
-    stopped: Vec<LaneKey>,
-    _scout: Option<Running>,
-    send: mpsc::Sender<News>,
-    news: mpsc::Receiver<News>,
-    names: Names,
-    marks: BTreeMap<ShardKey, Mark>,
-    /// What is committed and not yet acknowledged.
-    due: BTreeMap<ShardKey, u64>,
-    /// A record that goes alone has been handed over: nothing more until these marks are committed.
-    alone: Option<(OwnedSemaphorePermit, Vec<(ShardKey, Mark)>)>,
 }
 
 impl RedisSource {
@@ -117,6 +93,7 @@ impl RedisSource {
             batch: self.options.batch,
             member,
             until_end: resume.until_end,
+            backlog: Backlog::default(),
         }
     }
 
@@ -127,6 +104,19 @@ impl RedisSource {
             shards.extend(finder.missing().iter().map(|stream| finder.assume_plain(stream)));
         }
         Ok((finder, shards))
+    }
+
+    /// Looks how much there is to read of these keys.
+    async fn look(&mut self, reading: &Reading, keys: &[LaneKey]) {
+        let group = self.options.group.as_ref().map(|group| group.name.as_str());
+        for key in keys {
+            reading.backlog.begin(&key.shard.key, key.after, group.is_some());
+        }
+        let shards: Vec<Shard> = keys.iter().map(|key| key.shard.clone()).collect();
+        // Who may not look may still be allowed to read.
+        if let Err(error) = reading.backlog.look(&mut self.router, &shards, group).await {
+            tracing::debug!(server = %self.server, error = %error.chain(), "nobody knows how much there is to read");
+        }
     }
 
     /// Begins to read these keys, with all that is around them. Nothing before has an effect any more.
@@ -144,6 +134,8 @@ impl RedisSource {
             router: Router::new(self.server.clone()),
             every: self.options.discover.0,
             news: send.clone(),
+            backlog: reading.backlog.clone(),
+            group: self.options.group.as_ref().map(|group| group.name.clone()),
         };
         let mut open = Open {
             run: crate::unique(),
@@ -170,62 +162,6 @@ impl RedisSource {
     }
 }
 
-impl Open {
-    /// Starts lanes: one for all keys of a server, in a cluster one for each slot.
-    fn launch(&mut self, keys: Vec<LaneKey>, topology: &Topology) -> Result<()> {
-        let mut lanes: HashMap<Option<u16>, (Arc<str>, Vec<LaneKey>)> = HashMap::new();
-        for key in keys {
-            self.names.insert(key.shard.key.clone(), key.shard.name.clone());
-            let slot = slot(key.shard.name.as_bytes());
-            let Some(node) = topology.node(slot) else {
-                self.stopped.push(key);
-                continue;
-            };
-            let lane = lanes.entry(topology.is_cluster().then_some(slot));
-            lane.or_insert_with(|| (node.clone(), Vec::new())).1.push(key);
-        }
-        for (node, keys) in lanes.into_values() {
-            self.active += 1;
-            self.lanes.push(Lane::new(self.reading.clone(), keys, self.send.clone()).start(node));
-        }
-        Ok(())
-    }
-
-    /// Takes over where shards stand behind what is handed over now.
-    fn hand_over(&mut self, handed: Handed) -> Event {
-        if let Some(permit) = handed.alone {
-            self.alone = Some((permit, handed.marks.clone()));
-        }
-        self.marks.extend(handed.marks);
-        Event::Batch(handed.read)
-    }
-
-    /// Acknowledges what is committed. Cancel-safe: acknowledging again changes nothing.
-    async fn settle(&mut self, router: &mut Router) -> Result<()> {
-        let Some(member) = &self.reading.member else { return Ok(()) };
-        if self.due.is_empty() {
-            return Ok(());
-        }
-        let ids = |(shard, upto): (&ShardKey, &u64)| (shard.clone(), member.ledger.upto(shard, *upto));
-        let shards: Vec<_> = self.due.iter().map(ids).collect();
-        group::acknowledge(router, member, &self.names, &shards).await?;
-        for (shard, upto) in std::mem::take(&mut self.due) {
-            member.ledger.forget_upto(&shard, upto);
-        }
-        Ok(())
-    }
-
-    /// Lets the next record that goes alone come, once this one is done with.
-    fn release_alone(&mut self, done: impl Fn(&ShardKey, u64) -> bool) {
-        let all = |marks: &[(ShardKey, Mark)]| {
-            marks.iter().all(|(shard, mark)| matches!(mark, Mark::Read(upto) if done(shard, *upto)))
-        };
-        if self.alone.as_ref().is_some_and(|(_, marks)| all(marks)) {
-            self.alone = None;
-        }
-    }
-}
-
 #[async_trait]
 impl Source for RedisSource {
     async fn open(&mut self, resume: &Resume) -> Result<()> {
@@ -242,6 +178,7 @@ impl Source for RedisSource {
         };
         let keys = begin.keys(&mut self.router, shards).await?;
         let reading = self.reading(resume);
+        self.look(&reading, &keys).await;
         self.begin(reading, resume.clone(), &topology, keys, finder)
     }
 
@@ -278,7 +215,11 @@ impl Source for RedisSource {
                 Some(News::Read(handed)) => return Ok(open.hand_over(handed)),
                 Some(News::Found(shards)) => {
                     let added = shards.iter().map(|shard| shard.key.clone()).collect();
-                    open.stopped.extend(shards.into_iter().map(from_the_beginning));
+                    for key in shards.into_iter().map(from_the_beginning) {
+                        let group = open.reading.member.is_some();
+                        open.reading.backlog.begin(&key.shard.key, key.after, group);
+                        open.stopped.push(key);
+                    }
                     return Ok(Event::Added(added));
                 }
                 Some(News::Stopped(keys, error)) => {
@@ -383,11 +324,17 @@ impl Source for RedisSource {
         }
         let reading = self.reading(&resume);
         resume.position = Some(position);
+        self.look(&reading, &keys).await;
         self.begin(reading, resume, &topology, keys, finder)
     }
 
     fn shards(&self) -> Vec<ShardKey> {
         self.open.as_ref().map_or_else(Vec::new, |open| open.names.keys().cloned().collect())
+    }
+
+    fn lag(&self) -> Option<Lag> {
+        let records = self.open.as_ref()?.reading.backlog.records()?;
+        Some(Lag { records: Some(records), bytes: None })
     }
 
     async fn keep_alive(&mut self) -> Result<()> {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{RedisSource, decode::Shape};
 use crate::{
+    client::tagged_slot,
     options::{Ack, RedisSourceOptions},
     server::{Server, spelled_out, streams},
 };
@@ -66,7 +67,10 @@ impl SourcePlan for RedisSourcePlan {
     }
 
     fn transaction(&self) -> Option<String> {
-        self.server.transaction()
+        // A stream may have shards, which share a slot only by a tag.
+        let mut slots = self.streams.iter().map(|stream| tagged_slot(stream.as_bytes()));
+        let first = slots.next().flatten();
+        self.server.transaction(first.filter(|_| slots.all(|slot| slot == first)))
     }
 
     fn create(&self) -> Result<Box<dyn Source>> {
@@ -77,5 +81,12 @@ impl SourcePlan for RedisSourcePlan {
             codec: self.codec,
         };
         Ok(Box::new(RedisSource::new(self, shape)))
+    }
+
+    fn observer(&self) -> Result<Box<dyn Source>> {
+        let options = RedisSourceOptions { group: None, ..self.options.clone() };
+        let plan =
+            RedisSourcePlan { options, server: self.server.clone(), streams: self.streams.clone(), codec: self.codec };
+        plan.create()
     }
 }

@@ -1,14 +1,17 @@
-//! Looks for new shards while others are read.
+//! Looks for new shards while others are read, and at how much there is to read.
 
 use std::time::Duration;
 
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
-use super::{lane::News, shards::Finder};
+use super::{lag::Backlog, lane::News, shards::Finder};
 use crate::client::Router;
 
 /// A stream that is not there yet is looked for this often: its first record should not wait long.
 const MISSING: Duration = Duration::from_millis(100);
+
+/// How old a lag may be: as often as people look at it.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// A task that runs. Ends when this is dropped.
 pub(super) struct Running(JoinHandle<()>);
@@ -25,26 +28,44 @@ pub(super) struct Scout {
     pub(super) router: Router,
     pub(super) every: Duration,
     pub(super) news: mpsc::Sender<News>,
+    pub(super) backlog: Backlog,
+    pub(super) group: Option<String>,
 }
 
 impl Scout {
     /// Begins to look.
     pub(super) fn start(mut self) -> Running {
         Running(tokio::spawn(async move {
+            let (mut find_at, mut look_at) = (Instant::now() + self.pause(), Instant::now() + LOOK);
             loop {
-                let every = if self.finder.missing().is_empty() { self.every } else { self.every.min(MISSING) };
-                tokio::time::sleep(every).await;
-                let news = match self.finder.find(&mut self.router, false).await {
-                    Ok(found) if found.is_empty() => continue,
-                    Ok(found) => News::Found(found),
-                    // Those who read say it, and louder.
-                    Err(error) if error.facts().retry => continue,
-                    Err(error) => News::Blind(error),
-                };
-                if self.news.send(news).await.is_err() {
-                    return;
+                tokio::time::sleep_until(find_at.min(look_at)).await;
+                if find_at <= look_at {
+                    if let Some(news) = self.find().await
+                        && self.news.send(news).await.is_err()
+                    {
+                        return;
+                    }
+                    find_at = Instant::now() + self.pause();
+                } else {
+                    let shards = self.finder.known();
+                    // Those who read say what is wrong, and louder.
+                    let _ = self.backlog.look(&mut self.router, &shards, self.group.as_deref()).await;
+                    look_at = Instant::now() + LOOK;
                 }
             }
         }))
+    }
+
+    fn pause(&self) -> Duration {
+        if self.finder.missing().is_empty() { self.every } else { self.every.min(MISSING) }
+    }
+
+    async fn find(&mut self) -> Option<News> {
+        match self.finder.find(&mut self.router, false).await {
+            Ok(found) if found.is_empty() => None,
+            Ok(found) => Some(News::Found(found)),
+            Err(error) if error.facts().retry => None,
+            Err(error) => Some(News::Blind(error)),
+        }
     }
 }

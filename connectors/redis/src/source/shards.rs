@@ -22,26 +22,31 @@ const SCAN_COUNT: &[u8] = b"1000";
 
 /// A shard and the key that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Shard {
-    pub(super) key: ShardKey,
-    pub(super) name: Arc<str>,
+pub(crate) struct Shard {
+    pub(crate) key: ShardKey,
+    pub(crate) name: Arc<str>,
 }
 
 /// Finds the shards of streams.
 #[derive(Debug)]
-pub(super) struct Finder {
+pub(crate) struct Finder {
     streams: Vec<String>,
     /// Key of each shard.
     known: BTreeMap<ShardKey, Arc<str>>,
 }
 
 impl Finder {
-    pub(super) fn new(streams: Vec<String>) -> Self {
+    pub(crate) fn new(streams: Vec<String>) -> Self {
         Finder { streams, known: BTreeMap::new() }
     }
 
+    /// The shards that are known.
+    pub(crate) fn known(&self) -> Vec<Shard> {
+        self.known.iter().map(|(key, name)| Shard { key: key.clone(), name: name.clone() }).collect()
+    }
+
     /// Streams of which no shard is known.
-    pub(super) fn missing(&self) -> Vec<String> {
+    pub(crate) fn missing(&self) -> Vec<String> {
         let has = |stream: &String| self.known.keys().any(|shard| *shard.stream == **stream);
         self.streams.iter().filter(|stream| !has(stream)).cloned().collect()
     }
@@ -54,7 +59,7 @@ impl Finder {
     }
 
     /// The shards that were not known; `whole`: with a scan of all keys, however many there are.
-    pub(super) async fn find(&mut self, router: &mut Router, whole: bool) -> Result<Vec<Shard>> {
+    pub(crate) async fn find(&mut self, router: &mut Router, whole: bool) -> Result<Vec<Shard>> {
         let mut names = self.window();
         for node in router.topology().await?.nodes() {
             let size = router.ask_node(&node, &Commands::one(&[b"DBSIZE"])).await?;

@@ -145,6 +145,43 @@ async fn a_server_that_stands_still_is_waited_for() {
     assert!(redis.cli(&["XPENDING", "k", "g"]).starts_with('0'));
 }
 
+/// How long a server stands still: more with MILLSTREAM_LONG.
+fn pause() -> Duration {
+    Duration::from_secs(if std::env::var_os("MILLSTREAM_LONG").is_some() { 30 } else { 5 })
+}
+
+#[tokio::test]
+async fn a_pause_far_beyond_all_timeouts_loses_nothing_while_the_input_goes_on() {
+    let redis = started!(Redis::start());
+    let options = options(&redis, json!({"stream": "k", "timeout": "500ms", "in_flight": "64KiB"}));
+    let mut sink = plan_sink(&options).unwrap().create().unwrap();
+    sink.open(&[]).await.unwrap();
+    let mut source = source(&redis, json!({"stream": "k", "timeout": "500ms"})).await;
+    write(&mut *sink, value_batch(0..1000)).await;
+    flush(&mut *sink).await;
+    assert_eq!(take(&mut *source, 1000).await, numbered(0..1000));
+    redis.pause();
+    let until = tokio::time::Instant::now() + pause();
+    // Both go on trying, as the runtime would; what was accepted stays accepted.
+    let mut accepted = 1000;
+    while tokio::time::Instant::now() < until {
+        if sink.write(value_batch(accepted..accepted + 100)).await.is_ok() {
+            accepted += 100;
+        }
+        if let Ok(Ok(event)) = tokio::time::timeout(Duration::from_millis(100), source.next()).await {
+            panic!("{event:?} of a server that stands still");
+        }
+    }
+    redis.resume();
+    flush(&mut *sink).await;
+    let mut got = numbered(0..1000);
+    let last = format!("v{}", accepted - 1);
+    while !got.contains(&last) {
+        got.extend(values(&next_again(&mut *source).await.unwrap().batch));
+    }
+    at_least_once(&got, accepted);
+}
+
 #[tokio::test]
 async fn a_reader_whose_connection_breaks_repeats_nothing_and_misses_nothing() {
     let redis = started!(Redis::shared());

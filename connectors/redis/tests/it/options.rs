@@ -65,8 +65,36 @@ async fn opening(options: Value) -> Error {
     let mut source = plan_source(&options).unwrap().create().unwrap();
     let error = source.open(&Resume::default()).await.expect_err("an error");
     assert!(begun.elapsed() < Duration::from_secs(10));
-    assert!(error.hint_text().is_some(), "{error:?}");
+    assert_clear(&options, &error);
     error
+}
+
+/// The error of the first write.
+async fn writing(options: Value) -> Error {
+    let begun = Instant::now();
+    let mut sink = plan_sink(&options).unwrap().create().unwrap();
+    let error = match sink.open(&[]).await {
+        Err(error) => error,
+        Ok(()) => match sink.write(value_batch(0..1)).await {
+            Err(error) => error,
+            Ok(_) => sink.flush().await.unwrap().rejected.pop().expect("a rejected record").2,
+        },
+    };
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_clear(&options, &error);
+    error
+}
+
+/// It names the server without its password, and says what to do.
+fn assert_clear(options: &Value, error: &Error) {
+    let shown = Url::parse(options["url"].as_str().unwrap()).unwrap();
+    let server = format!("{}://", shown.scheme);
+    let chain = error.chain();
+    assert!(chain.contains(&server) && shown.nodes.iter().all(|node| chain.contains(node)), "{error:?}");
+    if let Some(password) = &shown.password {
+        assert!(!format!("{error:?} {chain}").contains(&format!("{}@", password.expose())), "{error:?}");
+    }
+    assert!(error.hint_text().is_some(), "{error:?}");
 }
 
 #[tokio::test]
@@ -92,6 +120,39 @@ async fn a_wrong_password_is_said_without_saying_it() {
     let mut ann =
         plan_source(&json!({"url": format!("redis://ann:ann@{}/a1", users.address())})).unwrap().create().unwrap();
     ann.open(&Resume::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_server_refuses_is_said_with_its_url_and_what_to_do() {
+    let full = started!(Redis::setup().password("s3cret").max_memory("1mb").start());
+    let url = format!("redis://:s3cret@{}/k", full.address());
+    let error = writing(json!({ "url": url })).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(error.message().contains("OOM") && error.hint_text().unwrap().contains("maxmemory"), "{error:?}");
+    // Each record names its stream, so that opening the sink cannot know.
+    let redis = started!(Redis::shared());
+    redis.cli(&["SET", "in", "a string"]);
+    let error = writing(json!({"url": redis.url()})).await;
+    assert!(error.message().contains("WRONGTYPE"), "{error:?}");
+    let error = writing(json!({"url": format!("redis://:wrong@{}/k", full.address())})).await;
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error:?}");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_eq!(writing(json!({"url": format!("redis://{free}/k")})).await.kind(), ErrorKind::Unavailable);
+    let error = writing(json!({"url": format!("rediss://{}/k", redis.address()), "timeout": "1s"})).await;
+    assert!(error.hint_text().unwrap().contains("TLS"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_becomes_something_else_is_said_to_its_readers() {
+    let redis = started!(Redis::shared());
+    let k = key();
+    redis.cli(&["XADD", &k, "*", "msg", "v"]);
+    let mut source = source(redis, json!({"stream": k})).await;
+    take(&mut *source, 1).await;
+    redis.cli(&["SET", &k, "a string"]);
+    let error = tokio::time::timeout(Duration::from_secs(10), source.next()).await.unwrap().unwrap_err();
+    assert!(error.message().contains("WRONGTYPE") && error.message().contains(&redis.address()), "{error:?}");
+    assert!(error.hint_text().unwrap().contains("stream"), "{error:?}");
 }
 
 #[tokio::test]

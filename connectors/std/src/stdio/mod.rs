@@ -3,6 +3,7 @@
 //! [`Stdio`] is one pair of input and output with all its consumers and producers; there is nothing process-wide, so any
 //! number of them may live side by side. A pipeline's component makes one for itself; a `Streamer` keeps one for all.
 
+mod backend;
 mod hub;
 mod input;
 mod numbered;

@@ -82,17 +82,19 @@ impl Check {
             Err(gone) => return Err(gone),
         };
         for file in files {
-            match pipelines::plan(&file, registry, PlanOptions::default()) {
-                Ok(plan) => {
+            let home = Home::new(&self.state.state_dir);
+            match pipelines::buffered(&file, registry, PlanOptions::default(), &home) {
+                Ok(planned) => {
                     let path = file.path().display().to_string();
-                    found
-                        .warnings
-                        .extend(plan.warnings.iter().map(|warning| (path.clone(), pipelines::hide(&file, warning))));
-                    if self.connect {
-                        let wrong = connect::connect(&plan, &Home::new(&self.state.state_dir))?;
-                        found.wrong.extend(wrong.into_iter().map(|error| pipelines::hidden(&file, error)));
+                    for plan in planned.plans() {
+                        let warnings = plan.warnings.iter();
+                        found.warnings.extend(warnings.map(|text| (path.clone(), pipelines::hide(&file, text))));
+                        if self.connect {
+                            let wrong = connect::connect(plan, &home)?;
+                            found.wrong.extend(wrong.into_iter().map(|error| pipelines::hidden(&file, error)));
+                        }
                     }
-                    found.good.push(plan.name);
+                    found.good.push(planned.pipeline.name);
                 }
                 Err(wrong) => found.wrong.extend(wrong),
             }

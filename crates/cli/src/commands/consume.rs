@@ -6,7 +6,7 @@ use millstream::{
     registry,
     runtime::Entry,
 };
-use millstream_codec::print;
+use millstream_codec::{Newline, print};
 use serde_json::json;
 
 use crate::{
@@ -57,6 +57,16 @@ enum Format {
     Raw,
 }
 
+impl From<Format> for print::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Log => print::Format::Log,
+            Format::Ndjson => print::Format::Ndjson,
+            Format::Raw => print::Format::Raw,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Decode {
     /// JSON
@@ -82,13 +92,15 @@ impl Consume {
 }
 
 impl Printing {
+    /// Prints single records; line breaks in values of `log` and `raw` are escaped.
+    pub(crate) fn printer(self) -> print::Printer {
+        let decode_json = self.decode == Some(Decode::Json);
+        print::Printer { format: self.format.into(), newline: Newline::Escape, decode_json }
+    }
+
     /// A pipeline that prints what a source reads.
     pub(crate) fn stream(self, name: &str, source: &Endpoint) -> Stream {
-        let format = match self.format {
-            Format::Log => print::Format::Log,
-            Format::Ndjson => print::Format::Ndjson,
-            Format::Raw => print::Format::Raw,
-        };
+        let format = print::Format::from(self.format);
         let decode_json = self.decode == Some(Decode::Json) && self.format == Format::Ndjson;
         // What the component cannot print, a step in front of it does.
         let shown = if decode_json { print::Format::Raw } else { format };

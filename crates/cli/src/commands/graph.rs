@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use millstream::{
+    Home,
     core::Role,
     registry,
     runtime::{Plan, PlanOptions, Planned},
@@ -40,14 +41,17 @@ impl Graph {
         let (mut texts, mut wrong) = (Vec::new(), Vec::new());
         for file in self.files.load(&registry)? {
             // Whatever could run may be drawn, also what needs --until-end.
-            match pipelines::plan(&file, &registry, PlanOptions { until_end: true, ..PlanOptions::default() }) {
-                Ok(plan) => {
-                    let text = match self.format {
-                        Format::Text => text(&plan),
-                        Format::Mermaid => mermaid(&plan),
-                        Format::Dot => dot(&plan),
-                    };
-                    texts.push(pipelines::hide(&file, &text));
+            let options = PlanOptions { until_end: true, ..PlanOptions::default() };
+            match pipelines::buffered(&file, &registry, options, &Home::from_environment()) {
+                Ok(planned) => {
+                    for plan in planned.plans() {
+                        let text = match self.format {
+                            Format::Text => text(plan),
+                            Format::Mermaid => mermaid(plan),
+                            Format::Dot => dot(plan),
+                        };
+                        texts.push(pipelines::hide(&file, &text));
+                    }
                 }
                 Err(found) => wrong.extend(found),
             }

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use clap::Args;
-use millstream::{Home, registry, runtime::PlanOptions};
+use millstream::{
+    Home, registry,
+    runtime::{Plan, PlanOptions, RunOptions},
+};
 use millstream_config::Diagnostic;
 
 use crate::{
     engine::{self, Job, Settings},
     exit::Outcome,
+    observing::ListenArgs,
     pipelines::{self, Files},
     story::Story,
     stream::{Drain, StateDir},
@@ -24,6 +28,8 @@ pub(crate) struct Run {
     state: StateDir,
     #[command(flatten)]
     drain: Drain,
+    #[command(flatten)]
+    listen: ListenArgs,
     /// Begin anew, whatever the state directory holds
     #[arg(long, conflicts_with = "go_on")]
     fresh: bool,
@@ -42,6 +48,15 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    fn options(&self, home: &Home, plan: &Plan) -> RunOptions {
+        let mut options = home.options(plan);
+        options.fresh = self.fresh;
+        options.go_on = self.go_on;
+        options.until_end = self.until_end;
+        options.allow_dropped_state = self.allow_dropped_state;
+        options
+    }
+
     pub(crate) fn execute(self, talk: &Talk) -> Outcome {
         let registry = registry();
         let files = self.files.load(&registry)?;
@@ -49,26 +64,29 @@ impl Run {
         let plan_options = PlanOptions { append: self.go_on, until_end: self.until_end };
         let (mut jobs, mut wrong) = (Vec::new(), Vec::<Diagnostic>::new());
         for file in files {
-            let plan = match pipelines::plan(&file, &registry, plan_options) {
-                Ok(plan) => plan,
+            let planned = match pipelines::buffered(&file, &registry, plan_options, &home) {
+                Ok(planned) => planned,
                 Err(found) => {
                     wrong.extend(found);
                     continue;
                 }
             };
-            plan.warnings
-                .iter()
-                .for_each(|warning| talk.warn(&pipelines::hide(&file, &format!("{}: {warning}", plan.name))));
-            let mut options = home.options(&plan);
-            options.fresh = self.fresh;
-            options.go_on = self.go_on;
-            options.until_end = self.until_end;
-            options.allow_dropped_state = self.allow_dropped_state;
-            let locations = pipelines::locations(&file, &plan);
             let file = Arc::new(file);
             let of = file.clone();
             let hide = Arc::new(move |text: &str| pipelines::hide(&of, text));
-            let story = Story::new(&plan, &home.pipeline(&plan.name), locations, hide);
+            let ready = |plan: &Plan| {
+                let warnings = plan.warnings.iter().map(|warning| format!("{}: {warning}", plan.name));
+                warnings.for_each(|warning| talk.warn(&pipelines::hide(&file, &warning)));
+                let locations = pipelines::locations(&file, plan);
+                let story = Story::new(plan, &home.pipeline(&plan.name), locations, hide.clone());
+                (self.options(&home, plan), story)
+            };
+            let (options, story) = ready(&planned.pipeline);
+            let tasks = planned.tasks.into_iter().map(|task| {
+                let (options, story) = ready(&task.plan);
+                (task, options, story)
+            });
+            let (tasks, plan) = (tasks.collect(), planned.pipeline);
             let name = plan.name.clone();
             let locate = move |error: millstream::Error| match error.place() {
                 Some(_) => file.diagnostic(error),
@@ -79,12 +97,17 @@ impl Run {
                 }
             };
             let letters_fail = self.fail_on_dead_letter;
-            jobs.push(Job { plan, options, story, told: true, letters_fail, locate: Box::new(locate) });
+            let (home, locate) = (home.clone(), Arc::new(locate));
+            jobs.push(Job { plan, options, story, tasks, home, told: true, letters_fail, locate });
         }
         if !wrong.is_empty() {
             return Err(wrong.into());
         }
-        let settings = Settings { drain_timeout: self.drain.drain_timeout.0, progress: true };
+        let settings = Settings {
+            drain_timeout: self.drain.drain_timeout.0,
+            progress: true,
+            watching: self.listen.watching(home),
+        };
         Ok(engine::run(jobs, &settings, talk)?)
     }
 }

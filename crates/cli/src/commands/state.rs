@@ -6,11 +6,13 @@ use clap::{Args, Subcommand};
 use millstream::{
     Home,
     core::{Checkpoint, Error, ErrorKind, Result, SeekTo, suggest},
+    observe::control::{Ask, Client},
     state::inspect::{self, Summary},
 };
 use serde_json::{Value, json};
 
 use crate::{
+    asking::Which,
     count::{bytes, thousands},
     exit::{Exit, Outcome},
     output,
@@ -36,7 +38,7 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// The checkpoint of a pipeline at rest, with positions, keys and values, as JSON
+    /// The checkpoint of a pipeline, with positions, keys and values, as JSON; also while it runs
     Show {
         /// The pipeline
         pipeline: String,
@@ -139,10 +141,24 @@ fn row(name: &str, summary: &Summary) -> [String; 6] {
 
 fn show(state: &StateDir, pipeline: &str, stage: Option<&str>, limit: usize) -> Outcome {
     let folder = folder(state, pipeline)?;
-    let shown = inspect::show(&folder, stage, limit, millstream::key_reader)
-        .map_err(|error| at_rest(error, pipeline, "show", &folder))?;
-    output::print(&format!("{:#}", serde_json::to_value(&shown).unwrap_or_default()))?;
+    let shown = match inspect::show(&folder, stage, limit, millstream::key_reader) {
+        Ok(shown) => serde_json::to_value(&shown).unwrap_or_default(),
+        // Who runs it can look into its store; without a word from there, the error says who that is.
+        Err(error) => match ask(state, pipeline, stage, limit) {
+            Some(shown) if error.kind() == ErrorKind::Locked => shown?,
+            _ => return Err(at_rest(error, pipeline, "show", &folder).into()),
+        },
+    };
+    output::print(&format!("{shown:#}"))?;
     Ok(Exit::Done)
+}
+
+/// What the process that runs a pipeline shows of its state; nothing if it cannot be asked.
+fn ask(state: &StateDir, pipeline: &str, stage: Option<&str>, limit: usize) -> Option<Result<Value>> {
+    let which = Which { state_dir: state.state_dir.clone(), pid: None };
+    let mut client = Client::connect(&which.process_of(pipeline)?).ok()?;
+    let stage = stage.map(str::to_owned);
+    Some(client.ask(&Ask::State { pipeline: Some(pipeline.to_owned()), stage, limit }))
 }
 
 /// Notes in a checkpoint where a source is to go on; a run that had ended is one that goes on.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A name that no other test of the shared servers uses.
-fn fresh(what: &str) -> String {
+pub(crate) fn fresh(what: &str) -> String {
     format!("{what}-{}-{:x}", std::process::id(), Dice::new().below(1 << 40))
 }
 

@@ -8,6 +8,7 @@
 
 mod feed;
 mod log;
+mod members;
 mod part;
 mod shards;
 mod shelf;

@@ -5,8 +5,8 @@ use millstream_core::Record;
 
 /// What a producer sends: a [`Record`], a value, or a key and a value.
 ///
-/// Values and keys are `&str`, `String`, `&[u8]`, `Vec<u8>` or [`Bytes`]. A record's stream is used if it is not empty; its
-/// sequence is not: the system gives one.
+/// Values and keys are `&str`, `String`, `&[u8]`, `Vec<u8>` or [`Bytes`]. A record's stream says where it goes if the producer
+/// names none; its shard, if [`ShardBy::Record`](crate::ShardBy::Record) says so; its sequence is not used: the system gives one.
 pub trait IntoRecord {
     /// The record, with an empty stream for the producer's own.
     fn into_record(self) -> Record;

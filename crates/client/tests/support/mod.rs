@@ -10,10 +10,10 @@ use std::{
 use async_trait::async_trait;
 use millstream_client::{Backend, Retry, Streamer};
 use millstream_core::{
-    BatchBuilder, Error, ErrorKind, Event, Form, Owner, Position, Read, Record, Result, Resume, SeekTo, ShardKey,
-    SinkPlan, Source, SourceCapabilities, SourcePlan, Stamp, Timestamp,
+    BatchBuilder, Error, ErrorKind, Event, Form, Owner, PlanContext, Position, Read, Record, Result, Resume, SeekTo,
+    ShardKey, SinkPlan, Source, SourceCapabilities, SourcePlan, Stamp, Timestamp,
 };
-use millstream_std::{Reading, Stdio, StdioSinkOptions};
+use millstream_std::{Reading, Stdio};
 use millstream_testkit::FakeSink;
 use tokio::sync::Notify;
 
@@ -40,7 +40,7 @@ impl Backend for Memory {
         Ok(Box::new(LogPlan { log: self.log.clone(), streams }))
     }
 
-    fn sink(&self, _: &str) -> Result<Box<dyn SinkPlan>> {
+    fn sink(&self, _: &str, _: &PlanContext) -> Result<Box<dyn SinkPlan>> {
         Ok(Box::new(self.sink.clone()))
     }
 
@@ -49,29 +49,10 @@ impl Backend for Memory {
     }
 }
 
-/// The standard streams, or any two ends of pipes.
-#[derive(Clone, Debug)]
-pub struct Pipes(pub Stdio);
-
-impl Backend for Pipes {
-    fn source(&self, streams: &[&str], group: Option<&str>) -> Result<Box<dyn SourcePlan>> {
-        Ok(self.0.consumer(streams.iter().map(|name| (*name).to_owned()).collect(), group.map(str::to_owned)))
-    }
-
-    fn sink(&self, stream: &str) -> Result<Box<dyn SinkPlan>> {
-        let stream = Some(stream.to_owned()).filter(|stream| !stream.is_empty());
-        self.0.producer(&StdioSinkOptions { stream, ..StdioSinkOptions::default() })
-    }
-
-    fn describe(&self) -> String {
-        "standard input and output".to_owned()
-    }
-}
-
 /// Pipes whose output is their input.
-pub fn loopback() -> Pipes {
+pub fn loopback() -> Stdio {
     let reading = Reading { loopback: true, ..Reading::default() };
-    Pipes(Stdio::with(reading, std::io::empty(), std::io::sink()).unwrap())
+    Stdio::with(reading, std::io::empty(), std::io::sink()).unwrap()
 }
 
 #[derive(Clone, Debug)]

@@ -88,5 +88,6 @@ pub fn read_record(line: &[u8], stream: &str) -> Result<Record> {
         index: 0,
         original: None,
         deliveries: 1,
+        attempts: 0,
     })
 }

@@ -23,7 +23,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use millstream_client::{Backend, ByUrl, Streamer};
 use millstream_core::{
-    Component, Registry, Result, SeekTo, SinkCapabilities, SinkPlan, SourceCapabilities, SourcePlan,
+    Component, PlanContext, Registry, Result, SeekTo, SinkCapabilities, SinkPlan, SourceCapabilities, SourcePlan,
 };
 
 pub use self::{keeping::*, moving::*, reading::*, shapes::*, sharing::*, writing::*};
@@ -100,7 +100,7 @@ impl Setting {
 
     /// What a sink of this system can do.
     pub fn sink(&self, stream: &str) -> SinkCapabilities {
-        match self.backend.sink(stream) {
+        match self.backend.sink(stream, &PlanContext::default()) {
             Ok(plan) => plan.capabilities(),
             Err(error) => panic!("cannot plan a sink: {}", error.chain()),
         }
@@ -121,8 +121,12 @@ impl Backend for Shared {
         self.0.source(streams, group)
     }
 
-    fn sink(&self, stream: &str) -> Result<Box<dyn SinkPlan>> {
-        self.0.sink(stream)
+    fn sink(&self, stream: &str, context: &PlanContext) -> Result<Box<dyn SinkPlan>> {
+        self.0.sink(stream, context)
+    }
+
+    fn sink_by_shard(&self, stream: &str, context: &PlanContext) -> Result<Box<dyn SinkPlan>> {
+        self.0.sink_by_shard(stream, context)
     }
 
     fn start(&self) -> Option<SeekTo> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millstream::{
     Home,
-    core::{Checkpoint, Error, ErrorKind, Result, Resume},
+    core::{Checkpoint, Error, ErrorKind, Result, Resume, SeekTo},
     runtime::{Plan, Planned, StateSpec},
     state::inspect,
 };
@@ -37,7 +37,8 @@ pub(super) fn connect(plan: &Plan, home: &Home) -> Result<Vec<Error>> {
 
 async fn open_all(plan: &Plan, checkpoint: Option<&Checkpoint>) -> Vec<Error> {
     let mut wrong = Vec::new();
-    for node in &plan.nodes {
+    // A buffer is no system to connect to: opening it would make it, or cut it.
+    for node in plan.nodes.iter().filter(|node| node.kind != "buffer") {
         let opened = tokio::time::timeout(OPEN_WAIT, open(&node.component, &node.name, checkpoint)).await;
         let late = |_| Err(Error::new(ErrorKind::Timeout, format!("it took longer than {}s", OPEN_WAIT.as_secs())));
         if let Err(error) = opened.unwrap_or_else(late) {
@@ -52,6 +53,12 @@ async fn open_all(plan: &Plan, checkpoint: Option<&Checkpoint>) -> Vec<Error> {
 async fn open(component: &Planned, name: &str, checkpoint: Option<&Checkpoint>) -> Result<()> {
     match component {
         Planned::Step(_) => Ok(()),
+        // Who joins a group takes shards from its members, and may make the group: it is only looked at.
+        Planned::Source(plan) if plan.capabilities().groups => {
+            let mut source = plan.observer()?;
+            source.open(&Resume { start: SeekTo::End, until_end: true, ..Resume::default() }).await?;
+            source.close().await
+        }
         Planned::Source(plan) => {
             let saved = checkpoint.and_then(|checkpoint| checkpoint.sources.get(name));
             let position = saved.map(|saved| saved.position.clone());

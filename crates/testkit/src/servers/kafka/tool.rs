@@ -1,9 +1,9 @@
 //! Kafka's own programs.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use super::Kafka;
-use crate::servers::redis::printed;
+use crate::servers::{Missing, redis::printed};
 
 /// The programs that Kafka is shipped with, and the class that each runs.
 const PROGRAMS: [(&str, &str); 11] = [
@@ -41,5 +41,17 @@ impl Kafka {
             tool.args(["--bootstrap-server", &self.bootstrap()]);
         }
         printed(&mut tool)
+    }
+
+    /// Runs a program in Java, given as one file of source, with Kafka's own client at hand; answers what it prints. Its first
+    /// argument is the addresses of the brokers. Fails the test when it fails; `Missing` where there is no compiler.
+    #[track_caller]
+    pub fn java(&self, source: &Path, arguments: &[&str]) -> Result<String, Missing> {
+        Missing::unless_installed("javac", "default-jdk-headless")?;
+        let logging = format!("-Dlog4j2.configurationFile={}", self.tool_logging.display());
+        let words = self.install.java("tools", &["-Xmx256m", "-XX:TieredStopAtLevel=1", &logging]);
+        let mut java = Command::new(&words[0]);
+        java.args(&words[1..]).arg(source).arg(self.bootstrap()).args(arguments);
+        Ok(printed(&mut java))
     }
 }

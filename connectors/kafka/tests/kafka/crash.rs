@@ -1,0 +1,218 @@
+//! A whole process that is killed, and one that dies at any named step of an epoch: from one topic into two, in one
+//! transaction, exactly once.
+//!
+//! The test binary runs itself as a child; the parent kills it with `kill -9` at random moments, or lets it abort at a step,
+//! while the input grows, and compares in the end what readers of committed records see with what went in, by value.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use millstream_core::Delivery;
+use millstream_runtime::{Probe, RunOptions, Running, Step};
+use millstream_state::EmbeddedStore;
+use millstream_testkit::{Dice, FakeSink, servers::Kafka, started};
+use serde_json::{Value, json};
+
+use crate::{
+    runs::{Feed, all_in, assert_once, at, budget, plan, shared, spec, wait_for},
+    support::{LONG, name, topic},
+};
+
+/// What a child is to do, in its environment.
+const ORDER: &str = "MILLSTREAM_KAFKA_CHILD";
+
+/// The steps that an epoch has where a host decides: sinks that share its transaction have nothing to commit.
+const STEPS: [Step; 10] = [
+    Step::BeforeBarrier,
+    Step::BetweenStages,
+    Step::BeforeFlush,
+    Step::AfterFlush,
+    Step::AfterPrepare,
+    Step::BeforeRecord,
+    Step::BeforeHost,
+    Step::AfterHost,
+    Step::AfterRecord,
+    Step::BeforeSourceCommit,
+];
+
+/// Not a test of its own: what a child process does.
+#[test]
+fn child() {
+    let Ok(order) = std::env::var(ORDER) else { return };
+    let order: Value = serde_json::from_str(&order).unwrap();
+    let text = |name: &str| order[name].as_str().unwrap();
+    let step = order["step"].as_u64().map(|step| (STEPS[step as usize], order["nth"].as_u64().unwrap()));
+    let passed = AtomicU64::new(0);
+    let probe = Probe::new(move |reached, _| {
+        if step.is_some_and(|(step, nth)| step == reached && passed.fetch_add(1, Ordering::SeqCst) + 1 == nth) {
+            std::process::abort();
+        }
+    });
+    let sinks = order["sinks"].as_array().unwrap();
+    let spec = spec(text("name"), Delivery::ExactlyOnce, &order["source"], sinks);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = EmbeddedStore::new(Path::new(text("folder")));
+        let mut options = RunOptions::new(Box::new(store), Arc::new(FakeSink::truncating()));
+        options.probe = probe;
+        options.until_end = order["until_end"].as_bool().unwrap();
+        Running::start(plan(&spec), options).wait().await.unwrap();
+    });
+}
+
+/// A pipeline that runs in a process of its own.
+pub(crate) struct Job {
+    folder: tempfile::TempDir,
+    order: Value,
+}
+
+impl Job {
+    /// From a topic into others, at the shared broker.
+    pub(crate) fn new(from: &str, source: Value, to: &[&str]) -> Job {
+        Job::of(&name("pipeline"), &name("log"), from, source, to)
+    }
+
+    /// One of a given name, which keeps its checkpoints in a given topic.
+    pub(crate) fn of(name: &str, log: &str, from: &str, source: Value, to: &[&str]) -> Job {
+        let (folder, brokers) = (tempfile::tempdir().unwrap(), shared().bootstrap());
+        let hosting = json!({"checkpoint_topic": log, "transaction_timeout": "10s", "partition": "origin"});
+        let last = json!({"checkpoint_topic": log, "transaction_timeout": "10s"});
+        let sinks = to.iter().enumerate();
+        let sinks: Vec<_> =
+            sinks.map(|(i, topic)| at(&brokers, topic, if i == 0 { hosting.clone() } else { last.clone() })).collect();
+        let order = json!({
+            "name": name, "source": at(&brokers, from, source), "sinks": sinks, "until_end": false,
+            "folder": folder.path().join("state").display().to_string(),
+        });
+        Job { folder, order }
+    }
+
+    /// Starts it; it goes on until it is killed, or aborts when it reaches a step for the `nth` time.
+    pub(crate) fn start(&self, step: Option<(usize, u64)>) -> Process {
+        self.spawn(step, false)
+    }
+
+    /// Runs it to the end of what is there.
+    pub(crate) fn finish(&self) {
+        let mut process = self.spawn(None, true);
+        let status = process.wait();
+        assert!(status.success(), "{status}: {}", process.said());
+    }
+
+    fn spawn(&self, step: Option<(usize, u64)>, until_end: bool) -> Process {
+        let mut order = self.order.clone();
+        order["until_end"] = json!(until_end);
+        if let Some((step, nth)) = step {
+            (order["step"], order["nth"]) = (json!(step), json!(nth));
+        }
+        let said = self.folder.path().join("said");
+        let log = std::fs::File::create(&said).unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["crash::child", "--exact", "--nocapture"]).env(ORDER, order.to_string());
+        command.env("RUST_BACKTRACE", "0").stdout(Stdio::null()).stderr(log);
+        Process { child: command.spawn().unwrap(), said }
+    }
+}
+
+/// A child; it does not outlive a test that fails.
+pub(crate) struct Process {
+    child: Child,
+    said: std::path::PathBuf,
+}
+
+impl Process {
+    /// What it has said on standard error.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(&self.said).unwrap_or_default()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        assert!(self.child.try_wait().unwrap().is_none(), "it has ended by itself: {}", self.said());
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Makes it stand still, or go on.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(began.elapsed() < LONG * 2, "it does not end: {}", self.said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Kills a job over and over while its input grows: at random moments, and in turn at each step.
+async fn killed(source: Value, kills: usize, seed: u64) {
+    let _kafka = started!(Kafka::shared());
+    let brokers = shared().bootstrap();
+    let (from, first, second) = (topic(2), topic(2), topic(1));
+    let feed = Feed::start(&brokers, &from, 2, (10, Duration::from_millis(10)));
+    let job = Job::new(&from, source, &[&first, &second]);
+    let mut dice = Dice::new(seed);
+    let mut at_steps: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut step = dice.roll(STEPS.len() as u64) as usize;
+    for life in 0..kills {
+        if life % 2 == 0 {
+            let mut process = job.start(None);
+            tokio::time::sleep(Duration::from_millis(100 + dice.roll(1500))).await;
+            process.kill();
+        } else {
+            let mut process = job.start(Some((step, 1 + dice.roll(3))));
+            let status = tokio::task::block_in_place(|| process.wait());
+            assert!(!status.success(), "{:?}: {}", STEPS[step], process.said());
+            assert!(std::os::unix::process::ExitStatusExt::signal(&status).is_some(), "{}", process.said());
+            *at_steps.entry(step).or_default() += 1;
+            step = (step + 1) % STEPS.len();
+        }
+    }
+    let each = feed.end().await;
+    tokio::task::block_in_place(|| job.finish());
+    for (topic, what) in [(&first, "the first topic"), (&second, "the second topic")] {
+        let found = wait_for(&brokers, topic, each * 2).await;
+        assert_once(&found, 2, each, what);
+        if *topic == first {
+            assert!(found.iter().all(|record| record.origin.shard == crate::runs::number_of(record).0));
+        }
+    }
+    assert_eq!(all_in(&brokers, &from).await.len(), each * 2);
+    let steps: Vec<_> = at_steps.keys().map(|step| STEPS[*step]).collect();
+    println!("{kills} kills, {} of them at {steps:?}; {} records", at_steps.values().sum::<usize>(), each * 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_that_reads_by_position_is_exactly_once() {
+    killed(json!({}), budget(5, 30), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_that_reads_with_a_group_is_exactly_once() {
+    let membership = json!({"instance": "one", "session_timeout": "6s"});
+    killed(json!({"group": name("group"), "membership": membership}), budget(5, 30), 2).await;
+}

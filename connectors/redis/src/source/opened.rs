@@ -1,0 +1,102 @@
+//! What a source holds while it is open: its lanes, and where its shards stand.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use futures::stream::FuturesUnordered;
+use millstream_core::{Event, Result, Resume, ShardKey};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{
+    assemble::{Handed, Mark},
+    group::{self, Names},
+    lane::{Lane, LaneKey, News, Reading, Work},
+    scout::Running,
+};
+use crate::client::{Router, Topology, slot};
+
+/// What there is while it is open.
+pub(super) struct Open {
+    pub(super) reading: Arc<Reading>,
+    pub(super) resume: Resume,
+    /// Tells this opening of the source from others.
+    pub(super) run: String,
+    pub(super) lanes: FuturesUnordered<Work>,
+    /// Lanes that have not ended.
+    pub(super) active: usize,
+    /// Keys of lanes that have failed.
+    pub(super) stopped: Vec<LaneKey>,
+    pub(super) _scout: Option<Running>,
+    pub(super) send: mpsc::Sender<News>,
+    pub(super) news: mpsc::Receiver<News>,
+    pub(super) names: Names,
+    pub(super) marks: BTreeMap<ShardKey, Mark>,
+    /// What is committed and not yet acknowledged.
+    pub(super) due: BTreeMap<ShardKey, u64>,
+    /// A record that goes alone has been handed over: nothing more until these marks are committed.
+    pub(super) alone: Option<(OwnedSemaphorePermit, Vec<(ShardKey, Mark)>)>,
+}
+
+impl Open {
+    /// Starts lanes: one for all keys of a server, in a cluster one for each slot.
+    pub(super) fn launch(&mut self, keys: Vec<LaneKey>, topology: &Topology) -> Result<()> {
+        let mut lanes: HashMap<Option<u16>, (Arc<str>, Vec<LaneKey>)> = HashMap::new();
+        for key in keys {
+            self.names.insert(key.shard.key.clone(), key.shard.name.clone());
+            let slot = slot(key.shard.name.as_bytes());
+            let Some(node) = topology.node(slot) else {
+                self.stopped.push(key);
+                continue;
+            };
+            let lane = lanes.entry(topology.is_cluster().then_some(slot));
+            lane.or_insert_with(|| (node.clone(), Vec::new())).1.push(key);
+        }
+        for (node, keys) in lanes.into_values() {
+            self.active += 1;
+            self.lanes.push(Lane::new(self.reading.clone(), keys, self.send.clone()).start(node));
+        }
+        Ok(())
+    }
+
+    /// Takes over where shards stand behind what is handed over now.
+    pub(super) fn hand_over(&mut self, handed: Handed) -> Event {
+        if let Some(permit) = handed.alone {
+            let marks = handed.marks.iter().map(|(shard, mark, _)| (shard.clone(), *mark));
+            self.alone = Some((permit, marks.collect()));
+        }
+        for (shard, mark, records) in handed.marks {
+            if let Mark::Place(place) = mark {
+                self.reading.backlog.read(&shard, place, records);
+            }
+            self.marks.insert(shard, mark);
+        }
+        Event::Batch(handed.read)
+    }
+
+    /// Acknowledges what is committed. Cancel-safe: acknowledging again changes nothing.
+    pub(super) async fn settle(&mut self, router: &mut Router) -> Result<()> {
+        let Some(member) = &self.reading.member else { return Ok(()) };
+        if self.due.is_empty() {
+            return Ok(());
+        }
+        let ids = |(shard, upto): (&ShardKey, &u64)| (shard.clone(), member.ledger.upto(shard, *upto));
+        let shards: Vec<_> = self.due.iter().map(ids).collect();
+        group::acknowledge(router, member, &self.names, &shards).await?;
+        for (shard, upto) in std::mem::take(&mut self.due) {
+            member.ledger.forget_upto(&shard, upto);
+        }
+        Ok(())
+    }
+
+    /// Lets the next record that goes alone come, once this one is done with.
+    pub(super) fn release_alone(&mut self, done: impl Fn(&ShardKey, u64) -> bool) {
+        let all = |marks: &[(ShardKey, Mark)]| {
+            marks.iter().all(|(shard, mark)| matches!(mark, Mark::Read(upto) if done(shard, *upto)))
+        };
+        if self.alone.as_ref().is_some_and(|(_, marks)| all(marks)) {
+            self.alone = None;
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The checkpoint in one transaction with records and acknowledgements.
+
+use millstream_core::{
+    CHECKPOINT_VERSION, Checkpoint, Companion, Delivery, Epoch, Host, Hosted, Last, PlanContext, Planner, Resume, Sink,
+    SinkPlan, Source, Stamp, Timestamp, Way,
+};
+use millstream_testkit::{
+    servers::{Redis, RedisCluster},
+    started,
+};
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+fn plan(options: &Value) -> Box<dyn SinkPlan> {
+    let context = PlanContext { delivery: Delivery::ExactlyOnce, ..PlanContext::default() };
+    for component in millstream_redis::components() {
+        if let Planner::Sink(plan) = component.planner {
+            return plan(options, &context).unwrap();
+        }
+    }
+    unreachable!()
+}
+
+fn checkpoint(epoch: Epoch) -> Checkpoint {
+    let text = json!({"version": CHECKPOINT_VERSION, "store_id": "s", "plan": "", "epoch": epoch, "sources": {}, "sinks": {},
+        "segments": [], "finished": false, "decided_at": Timestamp(epoch as i64)});
+    serde_json::from_value(text).unwrap()
+}
+
+/// A host that has taken over, and a sink that has joined it.
+async fn hosted(options: &Value) -> (Box<dyn Host>, Box<dyn Sink>) {
+    let (plan, stamp) = (plan(options), Stamp { pipeline: key(), ..stamp("s") });
+    let (mut host, mut sink) = (plan.host().unwrap(), plan.create().unwrap());
+    host.introduce(&stamp);
+    assert_eq!(host.fence().await.unwrap(), None);
+    sink.introduce(&stamp);
+    sink.join(&host.share()).unwrap();
+    sink.open(&[]).await.unwrap();
+    (host, sink)
+}
+
+/// Moves so many records into the transaction of epoch 1; what the source gives it.
+async fn relayed(source: &mut dyn Source, sink: &mut dyn Sink, count: usize) -> Vec<(String, Companion)> {
+    let mut got = 0;
+    while got < count {
+        let read = next_read(source).await.unwrap();
+        got += read.batch.len();
+        sink.write(read.batch).await.unwrap();
+    }
+    assert!(sink.flush().await.unwrap().rejected.is_empty());
+    assert_eq!(sink.prepare(1, Last::No).await.unwrap(), None);
+    vec![("source".to_owned(), source.companion().unwrap())]
+}
+
+#[tokio::test]
+async fn acknowledgements_that_are_too_many_for_one_script_are_staged_before_it() {
+    let redis = started!(Redis::start());
+    fill(&redis, "from", 0..5000).await;
+    let (mut host, mut sink) = hosted(&options(&redis, json!({"stream": "to", "script_bytes": "50KiB"}))).await;
+    let mut source = source(&redis, json!({"stream": "from", "group": {"name": "g", "member": "m"}})).await;
+    let companions = relayed(&mut *source, &mut *sink, 5000).await;
+    redis.cli(&["CONFIG", "RESETSTAT"]);
+    let done = host.commit(&checkpoint(1), &companions).await;
+    assert!(matches!(done, Hosted::Committed), "{done:?}");
+    assert!(redis.cli(&["XPENDING", "from", "g"]).starts_with('0'));
+    assert_eq!(redis.cli(&["XLEN", "to"]), "5000");
+    // About 24 bytes for each id make 120 kB, in three pieces of at most 50 KiB.
+    assert!(redis.cli(&["INFO", "commandstats"]).contains("cmdstat_rpush:calls=3,"));
+    // Nothing of it is left.
+    assert_eq!(redis.cli(&["KEYS", "*staged*"]), "");
+    assert_eq!(host.fence().await.unwrap().unwrap().epoch, 1);
+}
+
+#[tokio::test]
+async fn a_group_and_a_stream_in_one_slot_of_a_cluster_share_a_transaction() {
+    let cluster = started!(RedisCluster::shared());
+    let (tag, url) = (key(), cluster.url());
+    let (from, to) = (format!("{{{tag}}}from"), format!("{{{tag}}}to"));
+    let source_options = json!({"url": url, "stream": from, "group": {"name": "g", "member": "m", "mkstream": true}});
+    let sink_options = json!({"url": url, "stream": to, "shards": 3, "script_bytes": "1KiB"});
+    let source_plan = plan_source(&source_options).unwrap();
+    let sink_plan = plan(&sink_options);
+    assert!(source_plan.transaction().is_some());
+    assert_eq!(source_plan.transaction(), sink_plan.transaction());
+    // A sink can do both: which it does is up to the plan.
+    assert_eq!(sink_plan.capabilities().way, Way::TwoPhase);
+    let mut filler = plan_sink(&json!({"url": url, "stream": from})).unwrap().create().unwrap();
+    filler.open(&[]).await.unwrap();
+    filler.write(value_batch(0..300)).await.unwrap();
+    filler.flush().await.unwrap();
+    let (mut host, mut sink) = hosted(&sink_options).await;
+    let mut source = source_plan.create().unwrap();
+    source.open(&Resume::default()).await.unwrap();
+    let companions = relayed(&mut *source, &mut *sink, 300).await;
+    let written = || (0..3).map(|shard| cluster.cli(&["XLEN", &format!("{to}:{shard}")])).collect::<Vec<_>>();
+    assert_eq!(written(), ["0", "0", "0"]);
+    // The slot goes elsewhere before the epoch is decided.
+    let slot = cluster.slot(&to);
+    cluster.move_slot(slot, (0..3).find(|node| *node != cluster.master(slot)).unwrap());
+    let done = host.commit(&checkpoint(1), &companions).await;
+    assert!(matches!(done, Hosted::Committed), "{done:?}");
+    assert_eq!(written(), ["100", "100", "100"]);
+    assert!(cluster.cli(&["XPENDING", &from, "g"]).starts_with('0'));
+    assert_eq!(host.fence().await.unwrap().unwrap().epoch, 1);
+}
+
+#[test]
+fn only_keys_that_certainly_share_a_slot_share_a_transaction() {
+    let url = "redis://a,b";
+    let of_source =
+        |stream: &str| plan_source(&json!({"url": url, "stream": stream, "group": "g"})).unwrap().transaction();
+    let of_sink = |options: Value| {
+        let mut options = options;
+        options["url"] = url.into();
+        plan(&options).transaction()
+    };
+    let tagged = of_source("{t}a,{t}b");
+    assert!(tagged.is_some());
+    for same in [
+        json!({"stream": "{t}"}),
+        json!({"stream": "{t}x", "shards": 2}),
+        json!({"stream": "{t}{key}"}),
+        json!({"stream": "t"}),
+    ] {
+        assert_eq!(of_sink(same.clone()), tagged, "{same}");
+    }
+    for (one, other) in
+        [(of_source("{t}a,{u}b"), of_source("a")), (of_sink(json!({"stream": "t", "shards": 2})), of_sink(json!({})))]
+    {
+        assert_eq!((one, other), (None, None));
+    }
+    assert_ne!(of_sink(json!({"stream": "{u}"})), tagged);
+    // In whatever order the nodes are named.
+    assert_eq!(plan(&json!({"url": "redis://b,a", "stream": "{t}"})).transaction(), tagged);
+}
