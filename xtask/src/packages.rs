@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::workspace::Workspace;
 
 /// A program that tests or builds start, the Debian package that holds it, and who needs it.
-const NEEDED: [(&str, &str, &str); 12] = [
+const NEEDED: [(&str, &str, &str); 13] = [
     ("cc", "build-essential", "crates with C code: zstd, onig, librdkafka"),
     ("make", "build-essential", "librdkafka and its OpenSSL"),
     // `perl` itself is always there, but without the modules that OpenSSL is configured with.
@@ -20,6 +20,8 @@ const NEEDED: [(&str, &str, &str); 12] = [
     ("java", "default-jre-headless", "tests against Kafka"),
     ("mvn", "maven", "fetching Kafka"),
     ("kcat", "kcat", "tests against Kafka with a foreign client"),
+    // The server itself is outside the `PATH`; this comes with it, and only with it.
+    ("pg_createcluster", "postgresql", "the example that writes to a database"),
     ("openssl", "openssl", "certificates of test servers"),
 ];
 

@@ -9,6 +9,7 @@
 //! | `values` | source: records that stand in the pipeline file; from Rust [`values()`] |
 //! | `drop`, URL `drop:` | sink: counts and forgets; from Rust [`Dropped`] |
 //! | [`channel()`], [`receiver()`] | source and sink that are handles in a Rust program |
+//! | [`collector()`] | source that a Rust program pushes values of a type of its own into |
 //!
 //! # Guarantee
 //!
@@ -28,7 +29,9 @@ mod values;
 
 use millstream_core::Component;
 
-pub use channel::{ChannelOptions, Receiver, Sender, channel, receiver};
+pub use channel::{
+    ChannelOptions, Collector, CollectorOptions, Pushed, Receipt, Receiver, Sender, channel, collector, receiver,
+};
 pub use drop::{DropOptions, Dropped};
 pub use generate::GenerateOptions;
 pub use stdio::{PrintedSequences, Reading, StdinOptions, Stdio, StdioSinkOptions, StdioSourceOptions, StdoutOptions};

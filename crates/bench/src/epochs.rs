@@ -20,8 +20,8 @@ pub(crate) fn run(table: &mut Table) -> Result<()> {
     let flow = |name: &str, checkpoint: CheckpointSpec, epochs_min: u64| {
         let blocks = Blocks::plain(BATCH_RECORDS, RECORDS / BATCH_RECORDS as u64);
         let records = blocks.records();
-        let pipeline =
-            pipeline(name, folder.path()).source_of(blocks).step_of(CutFront).sink("drop:").checkpoint(checkpoint);
+        let pipeline = pipeline(name, folder.path()).checkpoint(checkpoint);
+        pipeline.source_of(blocks).step_of(CutFront).sink("drop:");
         move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (summary, epochs) = runtime.block_on(async {

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use anyhow::{Result, ensure};
-use millstream::Pipeline;
+use millstream::{Raw, Stream, at};
 use millstream_core::{Batch, Body, Column, Extent, Form, Output, Step, StepPlan, Transform};
 
 use crate::{
@@ -24,7 +24,7 @@ const BATCH_RECORDS: usize = (256 << 10) / RECORD_BYTES;
 /// Measures the case.
 pub(crate) fn run(table: &mut Table) -> Result<()> {
     let folder = data::folder()?;
-    let flow = |name: &str, step: fn(Pipeline) -> Pipeline| {
+    let flow = |name: &str, step: fn(Stream<Raw, at::Source>) -> Stream<Raw>| {
         let blocks = Blocks::plain(BATCH_RECORDS, RECORDS / BATCH_RECORDS as u64);
         let records = blocks.records();
         let pipeline = step(pipeline(name, folder.path()).source_of(blocks)).sink("drop:");
@@ -37,9 +37,9 @@ pub(crate) fn run(table: &mut Table) -> Result<()> {
     let buffer = data::letters(BUFFER_BYTES);
     let block = data::letters(BATCH_RECORDS * RECORD_BYTES);
     let contenders = vec![
-        Contender::new("ours by slice", flow("flow-slice", |pipeline| pipeline.step_of(CutFront))),
+        Contender::new("ours by slice", flow("flow-slice", |records| records.step_of(CutFront))),
         Contender::new("direct calls", || Ok(direct(&buffer, RECORDS))),
-        Contender::new("ours copying", flow("flow-copy", |pipeline| pipeline.map(copy))),
+        Contender::new("ours copying", flow("flow-copy", |records| records.map(copy))),
         Contender::new("memcpy loop", || Ok(copying(&block, RECORDS))),
         #[cfg(feature = "peers")]
         Contender::new("timely", || Ok(crate::peers::dataflow::flow(&buffer, RECORDS / 10, CUT_BYTES))),

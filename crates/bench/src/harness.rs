@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -25,13 +26,20 @@ pub(crate) struct Case {
 /// What is compared: runs once, and says how many units it has done.
 pub(crate) struct Contender<'a> {
     name: String,
+    prepare: Option<Box<dyn FnMut() -> Result<()> + 'a>>,
     run: Box<dyn FnMut() -> Result<u64> + 'a>,
 }
 
 impl<'a> Contender<'a> {
     /// A contender with a name for its figure.
     pub(crate) fn new(name: impl Into<String>, run: impl FnMut() -> Result<u64> + 'a) -> Self {
-        Contender { name: name.into(), run: Box::new(run) }
+        Contender { name: name.into(), prepare: None, run: Box::new(run) }
+    }
+
+    /// Does something before each run that is not counted.
+    pub(crate) fn after(mut self, prepare: impl FnMut() -> Result<()> + 'a) -> Self {
+        self.prepare = Some(Box::new(prepare));
+        self
     }
 }
 
@@ -97,6 +105,9 @@ pub(crate) fn compete(rounds: usize, mut contenders: Vec<Contender<'_>>) -> Resu
             if only.as_ref().is_some_and(|only| !contender.name.contains(only.as_str())) {
                 continue;
             }
+            if let Some(prepare) = &mut contender.prepare {
+                prepare().with_context(|| format!("`{}` could not be prepared", contender.name))?;
+            }
             let (wall, cpu) = (Instant::now(), cpu_time()?);
             let units = (contender.run)().with_context(|| format!("`{}` did not work", contender.name))? as f64;
             let (wall, cpu) = (wall.elapsed(), cpu_time()?.saturating_sub(cpu));
@@ -120,13 +131,28 @@ fn cpu_time() -> Result<Duration> {
     Ok(own + Duration::from_millis(ticks * 10))
 }
 
+/// The cores that this process may use, as it was started.
+static CORES: OnceLock<CpuSet> = OnceLock::new();
+
 /// Keeps this process, and what it starts, to one core: the last that it may use.
 pub(crate) fn keep_to_one_core() -> Result<()> {
     let allowed = sched_getaffinity(None).context("cannot tell which cores may be used")?;
+    let allowed = CORES.get_or_init(|| allowed);
     let last = (0..CpuSet::MAX_CPU).rev().find(|core| allowed.is_set(*core)).context("there is no core")?;
     let mut one = CpuSet::new();
     one.set(last);
     sched_setaffinity(None, &one).context("cannot keep to one core")
+}
+
+/// Lets this thread, and what it starts meanwhile, use all cores: for a case with a server.
+pub(crate) fn on_all_cores(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let kept = sched_getaffinity(None).context("cannot tell which cores may be used")?;
+    if let Some(all) = CORES.get() {
+        sched_setaffinity(None, all).context("cannot use all cores")?;
+    }
+    let done = work();
+    sched_setaffinity(None, &kept).context("cannot keep to one core")?;
+    done
 }
 
 /// What a row must reach.
@@ -192,6 +218,14 @@ impl Table {
         eprintln!("  {case}: {error:#}");
         let (ours, other, ratio, target) = ("-".to_owned(), format!("{error:#}"), String::new(), String::new());
         self.0.push(Row { case: case.to_owned(), ours, other, ratio, target, verdict: "FAILED" });
+    }
+
+    /// A case, or a part of it, that cannot be measured on this machine.
+    pub(crate) fn skipped(&mut self, case: &str, why: &dyn std::fmt::Display) {
+        eprintln!("  {case}: skipped: {why}");
+        let (ours, ratio, target) = ("-".to_owned(), String::new(), String::new());
+        let other = format!("skipped: {why}");
+        self.0.push(Row { case: case.to_owned(), ours, other, ratio, target, verdict: "skipped" });
     }
 
     /// Prints all rows, aligned.

@@ -140,7 +140,7 @@ fn used() -> Result<Duration> {
 }
 
 /// Resident memory of this process in MB.
-fn resident() -> Result<f64> {
+pub(crate) fn resident() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kilobytes: f64 = line.split_whitespace().next().context("no figure")?.parse()?;

@@ -11,19 +11,23 @@
 //! "Per core" is meant literally: the whole process keeps to one core, and a rate is units by second of processor time,
 //! of all threads and child processes, so that other work on the machine does not count. Latencies are wall time.
 
+mod buffer;
 mod data;
 mod epochs;
 mod flow;
 mod harness;
 mod idle;
 mod json;
+mod kafka;
 mod parts;
 #[cfg(feature = "peers")]
 mod peers;
+mod redis;
 mod roles;
 mod ss;
 mod ss_scan;
 mod stdio;
+mod typed;
 mod words;
 
 use anyhow::Result;
@@ -34,10 +38,14 @@ const CASES: &[Case] = &[
     Case { name: "flow", run: flow::run },
     Case { name: "epochs", run: epochs::run },
     Case { name: "ss", run: ss::run },
+    Case { name: "buffer", run: buffer::run },
     Case { name: "stdio", run: stdio::run },
     Case { name: "words", run: words::run },
     Case { name: "json", run: json::run },
+    Case { name: "typed", run: typed::run },
     Case { name: "idle", run: idle::run },
+    Case { name: "kafka", run: kafka::run },
+    Case { name: "redis", run: redis::run },
 ];
 
 fn main() -> Result<()> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use millstream_core::{Component, Error, Registry, Role, parse_options, suggest};
-use millstream_runtime::{Entry, ErrorRule, Rules};
+use millstream_runtime::{BufferSpec, Entry, ErrorRule, Rules};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -17,9 +17,11 @@ use crate::{
 
 /// Keys that stand beside the kind of every entry.
 pub(crate) const COMMON_KEYS: [&str; 4] = ["name", "from", "description", "errors"];
+/// The same beside the kind of a sink.
+const SINK_KEYS: [&str; 5] = ["name", "from", "description", "errors", "buffer"];
 
 /// Keys of pipeline files that later versions know.
-const LATER_KEYS: [&str; 12] = [
+const LATER_KEYS: [&str; 11] = [
     "tests",
     "use",
     "tables",
@@ -31,7 +33,6 @@ const LATER_KEYS: [&str; 12] = [
     "order",
     "timeout",
     "spool",
-    "buffer",
 ];
 /// Those of them that are also steps.
 const LATER_KEYS_AND_STEPS: [&str; 2] = ["rate_limit", "batch"];
@@ -68,9 +69,10 @@ impl<'a> Reader<'a> {
             self.not_an_entry(role, node);
             return None;
         };
-        let kind = self.kind(role, node, pairs, named.map(|pair| pair.key_span), &COMMON_KEYS);
+        let beside = if role == Role::Sink { &SINK_KEYS[..] } else { &COMMON_KEYS };
+        let kind = self.kind(role, node, pairs, named.map(|pair| pair.key_span), beside);
         let mut name = named.and_then(|pair| self.stage_name(&pair.key, pair.key_span));
-        let (mut from, mut description, mut errors) = (Vec::new(), None, Vec::new());
+        let (mut from, mut description, mut errors, mut buffer) = (Vec::new(), None, Vec::new(), None);
         for pair in pairs {
             match pair.key.as_str() {
                 "name" if named.is_some() => {
@@ -98,6 +100,7 @@ impl<'a> Reader<'a> {
                 }
                 "description" => description = self.resolver.plain_text(&pair.value, "description"),
                 "errors" => errors = self.rules(pair),
+                "buffer" if role == Role::Sink => buffer = self.buffer(pair),
                 _ => {}
             }
         }
@@ -107,6 +110,7 @@ impl<'a> Reader<'a> {
         entry.from = from;
         entry.description = description;
         entry.errors = errors;
+        entry.buffer = buffer;
         Some(entry)
     }
 
@@ -172,6 +176,10 @@ impl<'a> Reader<'a> {
         let key = pair.key.as_str();
         if let Some(problem) = later(pair) {
             return problem;
+        }
+        if key == "buffer" {
+            let problem = Problem::option(pair.key_span, format!("a {role} has no `buffer`"));
+            return problem.hint("sinks have buffers: they hold what a slow sink has not taken yet");
         }
         if let Some(hint) = quoting::unknown_key(key) {
             return Problem::option(pair.key_span, format!("there is no {role} `{key}`")).hint(hint);
@@ -244,6 +252,12 @@ impl<'a> Reader<'a> {
             self.misfit(pair, error);
         }
         rules
+    }
+
+    fn buffer(&mut self, pair: &Pair) -> Option<BufferSpec> {
+        let buffer: BufferSpec = self.typed(pair)?;
+        buffer.validate().map_err(|error| self.misfit(pair, error)).ok()?;
+        Some(buffer)
     }
 
     /// A part of the file that has a type of its own.

@@ -4,7 +4,7 @@
 //! `${...}` in place of any value, and a number or boolean where a text is wanted.
 
 use millstream_core::{Component, Delivery, Registry, Role, Size, Span};
-use millstream_runtime::{CheckpointSpec, ErrorRule, LimitsSpec, StateSpec};
+use millstream_runtime::{BufferSpec, CheckpointSpec, ErrorRule, LimitsSpec, StateSpec};
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -82,6 +82,8 @@ impl Builder {
         self.part::<Size>();
         let rules = self.part::<Vec<ErrorRule>>();
         self.definitions.insert("errors".into(), rules);
+        let buffer = self.part::<BufferSpec>();
+        self.definitions.insert("buffer".into(), buffer);
         top
     }
 
@@ -174,6 +176,10 @@ fn entry<'a>(role: Role, components: impl Iterator<Item = &'a Component>, may_be
     properties.insert("description".into(), described(text, "What it is for."));
     properties
         .insert("errors".into(), described(refer("errors"), "Its own error rules; the first that matches decides."));
+    if role == Role::Sink {
+        let description = "A buffer on disk, so that a slow or dead sink does not hold up the others.";
+        properties.insert("buffer".into(), described(refer("buffer"), description));
+    }
     one_kind(properties, components, Vec::new())
 }
 

@@ -96,6 +96,10 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
     fn observer(&self) -> Result<Box<dyn Source>> {
         self.create()
     }
+
+    /// A run that reads it is over, however it ended, also when it never came to open the source. For a source whose other end
+    /// is in the program: whoever waits there is told. Must not block.
+    fn over(&self) {}
 }
 
 /// A sink as planned: checked, nothing opened.

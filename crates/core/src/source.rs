@@ -121,7 +121,8 @@ pub struct Read {
     /// Positions in the batch, ascending, of records that are at fault (not decodable, say), each with the cause.
     /// They follow the source's error rule and go no further.
     pub failed: Vec<(u32, Error)>,
-    /// Its epoch is to be cut at once: the source gives no more before these have been committed.
+    /// Its epoch is to be cut at once: somebody waits for it, or the source gives no more before these have been committed. It
+    /// is asked for more all the same.
     pub alone: bool,
 }
 

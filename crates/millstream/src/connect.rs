@@ -1,8 +1,8 @@
 //! Reading and writing streams by URL, without a pipeline.
 
-use millstream_bundle::{Reading, Stdio, StdioSinkOptions};
+use millstream_bundle::{Reading, Stdio};
 use millstream_client::{Backend, Streamer};
-use millstream_core::{Result, SinkPlan, SourcePlan, Url};
+use millstream_core::{PlanContext, Result, SinkPlan, SourcePlan, Url};
 
 /// Connects to a system by its URL; nothing is opened before the first consumer or producer.
 ///
@@ -38,20 +38,28 @@ struct StandardStreams {
     streams: Vec<String>,
 }
 
+impl StandardStreams {
+    /// The stream of a producer: the one that it names, or else the first that the URL does.
+    fn stream<'a>(&'a self, named: &'a str) -> &'a str {
+        if named.is_empty() { self.streams.first().map_or("", String::as_str) } else { named }
+    }
+}
+
 impl Backend for StandardStreams {
     fn source(&self, streams: &[&str], group: Option<&str>) -> Result<Box<dyn SourcePlan>> {
-        let asked: Vec<String> = streams.iter().map(|&stream| stream.to_owned()).collect();
-        let streams = if asked.is_empty() { self.streams.clone() } else { asked };
-        Ok(self.stdio.consumer(streams, group.map(str::to_owned)))
+        let named: Vec<&str> = self.streams.iter().map(String::as_str).collect();
+        self.stdio.source(if streams.is_empty() { &named } else { streams }, group)
     }
 
-    fn sink(&self, stream: &str) -> Result<Box<dyn SinkPlan>> {
-        let named = Some(stream.to_owned()).filter(|stream| !stream.is_empty());
-        let stream = named.or_else(|| self.streams.first().cloned());
-        self.stdio.producer(&StdioSinkOptions { stream, ..StdioSinkOptions::default() })
+    fn sink(&self, stream: &str, context: &PlanContext) -> Result<Box<dyn SinkPlan>> {
+        self.stdio.sink(self.stream(stream), context)
+    }
+
+    fn sink_by_shard(&self, stream: &str, context: &PlanContext) -> Result<Box<dyn SinkPlan>> {
+        self.stdio.sink_by_shard(self.stream(stream), context)
     }
 
     fn describe(&self) -> String {
-        "standard input and output".to_owned()
+        self.stdio.describe()
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use millstream_core::{Result, Sink, SinkCapabilities, SinkPlan, Store};
 use millstream_runtime::{Plan, RunOptions, StateSpec};
-use millstream_state::{DEAD_LETTER_CAPABILITIES, DeadLetterLog, EmbeddedStore, Memory, MemoryStore};
+use millstream_state::{DEAD_LETTER_CAPABILITIES, DeadLetterLog, EmbeddedStore, Memory, MemoryStore, inspect::View};
 
 /// A state directory. Each pipeline has a folder of its own in it, found by the pipeline's name.
 #[derive(Clone, Debug)]
@@ -16,12 +16,14 @@ pub struct Home {
     directory: PathBuf,
     /// State of pipelines that keep it in memory, by their names.
     memory: Arc<Mutex<HashMap<String, Memory>>>,
+    /// Into the stores of pipelines that run, by their names.
+    views: Arc<Mutex<HashMap<String, View>>>,
 }
 
 impl Home {
     /// The state directory at this path; nothing is made until a pipeline runs.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Home { directory: directory.into(), memory: Arc::default() }
+        Home { directory: directory.into(), memory: Arc::default(), views: Arc::default() }
     }
 
     /// `$MILLSTREAM_STATE_DIR`, else `.millstream` in the working directory.
@@ -43,10 +45,20 @@ impl Home {
     pub fn options(&self, plan: &Plan) -> RunOptions {
         let folder = self.pipeline(&plan.name);
         let store: Box<dyn Store> = match plan.state {
-            StateSpec::Embedded => Box::new(EmbeddedStore::new(folder.clone())),
+            StateSpec::Embedded => {
+                let store = EmbeddedStore::new(folder.clone());
+                let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+                views.insert(plan.name.clone(), store.view());
+                Box::new(store)
+            }
             StateSpec::Memory => Box::new(MemoryStore::new(self.memory_of(&plan.name))),
         };
         RunOptions::new(store, Arc::new(DeadLetters { folder }))
+    }
+
+    /// Looks into the state of a pipeline that this process runs with options from here; nothing if its state is in memory.
+    pub fn view(&self, name: &str) -> Option<View> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     fn memory_of(&self, name: &str) -> Memory {

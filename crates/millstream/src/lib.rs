@@ -6,42 +6,100 @@
 //!   dead letters and exactly-once where the sinks can;
 //! - [`connect`]: a [`Streamer`](client::Streamer) that reads and writes streams without a pipeline.
 //!
+//! A pipeline is made of [`Stream`]s. What a source reads is bytes ([`Raw`]), until a step makes values of a type of yours out
+//! of them; from there the compiler checks that what one step gives is what the next one takes.
+//!
 //! ```no_run
+//! use std::time::Duration;
+//!
 //! use millstream::prelude::*;
 //!
-//! # async fn example() -> millstream::Result<()> {
-//! let summary = Pipeline::new("errors")
-//!     .source("file:app.log")
-//!     .filter(|record| record.value().is_some_and(|line| line.starts_with(b"ERROR")))
-//!     .sink("file:errors.log")
-//!     .run()
-//!     .await?;
-//! println!("{} lines", summary.stages["file"].records_in);
+//! #[derive(Clone, serde::Serialize, serde::Deserialize)]
+//! struct Order {
+//!     customer: String,
+//!     total: f64,
+//! }
+//!
+//! # async fn charge(order: Order) -> Result<Order> { Ok(order) }
+//! # async fn insert(orders: &[Order]) -> Result<()> { Ok(()) }
+//! # async fn example() -> Result<()> {
+//! let pipeline = Pipeline::new("orders");
+//! let orders = pipeline.source("kafka://b1/orders").json::<Order>();
+//! let (big, small) = orders.filter(|order| order.total > 0.0).branch(|order| order.total > 1000.0);
+//! // Orders of a customer one after the other, those of different customers beside each other.
+//! big.partition_by(|order| order.customer.clone())
+//!     .map_async(charge)
+//!     .concurrency(4)
+//!     .in_flight(100)
+//!     .timeout(Duration::from_secs(5))
+//!     .name("charge")
+//!     .to_json()
+//!     .sink("file:charged.ndjson");
+//! small
+//!     .batch(Batching::count(100).linger(Duration::from_secs(1)))
+//!     .handle(|orders| async move { insert(&orders).await })
+//!     .name("insert")
+//!     .drop();
+//! let summary = pipeline.run().await?;
+//! println!("{} charged", summary.stages["charge"].records_out);
 //! # Ok(())
 //! # }
 //! ```
 
+mod batch;
+mod buffered;
+mod collector;
 mod connect;
+mod draft;
+mod failure;
 mod fold;
+mod group;
 mod home;
+mod made;
 mod pipeline;
+mod raw;
+mod sink;
 mod steps;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod typed;
+mod work;
 
+/// The guide's blocks are programs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/client.md")]
+mod guide {}
+
+pub use batch::{BatchOf, Batched, Batching, Trigger};
+pub use buffered::{BufferTask, Buffered};
+pub use collector::{Collector, CollectorOptions, Pushed, Receipt};
 pub use connect::connect;
+pub use failure::Failure;
+pub use group::{BufferStatus, Group, GroupHandle, GroupStatus, GroupSummary, Member};
 pub use home::Home;
-pub use millstream_bundle::{key_reader, registry};
+pub use millstream_buffer as buffer;
+pub use millstream_bundle::{admin, key_reader, registry, systems};
 pub use millstream_client as client;
 pub use millstream_core as core;
-pub use millstream_core::{Delivery, Error, ErrorKind, Record, RecordRef, Result, SeekTo, Size, Span, Timestamp};
+pub use millstream_core::{
+    Delivery, Error, ErrorKind, Record, RecordRef, Result, SeekTo, ShardKey, Size, Span, Timestamp,
+};
+pub use millstream_observe as observe;
 pub use millstream_runtime as runtime;
-pub use millstream_runtime::{Ended, Handle, Running, Status, Summary};
+pub use millstream_runtime::{Ended, ErrorRule, Handle, RateLimit, Retry, Running, Status, Summary, Then};
 pub use millstream_state as state;
 pub use pipeline::Pipeline;
+pub use sink::End;
 pub use steps::{Emit, Value};
+pub use stream::{Raw, Stream, at};
+pub use typed::{Data, RecordOf, ToBytes, Typed};
+pub use work::{Answer, Outcomes, Prepared, Worker};
 
 /// What most programs use.
 pub mod prelude {
-    pub use crate::{Delivery, Emit, Pipeline, Record, RecordRef, Result, Summary, Value};
+    pub use crate::{
+        BatchOf, Batching, Data, Delivery, Emit, Outcomes, Pipeline, Raw, Record, RecordRef, Result, Stream, Summary,
+        Value, Worker,
+    };
 }

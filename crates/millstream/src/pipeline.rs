@@ -1,239 +1,204 @@
 //! Building a pipeline in Rust.
 
-use std::sync::Arc;
-
-use millstream_core::{
-    Component, Delivery, Error, ErrorKind, RecordRef, Registry, Result, Role, SinkPlan, SourcePlan, StepPlan, Url,
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use millstream_core::{Component, Delivery, Error, ErrorKind, Result, Role, SourcePlan, Url};
 use millstream_runtime::{
-    CheckpointSpec, Entry, ErrorRule, PipelineSpec, Plan, PlanOptions, Running, StateSpec, Summary,
+    CheckpointSpec, DeadLetterSpec, Entry, ErrorRule, LimitsSpec, PipelineSpec, Plan, PlanOptions, Running, StateSpec,
+    Summary,
 };
 
 use crate::{
-    Home,
-    fold::Fold,
-    steps::{Emit, Filter, FlatMap, Map, Value},
+    Buffered, Group, Home,
+    draft::{Draft, Id, Port},
+    stream::{Raw, Stream, at},
+    typed::{Data, Values},
 };
 
-/// A pipeline as written in Rust. Steps follow each other in the order of the calls; `name` names the newest entry, `from`
-/// says what it reads where that is not the entry before it.
+/// A pipeline as written in Rust: sources, steps and sinks, joined to any graph without loops.
 ///
-/// A URL or component that does not exist is told by [`Pipeline::plan`] and whatever runs the pipeline, not before.
-#[derive(Debug)]
-pub struct Pipeline {
-    spec: PipelineSpec,
-    registry: Registry,
-    home: Home,
-    newest: Option<Role>,
-    errors: Vec<Error>,
+/// A handle that is cheap to clone: all clones write the same pipeline, and every [`Stream`] of it holds one. A URL or
+/// component that does not exist is told by [`Pipeline::plan`] and whatever runs the pipeline, not before.
+///
+/// ```
+/// use millstream::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> millstream::Result<()> {
+/// let pipeline = Pipeline::new("squares").in_memory();
+/// let (even, odd) = pipeline.values(1..=10u64).map(|n| n * n).branch(|n| n % 2 == 0);
+/// even.inspect(|n| println!("{n} is even")).drop();
+/// odd.drop().name("odd");
+/// let summary = pipeline.run().await?;
+/// assert_eq!(summary.stages["odd"].records_in, 5);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Pipeline(Arc<Mutex<Draft>>);
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.draft().spec.fmt(f)
+    }
 }
 
 impl Pipeline {
     /// An empty pipeline. Its name is its identity: checkpoints and state are found by it.
     pub fn new(name: impl Into<String>) -> Self {
-        let spec = PipelineSpec { name: name.into(), ..PipelineSpec::default() };
-        let registry = millstream_bundle::registry();
-        Pipeline { spec, registry, home: Home::from_environment(), newest: None, errors: Vec::new() }
+        Pipeline(Arc::new(Mutex::new(Draft::new(name.into()))))
     }
 
     /// Reads from a URL, such as `file:book.txt`.
-    #[must_use]
-    pub fn source(self, url: &str) -> Self {
-        self.by_url(Role::Source, url, |pipeline, component, options| {
-            pipeline.spec.sources.push(Entry::named(component.name, options));
-        })
+    pub fn source(&self, url: &str) -> Stream<Raw, at::Source> {
+        let entry = self.by_url(Role::Source, url, |component, options| Entry::named(component.name, options));
+        self.enter_source(entry, "custom")
     }
 
     /// Reads with a component and its options, as in a pipeline file: `source_with("file", json!({"path": "*.log"}))`.
-    #[must_use]
-    pub fn source_with(mut self, component: &str, options: serde_json::Value) -> Self {
-        self.spec.sources.push(Entry::named(component, options));
-        self.entered(Role::Source)
+    pub fn source_with(&self, component: &str, options: serde_json::Value) -> Stream<Raw, at::Source> {
+        self.enter_source(Some(Entry::named(component, options)), component)
     }
 
     /// Reads from a source of your own.
-    #[must_use]
-    pub fn source_of(mut self, source: impl SourcePlan + 'static) -> Self {
-        self.spec.sources.push(Entry::ready(Arc::new(source)));
-        self.entered(Role::Source)
+    pub fn source_of(&self, source: impl SourcePlan + 'static) -> Stream<Raw, at::Source> {
+        self.enter_source(Some(Entry::ready(Arc::new(source))), "custom")
     }
 
-    /// Writes to a URL, such as `file:out.txt`.
-    #[must_use]
-    pub fn sink(self, url: &str) -> Self {
-        self.by_url(Role::Sink, url, |pipeline, component, options| {
-            pipeline.spec.sinks.push(Entry::named(component.name, options));
-        })
+    /// Reads from a source of your own whose batches carry [`Typed`](crate::Typed) bodies of `T`. A batch of any other body
+    /// stops the pipeline.
+    pub fn typed_source_of<T: Data>(&self, source: impl SourcePlan + 'static) -> Stream<T, at::Source> {
+        self.enter_source(Some(Entry::ready(Arc::new(source))), "custom")
     }
 
-    /// Writes with a component and its options, as in a pipeline file.
-    #[must_use]
-    pub fn sink_with(mut self, component: &str, options: serde_json::Value) -> Self {
-        self.spec.sinks.push(Entry::named(component, options));
-        self.entered(Role::Sink)
-    }
-
-    /// Writes to a sink of your own.
-    #[must_use]
-    pub fn sink_of(mut self, sink: impl SinkPlan + 'static) -> Self {
-        self.spec.sinks.push(Entry::ready(Arc::new(sink)));
-        self.entered(Role::Sink)
-    }
-
-    /// A step with a component and its options, as in a pipeline file: `step_with("map", json!(".n = 1"))`.
-    #[must_use]
-    pub fn step_with(mut self, component: &str, options: serde_json::Value) -> Self {
-        self.spec.steps.push(Entry::named(component, options));
-        self.entered(Role::Step)
-    }
-
-    /// A step of your own.
-    #[must_use]
-    pub fn step_of(mut self, step: impl StepPlan + 'static) -> Self {
-        self.spec.steps.push(Entry::ready(Arc::new(step)));
-        self.entered(Role::Step)
-    }
-
-    /// Replaces each value by what `map` writes. An error or panic costs only its record.
-    #[must_use]
-    pub fn map(self, map: impl Fn(RecordRef<'_>, &mut Value<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
-        self.step_of(Map::new(map))
-    }
-
-    /// Keeps the records for which `keep` is true. A panic costs only its record.
-    #[must_use]
-    pub fn filter(self, keep: impl Fn(RecordRef<'_>) -> bool + Send + Sync + 'static) -> Self {
-        self.step_of(Filter::new(keep))
-    }
-
-    /// Replaces each record by any number of records. A panic costs only its record, and takes its outputs back.
-    #[must_use]
-    pub fn flat_map(self, map: impl Fn(RecordRef<'_>, &mut Emit<'_>) + Send + Sync + 'static) -> Self {
-        self.step_of(FlatMap::new(map))
-    }
-
-    /// Keeps a state of type `V` for each key, changed by `fold` with each record; at the end of the input each key's state
-    /// becomes a record, whose value `emit` writes. The state is in the checkpoint: a record counts once, also after a crash.
-    ///
-    /// `name` is needed because the state is found by it.
-    #[must_use]
-    pub fn fold<V>(
-        mut self,
-        name: &str,
-        key: impl Fn(RecordRef<'_>) -> Option<&[u8]> + Send + Sync + 'static,
-        fold: impl Fn(&mut V, RecordRef<'_>) + Send + Sync + 'static,
-        emit: impl Fn(&[u8], &V, &mut Value<'_>) + Send + Sync + 'static,
-    ) -> Self
-    where
-        V: Default + serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
-    {
-        self = self.step_of(Fold::new(key, fold, emit));
-        self.name(name)
-    }
-
-    /// Names the newest source, step or sink.
-    #[must_use]
-    pub fn name(mut self, name: &str) -> Self {
-        match self.newest {
-            Some(Role::Source) => {
-                self.spec.sources.last_mut().into_iter().for_each(|entry| entry.name = Some(name.to_owned()))
-            }
-            Some(Role::Step) => {
-                self.spec.steps.last_mut().into_iter().for_each(|entry| entry.name = Some(name.to_owned()))
-            }
-            Some(Role::Sink) => {
-                self.spec.sinks.last_mut().into_iter().for_each(|entry| entry.name = Some(name.to_owned()))
-            }
-            None => {
-                self.errors.push(Error::new(ErrorKind::Plan, "`name` names the entry before it, and there is none"))
-            }
-        }
-        self
-    }
-
-    /// Says what the newest step or sink reads: names of stages, or `STAGE.OUTPUT`.
-    #[must_use]
-    pub fn from(mut self, stages: &[&str]) -> Self {
-        let stages: Vec<String> = stages.iter().map(|&stage| stage.to_owned()).collect();
-        match self.newest {
-            Some(Role::Step) => self.spec.steps.last_mut().into_iter().for_each(|entry| entry.from.clone_from(&stages)),
-            Some(Role::Sink) => self.spec.sinks.last_mut().into_iter().for_each(|entry| entry.from.clone_from(&stages)),
-            _ => self
-                .errors
-                .push(Error::new(ErrorKind::Plan, "`from` belongs to a step or sink before it, and there is none")),
-        }
-        self
+    /// These values, and then the end. They are collected here; a run that is resumed goes on where it was.
+    pub fn values<T: Data>(&self, values: impl IntoIterator<Item = T>) -> Stream<T, at::Source> {
+        self.enter_source(Some(Entry::ready(Arc::new(Values::new(values.into_iter().collect())))), "values")
     }
 
     /// The promise; at least once if not said.
     #[must_use]
-    pub fn delivery(mut self, delivery: Delivery) -> Self {
-        self.spec.delivery = delivery;
-        self
+    pub fn delivery(self, delivery: Delivery) -> Self {
+        self.set(|spec| spec.delivery = delivery)
     }
 
     /// When epochs are cut.
     #[must_use]
-    pub fn checkpoint(mut self, checkpoint: CheckpointSpec) -> Self {
-        self.spec.checkpoint = checkpoint;
-        self
+    pub fn checkpoint(self, checkpoint: CheckpointSpec) -> Self {
+        self.set(|spec| spec.checkpoint = checkpoint)
     }
 
-    /// An error rule for all stages; the first that matches decides.
+    /// An error rule for all stages, after their own; the first that matches decides.
     #[must_use]
-    pub fn on_error(mut self, rule: ErrorRule) -> Self {
-        self.spec.errors.push(rule);
-        self
+    pub fn on_error(self, rule: ErrorRule) -> Self {
+        self.set(|spec| spec.errors.push(rule))
+    }
+
+    /// Where dead letters go; if not said, into the state directory.
+    #[must_use]
+    pub fn dead_letters(self, letters: DeadLetterSpec) -> Self {
+        self.set(|spec| spec.dead_letter = Some(letters))
+    }
+
+    /// Bounds of memory.
+    #[must_use]
+    pub fn limits(self, limits: LimitsSpec) -> Self {
+        self.set(|spec| spec.limits = limits)
     }
 
     /// Keeps checkpoints and dead letters in this state directory.
     #[must_use]
-    pub fn home(mut self, home: Home) -> Self {
-        self.home = home;
+    pub fn home(self, home: Home) -> Self {
+        self.draft().home = home;
         self
     }
 
     /// Keeps checkpoints and state in memory only: a crash of the process begins anew.
     #[must_use]
-    pub fn in_memory(mut self) -> Self {
-        self.spec.state = StateSpec::Memory;
-        self
+    pub fn in_memory(self) -> Self {
+        self.set(|spec| spec.state = StateSpec::Memory)
+    }
+
+    /// The pipeline as written, every entry with its name. The first error that a call of the builder made.
+    pub fn spec(&self) -> Result<PipelineSpec> {
+        self.draft().spec()
     }
 
     /// Checks everything that can be checked without I/O.
     pub fn plan(&self) -> Result<Plan> {
-        if let Some(error) = self.errors.first() {
-            return Err(error.clone());
-        }
-        Plan::new(&self.spec, &self.registry, PlanOptions::default()).map_err(|errors| {
-            errors.into_iter().next().unwrap_or_else(|| Error::new(ErrorKind::Bug, "a plan failed without a reason"))
-        })
+        let (spec, registry) = (self.spec()?, self.draft().registry.clone());
+        Plan::new(&spec, &registry, PlanOptions::default()).map_err(first)
     }
 
     /// Starts it on the current tokio runtime.
     pub fn start(&self) -> Result<Running> {
         let plan = self.plan()?;
-        let options = self.home.options(&plan);
+        let options = self.draft().home.options(&plan);
         Ok(Running::start(plan, options))
     }
 
-    /// Runs it to its end.
+    /// Starts it on the current tokio runtime, with the tasks that deliver what is in its sinks' [buffers](crate::End::buffer).
+    pub async fn start_group(&self) -> Result<Group> {
+        let (spec, registry, home) = {
+            let draft = self.draft();
+            (draft.spec()?, draft.registry.clone(), draft.home.clone())
+        };
+        let buffered = Buffered::new(&spec, &registry, PlanOptions::default(), &home).map_err(first)?;
+        Group::start(buffered, &home, |plan| home.options(plan)).await
+    }
+
+    /// Runs it to its end. One with buffers is run by [`Pipeline::start_group`].
     pub async fn run(&self) -> Result<Summary> {
         self.start()?.wait().await
     }
 
-    fn entered(mut self, role: Role) -> Self {
-        self.newest = Some(role);
-        self
+    pub(crate) fn draft(&self) -> MutexGuard<'_, Draft> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn by_url(mut self, role: Role, url: &str, enter: impl FnOnce(&mut Self, &Component, serde_json::Value)) -> Self {
-        let found = Url::parse(url)
-            .and_then(|url| self.registry.by_url(role, &url).map(|(component, options)| (*component, options)));
-        match found {
-            Ok((component, options)) => enter(&mut self, &component, options),
-            Err(error) => self.errors.push(error),
-        }
-        self.entered(role)
+    pub(crate) fn same(&self, other: &Pipeline) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
+
+    /// An entry by its URL; `None` where there is no such component, which is told by the plan.
+    pub(crate) fn by_url<E>(
+        &self,
+        role: Role,
+        url: &str,
+        entry: impl FnOnce(&Component, serde_json::Value) -> E,
+    ) -> Option<E> {
+        let mut draft = self.draft();
+        let found = Url::parse(url)
+            .and_then(|url| draft.registry.by_url(role, &url).map(|(component, options)| (*component, options)));
+        match found {
+            Ok((component, options)) => Some(entry(&component, options)),
+            Err(error) => {
+                draft.errors.push(error);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn enter_source<T>(&self, entry: Option<Entry<dyn SourcePlan>>, label: &str) -> Stream<T, at::Source> {
+        let id = entry.map(|entry| {
+            let label = if entry.kind() == "custom" { label } else { entry.kind() }.to_owned();
+            self.draft().source(entry, &label)
+        });
+        // Without an entry there is an error, and no plan: what it reads is of no account.
+        let id = id.unwrap_or(Id::Source(usize::MAX));
+        Stream::new(self, vec![Port { entry: id, output: None }], id)
+    }
+
+    fn set(self, change: impl FnOnce(&mut PipelineSpec)) -> Self {
+        change(&mut self.draft().spec);
+        self
+    }
+}
+
+/// The first of a plan's errors.
+fn first(errors: Vec<Error>) -> Error {
+    errors.into_iter().next().unwrap_or_else(|| Error::new(ErrorKind::Bug, "a plan failed without a reason"))
 }

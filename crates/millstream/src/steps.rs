@@ -1,78 +1,32 @@
-//! Stateless steps made of closures.
-
-use std::sync::Arc;
+//! Stateless steps on bytes made of closures.
 
 use bytes::Bytes;
-use millstream_core::{
-    Batch, Body, Column, Extent, Form, Forms, Output, RecordRef, Result, Step, StepPlan, Transform, try_each_record,
-    try_map_values,
-};
+use millstream_core::{Body, Column, Extent, Form, Forms, RecordRef, Result, try_each_record, try_map_values};
 
-macro_rules! closure_step {
-    ($(#[$doc:meta])* $plan:ident, $($bound:tt)+) => {
-        $(#[$doc])*
-        pub(crate) struct $plan<F>(Arc<F>);
+use crate::made::Made;
 
-        impl<F> $plan<F> {
-            pub(crate) fn new(function: F) -> Self {
-                $plan(Arc::new(function))
-            }
-        }
-
-        impl<F> std::fmt::Debug for $plan<F> {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(stringify!($plan))
-            }
-        }
-
-        impl<F> Clone for $plan<F> {
-            fn clone(&self) -> Self {
-                $plan(self.0.clone())
-            }
-        }
-
-        impl<F: $($bound)+> StepPlan for $plan<F> {
-            fn form(&self) -> Form {
-                Form::Bytes
-            }
-
-            fn create(&self) -> Result<Step> {
-                Ok(Step::Transform(Box::new(self.clone())))
-            }
-        }
-    };
-}
-
-closure_step!(
-    /// Replaces each value.
-    Map, Fn(RecordRef<'_>, &mut Value<'_>) -> Result<()> + Send + Sync + 'static
-);
-closure_step!(
-    /// Keeps some records.
-    Filter, Fn(RecordRef<'_>) -> bool + Send + Sync + 'static
-);
-closure_step!(
-    /// Replaces each record by any number.
-    FlatMap, Fn(RecordRef<'_>, &mut Emit<'_>) + Send + Sync + 'static
-);
-
-impl<F: Fn(RecordRef<'_>, &mut Value<'_>) -> Result<()> + Send + Sync> Transform for Map<F> {
-    fn apply(&mut self, batch: Batch, out: &mut Output) {
+/// Replaces each value.
+pub(crate) fn map<F>(map: F) -> Made
+where
+    F: Fn(RecordRef<'_>, &mut Value<'_>) -> Result<()> + Send + Sync + 'static,
+{
+    Made::transform("map", map, |map, batch, out| {
         let batch = batch.into_bytes();
-        let (values, failed) = try_map_values(&batch, |record, value| (self.0)(record, &mut Value(value)));
+        let (values, failed) = try_map_values(&batch, |record, value| map(record, &mut Value(value)));
         let good = if failed.is_empty() { Some(batch) } else { out.fail_rows(&batch, failed) };
         if let Some(batch) = good {
             out.emit(0, batch.with_body(Body::Bytes(values, Forms::Same(Form::Bytes))));
         }
-    }
+    })
 }
 
-impl<F: Fn(RecordRef<'_>) -> bool + Send + Sync> Transform for Filter<F> {
-    fn apply(&mut self, batch: Batch, out: &mut Output) {
+/// Keeps some records.
+pub(crate) fn filter<F: Fn(RecordRef<'_>) -> bool + Send + Sync + 'static>(keep: F) -> Made {
+    Made::transform("filter", keep, |keep, batch, out| {
         let batch = batch.into_bytes();
         let mut kept = Vec::with_capacity(batch.len());
         let failed = try_each_record(&batch, |row, record| {
-            if (self.0)(record) {
+            if keep(record) {
                 kept.push(row as u32);
             }
             Ok(())
@@ -82,17 +36,18 @@ impl<F: Fn(RecordRef<'_>) -> bool + Send + Sync> Transform for Filter<F> {
             out.fail(&batch, row as usize, error);
         }
         out.emit(0, if kept.len() == batch.len() { batch } else { batch.select(kept) });
-    }
+    })
 }
 
-impl<F: Fn(RecordRef<'_>, &mut Emit<'_>) + Send + Sync> Transform for FlatMap<F> {
-    fn apply(&mut self, batch: Batch, out: &mut Output) {
+/// Replaces each record by any number.
+pub(crate) fn flat_map<F: Fn(RecordRef<'_>, &mut Emit<'_>) + Send + Sync + 'static>(map: F) -> Made {
+    Made::transform("flat_map", map, |map, batch, out| {
         let batch = batch.into_bytes();
         let Some((column, ..)) = batch.values() else { return };
         let mut emit = Emit { data: column.data(), extents: Vec::new(), own: None, parents: Vec::new(), done: 0 };
         let failed = try_each_record(&batch, |row, record| {
             emit.take_back();
-            (self.0)(record, &mut emit);
+            map(record, &mut emit);
             match emit.end(row as u32) {
                 0 => out.filtered(1),
                 outputs => out.created(outputs - 1),
@@ -106,7 +61,7 @@ impl<F: Fn(RecordRef<'_>, &mut Emit<'_>) + Send + Sync> Transform for FlatMap<F>
             out.fail(&batch, row as usize, error);
         }
         out.emit(0, batch.clone().derive(parents, Body::Bytes(values, Forms::Same(Form::Bytes))));
-    }
+    })
 }
 
 /// Takes the bytes of one value. Only appends: the buffer behind it holds the values of other records too.

@@ -3,12 +3,15 @@
 use millstream_core::{Error, ErrorKind, RecordRef};
 use millstream_testkit::{FakeSink, FakeSource};
 
-use crate::{Home, Pipeline, Result, Summary};
+use crate::{Home, Pipeline, Raw, Result, Stream, Summary, at};
 
-fn run(source: &FakeSource, build: impl FnOnce(Pipeline) -> Pipeline) -> (Vec<String>, Summary, tempfile::TempDir) {
+fn run(
+    source: &FakeSource,
+    build: impl FnOnce(Stream<Raw, at::Source>) -> Stream<Raw>,
+) -> (Vec<String>, Summary, tempfile::TempDir) {
     let (folder, sink) = (tempfile::tempdir().unwrap(), FakeSink::plain());
-    let pipeline = Pipeline::new("test").in_memory().home(Home::new(folder.path())).source_of(source.clone());
-    let pipeline = build(pipeline).sink_of(sink.clone());
+    let pipeline = Pipeline::new("test").in_memory().home(Home::new(folder.path()));
+    build(pipeline.source_of(source.clone())).sink_of(sink.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let summary = runtime.block_on(pipeline.run()).unwrap();
     for (name, stage) in &summary.stages {
@@ -105,7 +108,8 @@ fn a_stream_is_written_and_read_by_url() {
 fn what_cannot_be_planned_is_told_before_anything_runs() -> Result<()> {
     let wrong = Pipeline::new("x").source("fil:in.txt").sink("drop:");
     assert_eq!(wrong.plan().unwrap_err().hint_text(), Some("did you mean `file`?"));
-    let unread = Pipeline::new("x").source("file:in.txt");
+    let unread = Pipeline::new("x");
+    let _ = unread.source("file:in.txt");
     assert_eq!(unread.plan().unwrap_err().message(), "the pipeline has no sink");
     Pipeline::new("x").source("file:in.txt").sink("drop:").plan().map(|_| ())
 }

@@ -299,6 +299,15 @@ impl Build<'_> {
             keyed,
         };
         let mut lease = kept.open(&**plan, &resume).await.map_err(failure(&node.name))?;
+        if capabilities.owner == Owner::Nobody
+            && let Some(position) = &resume.position
+        {
+            // An epoch that was decided just before a failure: nobody has told the source yet.
+            let stamp = self.stamp();
+            let committed = lease.call().map_err(|_| failure(&node.name)(crate::task::bug("the source is gone")))?;
+            committed.commit(position, Some(&stamp)).await.map_err(failure(&node.name))?;
+            lease.done();
+        }
         let saved = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.sources.get(&node.name));
         if let (Some(to), Ok(source)) = (saved.and_then(|saved| saved.seek.as_ref()), lease.source()) {
             source.seek(to, None).await.map_err(failure(&node.name))?;

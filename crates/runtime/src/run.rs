@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use millstream_core::{Epoch, Error, ErrorKind, Result, SeekTo, SinkPlan, Store};
+use millstream_core::{Epoch, Error, ErrorKind, Result, Role, SeekTo, SinkPlan, Store};
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
@@ -14,7 +14,7 @@ use crate::{
     handle::{Handle, Shared},
     metrics::StageFigures,
     open::{DEAD_LETTERS, Lasting},
-    plan::Plan,
+    plan::{Plan, Planned},
     probe::Probe,
     queues::QueueFigures,
     supervise::supervise,
@@ -187,6 +187,7 @@ impl Running {
     pub fn start(plan: Plan, options: RunOptions) -> Running {
         let shared = Arc::new(Shared::new(&plan));
         let plan = Arc::new(plan);
+        let over = Over(plan.clone());
         let (plan_sender, planned) = watch::channel(plan.clone());
         let lasting = Lasting {
             plan,
@@ -216,7 +217,10 @@ impl Running {
         let (control, commands) = mpsc::unbounded_channel();
         let (phase_sender, phase) = watch::channel(Phase::Opening);
         let (started_sender, started) = watch::channel(None);
-        let task = tokio::spawn(supervise(lasting, commands, phase_sender, started_sender));
+        let task = tokio::spawn(async move {
+            let _over = over;
+            supervise(lasting, commands, phase_sender, started_sender).await
+        });
         Running { handle: Handle { control, phase, started, planned, shared }, task, abort_on_drop: false }
     }
 
@@ -244,6 +248,19 @@ impl Running {
     pub async fn drain(&mut self, deadline: Duration) -> Result<Summary> {
         self.handle.drain(deadline);
         self.wait().await
+    }
+}
+
+/// Tells the sources of a plan that the run is over, however it ends: also when its task is dropped.
+struct Over(Arc<Plan>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        for (_, node) in self.0.role(Role::Source) {
+            if let Planned::Source(source) = &node.component {
+                source.over();
+            }
+        }
     }
 }
 

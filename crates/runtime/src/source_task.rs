@@ -100,7 +100,16 @@ impl SourceTask {
             retry_at: None,
             keep_alive_at: self.capabilities.keep_alive.map(|every| Instant::now() + every),
         };
-        let again = lock(&self.kept.retained).again(at.epoch);
+        let again = {
+            let mut retained = lock(&self.kept.retained);
+            // Decided just before a failure, and not heard of.
+            retained.committed(self.decided);
+            retained.again(at.epoch)
+        };
+        if !again.is_empty() {
+            // Somebody may wait for it, and has waited long enough.
+            self.context.pace.urge();
+        }
         for batch in again {
             self.count(&batch);
             self.give(batch, &mut at).await?;

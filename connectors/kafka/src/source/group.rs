@@ -78,12 +78,14 @@ impl Reader {
                 return Ok(());
             }
             if let Some(coming) = group.coming.take() {
-                if !self.assign(&coming)? {
+                let assigned = self.assign(&coming);
+                // Until it is answered, the group waits for the answer: also after an error, and when it is opened again.
+                if !matches!(assigned, Ok(true)) {
                     if let Some(group) = &mut self.group {
                         group.coming = Some(coming);
                     }
                     std::thread::sleep(PAUSE);
-                    return Ok(());
+                    return assigned.map(drop);
                 }
                 continue;
             }
@@ -128,6 +130,9 @@ impl Reader {
         assigned.map_err(|error| {
             failed(format!("cannot read the partitions of the group at {}", self.cluster.access.shown), error)
         })?;
+        for begin in &begins {
+            tracing::debug!(shard = %begin.shard, offset = begin.offset, end = begin.end, "assigned");
+        }
         Ok(true)
     }
 
@@ -155,6 +160,10 @@ impl Reader {
         self.ended = false;
         for begin in begins.iter().filter(|begin| !leaving.contains(&begin.shard)) {
             self.table.insert(begin, self.until_end);
+        }
+        for begin in &begins {
+            let leaving = leaving.contains(&begin.shard);
+            tracing::debug!(shard = %begin.shard, offset = begin.offset, end = begin.end, leaving, "opened again");
         }
         if !leaving.is_empty() {
             self.push(What::Leaving(leaving));
@@ -215,6 +224,7 @@ impl Reader {
             }
         }
         self.hand_over();
+        tracing::debug!(partitions = ?shards, lost = self.cluster.consumer.assignment_lost(), "to be given away");
         let left = shards.iter().cloned().collect();
         let none = shards.is_empty();
         if let Some(group) = &mut self.group {
@@ -268,6 +278,7 @@ impl Reader {
 
     fn give_away(&mut self) -> Result<()> {
         let Some(leaving) = self.group.as_mut().and_then(|group| group.leaving.take()) else { return Ok(()) };
+        tracing::debug!(partitions = ?shards_of(&leaving.list), "given away");
         let given = match self.cluster.consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => self.cluster.consumer.incremental_unassign(&leaving.list),
             _ => self.cluster.consumer.unassign(),

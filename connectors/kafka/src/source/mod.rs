@@ -150,8 +150,11 @@ impl Source for KafkaSource {
     async fn open(&mut self, resume: &Resume) -> Result<()> {
         let grouped = self.plan.options.group.is_some();
         self.acks = (grouped && resume.stamp.is_none()).then(Acks::default);
-        if grouped && self.running.is_some() && self.reopen(resume).await.is_ok() {
-            return Ok(());
+        if grouped && self.running.is_some() {
+            match self.reopen(resume).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::debug!(error = %error.chain(), "joining anew"),
+            }
         }
         if let Some(old) = self.running.take() {
             old.stop().await;

@@ -75,6 +75,7 @@ impl Reader {
                 Ok(false) => break,
                 Err(error) => {
                     let fatal = !error.facts().retry;
+                    tracing::debug!(error = %error.chain(), fatal, "the reader meets an error");
                     self.hand_over();
                     self.push(What::Failed(error));
                     if fatal && !self.wait_for_stop() {
@@ -229,7 +230,8 @@ impl Reader {
                 Err(failed(format!("a topic of {shown} is gone"), error).hint("create it again, or read others"))
             }
             Some(Code::PollExceeded) => Ok(()),
-            Some(_) => {
+            Some(code) => {
+                tracing::debug!(%code, "an event of the client");
                 let error = failed(format!("cannot read {shown} with the group"), error);
                 if error.facts().retry { Ok(()) } else { Err(error) }
             }

@@ -71,6 +71,7 @@ pub(crate) fn spec(name: &str, delivery: Delivery, source: &Value, sinks: &[Valu
 }
 
 pub(crate) fn plan(spec: &PipelineSpec) -> Plan {
+    tell();
     let mut registry = Registry::default();
     millstream_kafka::components().into_iter().for_each(|component| registry.add(component));
     Plan::new(spec, &registry, PlanOptions::default()).unwrap()
@@ -196,6 +197,14 @@ pub(crate) async fn wait_while(brokers: &str, topic: &str, count: usize, stands:
         }
         assert!(began.elapsed() < LONG * 2, "{} of {count} records in `{topic}`: {}", found.len(), stands());
         tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// Shows the log on standard error, as `MILLSTREAM_LOG` wants it.
+fn tell() {
+    if let Ok(wanted) = std::env::var("MILLSTREAM_LOG") {
+        // Another test may have done it.
+        let _ = tracing_subscriber::fmt().with_env_filter(wanted).with_writer(std::io::stderr).try_init();
     }
 }
 

@@ -6,69 +6,59 @@ use std::{
 };
 
 use millstream_core::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Epoch, Error, ErrorKind, Lag, Result};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
-use super::receipt::{Receipt, Told};
-
-/// What a record counts beside its bytes.
-pub(super) const RECORD_BYTES: usize = 64;
-
-/// Pushes that wait for room are looked through for some that have been dropped when there are so many, and then at each
-/// doubling.
-const SWEEP_MIN: usize = 64;
+use super::{
+    receipt::{Answer, Told},
+    room::{Asking, Granted},
+};
 
 /// Items on their way to a source, bounded in number and bytes.
 pub(super) struct Queue<I> {
     state: Mutex<State<I>>,
-    /// The queue is no longer empty, or closed.
+    /// Tells the source that the queue is no longer empty, or closed.
     arrived: Notify,
     bytes_max: usize,
-    /// What an item takes at least of the bytes, so that they bound the number, too.
+    /// What an item takes at least of the bytes, so that these bound the number, too.
     item_bytes_min: usize,
 }
 
-struct State<I> {
+pub(super) struct State<I> {
     items: VecDeque<Queued<I>>,
     /// Bytes that are taken: by the items, and by pushes that have been given room and have not come yet.
-    used: usize,
+    pub(super) used: usize,
     /// Number of the item that was accepted last; the first is 1.
     last: u64,
-    /// Pushes that wait for room, in order.
-    asking: VecDeque<Asking<I>>,
-    sweep_at: usize,
+    /// Pushes that wait for room.
+    pub(super) asking: Asking<I>,
     /// Who waits for an epoch, in the order of the items.
     receipts: VecDeque<Waiting>,
     closed: bool,
     over: bool,
     /// Sequence of item 1.
-    first: Option<u64>,
+    base: Option<u64>,
 }
 
-/// An item and how many bytes it has.
-pub(super) struct Sized<I> {
+/// An item, and how many bytes it has.
+pub(super) struct Weighed<I> {
     pub(super) item: I,
     pub(super) bytes: usize,
 }
 
 struct Queued<I> {
-    sized: Sized<I>,
+    weighed: Weighed<I>,
     /// Somebody waits for its epoch.
     awaited: bool,
-}
-
-struct Asking<I> {
-    bytes: usize,
-    answer: oneshot::Sender<Granted<I>>,
 }
 
 /// Somebody waits for the epoch of these items.
 struct Waiting {
     first: u64,
     last: u64,
-    answer: oneshot::Sender<Told>,
+    answer: Answer,
 }
 
-/// What a source takes at once.
+/// What a source is given.
 pub(super) enum Taken<I> {
     Items {
         /// Sequence of the first.
@@ -83,18 +73,18 @@ pub(super) enum Taken<I> {
     End,
 }
 
-/// Room that was given to a push which had waited for it; goes back if the push is dropped.
-struct Granted<I> {
-    queue: Arc<Queue<I>>,
-    bytes: usize,
-}
+impl<I> State<I> {
+    /// Items that the source has been given.
+    fn read(&self) -> u64 {
+        self.last - self.items.len() as u64
+    }
 
-impl<I> Drop for Granted<I> {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            let mut state = self.queue.lock();
-            state.used -= self.bytes;
-            self.queue.give_room(state);
+    /// Whether pushes are taken, or why not.
+    fn open(&self) -> Result<()> {
+        match (self.closed, self.over) {
+            (true, _) => Err(closed("cannot push: the channel was closed")),
+            (false, true) => Err(closed("cannot push: the pipeline is over")),
+            (false, false) => Ok(()),
         }
     }
 }
@@ -106,105 +96,198 @@ impl<I> Queue<I> {
             items: VecDeque::new(),
             used: 0,
             last: 0,
-            asking: VecDeque::new(),
-            sweep_at: SWEEP_MIN,
+            asking: Asking::default(),
             receipts: VecDeque::new(),
             closed: false,
             over: false,
-            first: None,
+            base: None,
         };
         let item_bytes_min = bytes_max.div_ceil(records_max.max(1));
         Arc::new(Queue { state: Mutex::new(state), arrived: Notify::new(), bytes_max, item_bytes_min })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<I>> {
-        // No user code runs under the lock, so nothing in it is half done.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<I>> {
+        // No code of others runs under the lock, so nothing in it is half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn room_of(&self, bytes: usize) -> usize {
-        bytes.max(self.item_bytes_min)
+    /// What these items take of the room.
+    pub(super) fn room_of(&self, items: &[Weighed<I>]) -> usize {
+        items.iter().fold(0, |sum, item| sum.saturating_add(self.room_of_one(item)))
     }
 
-    /// What these items take of the bytes.
-    pub(super) fn room_of_all(&self, items: &[Sized<I>]) -> usize {
-        items.iter().fold(0, |sum, item| sum.saturating_add(self.room_of(item.bytes)))
+    fn room_of_one(&self, item: &Weighed<I>) -> usize {
+        item.bytes.max(self.item_bytes_min)
     }
 
-    /// Puts one item in if there is room; else gives it back.
-    pub(super) fn try_push(&self, item: Sized<I>, awaited: bool) -> Result<Option<Receipt>, (Error, I)> {
+    /// Whether so much may be taken now. What is larger than all the room goes in alone.
+    pub(super) fn fits(&self, state: &State<I>, room: usize) -> bool {
+        state.used == 0 || state.used.saturating_add(room) <= self.bytes_max
+    }
+
+    /// Puts an item in if there is room for it, and nobody waits who asked before; else gives it back.
+    pub(super) fn try_push(&self, item: Weighed<I>, answer: Option<Answer>) -> Result<(), (Error, I)> {
         let state = self.lock();
-        let room = self.room_of(item.bytes);
-        match state.open() {
-            Err(error) => Err((error, item.item)),
-            Ok(()) if !self.fits(&state, room) => Err((full(), item.item)),
-            Ok(()) => Ok(self.accept(state, room, [item], awaited)),
+        let room = self.room_of_one(&item);
+        if let Err(error) = state.open() {
+            return Err((error, item.item));
         }
+        if !state.asking.is_empty() || !self.fits(&state, room) {
+            let full = Error::new(ErrorKind::Full, "the channel is full");
+            return Err((full.hint("wait with `push`, or try again later"), item.item));
+        }
+        self.accept(state, room, [item], answer);
+        Ok(())
     }
 
-    /// Puts items in when there is room for all of them; in turn with others who wait for room. Dropped before its end it has
-    /// put in nothing: there is nothing to wait for behind that.
+    /// Puts items in, one behind the other, when there is room for all of them; in turn with others who wait. Dropped before its
+    /// end it has put in nothing.
     pub(super) async fn push(
         self: &Arc<Self>,
-        items: impl IntoIterator<Item = Sized<I>>,
         room: usize,
-        awaited: bool,
-    ) -> Result<Option<Receipt>> {
-        let granted = {
+        items: impl IntoIterator<Item = Weighed<I>>,
+        answer: Option<Answer>,
+    ) -> Result<()> {
+        let asked = {
             let mut state = self.lock();
             state.open()?;
-            if self.fits(&state, room) {
-                return Ok(self.accept(state, room, items, awaited));
+            if state.asking.is_empty() && self.fits(&state, room) {
+                self.accept(state, room, items, answer);
+                return Ok(());
             }
-            state.ask(room)
+            state.asking.ask(room)
         };
-        // Whoever drops the question says why.
-        let Ok(mut granted) = granted.await else {
-            self.lock().open()?;
-            return Err(closed("the channel was closed while there was no room"));
-        };
-        let mut state = self.lock();
-        if let Err(error) = state.open() {
-            // Giving the room back needs the lock.
+        let granted = asked.await;
+        // Nothing is awaited from here on.
+        let state = self.lock();
+        let (Ok(()), Ok(granted)) = (state.open(), granted) else {
+            let why = state.open().err();
+            // Room that was given goes back, which needs the lock.
             drop(state);
-            return Err(error);
-        }
-        state.used -= std::mem::take(&mut granted.bytes);
-        Ok(self.accept(state, room, items, awaited))
-    }
-
-    /// Whether so many bytes may be taken now, and nobody who asked before waits. What is larger than all the room goes in
-    /// alone.
-    fn fits(&self, state: &State<I>, room: usize) -> bool {
-        state.asking.is_empty() && self.fits_by_itself(state, room)
-    }
-
-    fn fits_by_itself(&self, state: &State<I>, room: usize) -> bool {
-        state.used == 0 || state.used.saturating_add(room) <= self.bytes_max
+            return Err(why.unwrap_or_else(|| closed("cannot push: the pipeline was over while there was no room")));
+        };
+        let mut state = state;
+        state.used -= granted.taken();
+        self.accept(state, room, items, answer);
+        Ok(())
     }
 
     fn accept(
         &self,
         mut state: MutexGuard<'_, State<I>>,
         room: usize,
-        items: impl IntoIterator<Item = Sized<I>>,
-        awaited: bool,
-    ) -> Option<Receipt> {
-        let (first, was_empty) = (state.last + 1, state.items.is_empty());
-        state.items.extend(items.into_iter().map(|sized| Queued { sized, awaited }));
-        state.used += room;
-        state.last = state.read_before(was_empty, first) + state.items.len() as u64;
+        items: impl IntoIterator<Item = Weighed<I>>,
+        answer: Option<Answer>,
+    ) {
+        let awaited = answer.is_some();
+        let (first, before) = (state.last + 1, state.items.len());
+        state.items.extend(items.into_iter().map(|weighed| Queued { weighed, awaited }));
+        state.used = state.used.saturating_add(room);
+        state.last += (state.items.len() - before) as u64;
         let last = state.last;
-        let receipt = awaited.then(|| {
-            // An allocation for each push that waits: what tells its task must outlive either side.
-            let (answer, told) = oneshot::channel();
-            state.receipts.push_back(Waiting { first, last, answer });
-            Receipt::new(told)
-        });
+        state.receipts.extend(answer.map(|answer| Waiting { first, last, answer }));
         drop(state);
-        if was_empty {
+        if before == 0 {
             self.arrived.notify_one();
         }
-        receipt
     }
+
+    /// Waits until there may be something to take. Cancel-safe.
+    pub(super) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// The next items: as many as fit into a batch. Makes room for others.
+    pub(super) fn take(self: &Arc<Self>) -> Taken<I> {
+        let mut state = self.lock();
+        if state.items.is_empty() {
+            return if state.closed { Taken::End } else { Taken::Nothing };
+        }
+        let sequence = state.base.unwrap_or(FIRST) + state.read();
+        let mut items = Vec::with_capacity(state.items.len().min(BATCH_RECORDS_MAX));
+        let (mut bytes, mut any_awaited) = (0, false);
+        while items.len() < BATCH_RECORDS_MAX && bytes < BATCH_BYTES_MAX {
+            let Some(Queued { weighed, awaited }) = state.items.pop_front() else { break };
+            bytes = bytes.saturating_add(weighed.bytes);
+            state.used = state.used.saturating_sub(self.room_of_one(&weighed));
+            any_awaited |= awaited;
+            items.push(weighed.item);
+        }
+        Granted::give(self, state);
+        Taken::Items { sequence, items, awaited: any_awaited }
+    }
+
+    /// A run begins to read; behind sequence `next - 1`, if this is the first one in this process.
+    pub(super) fn open(&self, next: Option<u64>) {
+        let mut state = self.lock();
+        state.over = false;
+        state.base.get_or_insert(next.unwrap_or(FIRST));
+    }
+
+    /// Sequence of the next item that the source will be given.
+    pub(super) fn next(&self) -> u64 {
+        let state = self.lock();
+        state.base.unwrap_or(FIRST) + state.read()
+    }
+
+    /// What waits.
+    pub(super) fn lag(&self) -> Lag {
+        let state = self.lock();
+        Lag { records: Some(state.items.len() as u64), bytes: None }
+    }
+
+    /// All items below this sequence count with this epoch. One pass over those who wait for it.
+    pub(super) fn committed(&self, next: u64, epoch: Epoch) {
+        let mut told = Vec::new();
+        let mut state = self.lock();
+        let upto = next.saturating_sub(state.base.unwrap_or(FIRST));
+        while let Some(waiting) = state.receipts.pop_front_if(|waiting| waiting.last <= upto) {
+            told.push(waiting);
+        }
+        drop(state);
+        for waiting in told {
+            // Who does not listen any more has dropped its future.
+            let _ = waiting.answer.send(Told::Committed(epoch));
+        }
+    }
+
+    /// No more pushes. What has been accepted is still read.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let asking = std::mem::take(&mut state.asking);
+        drop(state);
+        // Dropped outside of the lock: it tells tasks.
+        drop(asking);
+        self.arrived.notify_one();
+    }
+
+    /// The run that read is over: all who wait are told, and what they pushed and nobody has read is forgotten.
+    pub(super) fn over(&self) {
+        let mut state = self.lock();
+        state.over = true;
+        let read = state.read();
+        let asking = std::mem::take(&mut state.asking);
+        let receipts = std::mem::take(&mut state.receipts);
+        let items = std::mem::take(&mut state.items);
+        let (unread, kept): (VecDeque<_>, VecDeque<_>) = items.into_iter().partition(|item| item.awaited);
+        let bytes = unread.iter().fold(0, |sum: usize, item| sum.saturating_add(self.room_of_one(&item.weighed)));
+        state.used = state.used.saturating_sub(bytes);
+        state.last = read + kept.len() as u64;
+        state.items = kept;
+        drop(state);
+        drop((asking, unread));
+        for waiting in receipts {
+            let told = if waiting.first > read { Told::NotRead } else { Told::Unknown };
+            // Who does not listen any more has dropped its future.
+            let _ = waiting.answer.send(told);
+        }
+    }
+}
+
+/// Sequence of the first record of a pipeline that begins anew.
+const FIRST: u64 = 1;
+
+fn closed(message: &str) -> Error {
+    Error::new(ErrorKind::Closed, message)
 }

@@ -59,9 +59,10 @@ impl Sink for ReceiverSink {
     }
 
     async fn write(&mut self, batch: Batch) -> Result<WriteId> {
-        self.queue.send(batch.into_bytes()).await.map_err(|_| {
-            Error::new(ErrorKind::Closed, "nobody reads from the channel any more")
-        })?;
+        self.queue
+            .send(batch.into_bytes())
+            .await
+            .map_err(|_| Error::new(ErrorKind::Closed, "nobody reads from the channel any more"))?;
         self.next_id += 1;
         Ok(self.next_id - 1)
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use millstream::{
-    Delivery, Pipeline,
+    Delivery, End, Pipeline, Raw, Stream,
     runtime::{Plan, Step},
 };
 use serde_json::{Value, json};
@@ -33,9 +33,9 @@ pub(crate) fn plan(job: &str, folder: &Path) -> Option<Plan> {
     };
     let input = if job == "once-series" { "in-*.ss" } else { "in.txt" };
     let input = json!({ "path": path(input), "follow": true, "start": "beginning" });
-    let pipeline = base(job, Delivery::ExactlyOnce).source_with("file", input);
-    let pipeline = if job == "feed" { pipeline } else { pipeline.map(bracket) };
-    Some(pipeline.sink_with("file", sink).plan().unwrap())
+    let lines: Stream<Raw> = base(job, Delivery::ExactlyOnce).source_with("file", input).into();
+    let lines = if job == "feed" { lines } else { lines.map(bracket) };
+    Some(lines.sink_with("file", sink).plan().unwrap())
 }
 
 fn rotated_streams(path: &str) -> Value {
@@ -120,7 +120,7 @@ fn no_record_is_lost_or_doubled_while_stream_files_that_are_read_rotate_at_every
 fn a_full_stream_file_stops_the_pipeline_and_keeps_what_counts() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut place = Place::new();
-    let write = |place: &Place| {
+    let write = |place: &Place| -> End {
         base("full", Delivery::ExactlyOnce)
             .in_memory()
             .source_with("file", json!({ "path": place.path("in.txt") }))

@@ -26,14 +26,12 @@ pub(crate) fn plan(job: &str, folder: &Path) -> Option<Plan> {
     let input = |name: &str| json!({ "path": path(name), "follow": true, "start": "beginning" });
     let plain = Plain { path: folder.join("out.txt"), file: None, writes: 0 };
     let pipeline = match job {
-        "once-two" => base(job, Delivery::ExactlyOnce)
-            .source_with("file", input("in.txt"))
-            .name("a")
-            .source_with("file", input("in-b.txt"))
-            .name("b")
-            .map(bracket)
-            .from(&["a", "b"])
-            .sink_with("file", out),
+        "once-two" => {
+            let pipeline = base(job, Delivery::ExactlyOnce);
+            let (a, b) = ("in.txt", "in-b.txt");
+            let a = pipeline.source_with("file", input(a)).name("a");
+            a.merge(pipeline.source_with("file", input(b)).name("b")).map(bracket).sink_with("file", out)
+        }
         "once-generated" => base(job, Delivery::ExactlyOnce)
             .source_with("generate", json!({ "count": GENERATED, "template": "{n}" }))
             .map(bracket)

@@ -2,13 +2,13 @@
 
 use std::{os::unix::process::ExitStatusExt, path::Path};
 
-use millstream::{Delivery, Error, ErrorKind, Pipeline, runtime::Step};
+use millstream::{Delivery, End, Error, ErrorKind, Pipeline, runtime::Step};
 use serde_json::json;
 
 use crate::{Place, base};
 
 /// The pipelines that children run.
-pub(crate) fn pipeline(job: &str, folder: &Path) -> Pipeline {
+pub(crate) fn pipeline(job: &str, folder: &Path) -> End {
     let path = |name: &str| folder.join(name).display().to_string();
     let input = json!({ "path": path("in.txt"), "follow": true, "start": "beginning" });
     let delivery = if job.starts_with("once") { Delivery::ExactlyOnce } else { Delivery::AtLeastOnce };

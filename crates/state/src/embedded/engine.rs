@@ -1,6 +1,6 @@
 //! The embedded store as one thread sees it: every call blocks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use millstream_core::{Change, Checkpoint, Epoch, Error, ErrorKind, Result, Segment};
 
@@ -39,6 +39,16 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn new(dir: PathBuf) -> Self {
         Engine { dir, limits: (KEYED_BYTES_MAX, PLAIN_BYTES_MAX), open: None, lock: None }
+    }
+
+    /// The pipeline's directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether it stands at a checkpoint.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.loaded)
     }
 
     /// Takes the lock, and nothing else.

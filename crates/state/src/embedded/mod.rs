@@ -30,7 +30,7 @@ mod tests;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -39,6 +39,8 @@ use millstream_core::{Change, Checkpoint, Epoch, Error, ErrorKind, Result, Segme
 pub(crate) use engine::{Engine, LOG};
 pub(crate) use keyed::Keyed;
 pub(crate) use ledger::Ledger;
+
+use crate::inspect::View;
 
 /// Keeps checkpoints and keyed state in a directory.
 ///
@@ -61,6 +63,12 @@ impl EmbeddedStore {
     /// The store of one pipeline, in its own directory `<state-dir>/<pipeline>`. Does nothing before `fence`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         EmbeddedStore { engine: Arc::new(Mutex::new(Engine::new(dir.into()))), id: String::new() }
+    }
+
+    /// Looks into it while somebody else works with it.
+    pub fn view(&self) -> View {
+        let dir = self.engine.lock().unwrap_or_else(PoisonError::into_inner).dir().to_owned();
+        View { dir, engine: Arc::downgrade(&self.engine) }
     }
 
     /// Cuts the log when it is longer than this.

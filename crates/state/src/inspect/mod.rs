@@ -2,13 +2,15 @@
 //!
 //! [`list`] and [`summary`] take no lock: they read one consistent log, up to its last whole checkpoint, also while the
 //! pipeline runs. [`show`], [`edit`] and [`reset`] take the pipeline's lock, as a runner does, because keyed state can be
-//! open only once: while the pipeline runs they fail with `Locked`. All of them block.
+//! open only once: while the pipeline runs they fail with `Locked`. The process that runs it can look by a [`View`]. All of
+//! them block.
 
 mod json;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::{Mutex, Weak},
 };
 
 use millstream_core::{Checkpoint, Error, ErrorKind, Result};
@@ -133,34 +135,63 @@ pub fn show(
     limit: usize,
     readable: impl Fn(&str) -> Option<ReadKey>,
 ) -> Result<Shown> {
-    at_rest(dir, |engine| {
-        let summary = Summary { running: false, pid: None, ..summary(dir)? };
-        let plan = summary.checkpoint.as_ref().map(|checkpoint| checkpoint.plan.clone()).unwrap_or_default();
-        let kinds: BTreeMap<&str, &str> = plan.split(',').filter_map(|part| part.split_once(':')).collect();
-        let mut stages = Vec::new();
-        if let Some(keyed) = engine.keyed()? {
-            let names = match stage {
-                Some(stage) => vec![stage.to_owned()],
-                None => keyed.stages()?,
-            };
-            for stage in names {
-                let mut keys = Vec::new();
-                let mut more = false;
-                let read = kinds.get(stage.as_str()).and_then(|kind| readable(kind)).unwrap_or(json_of_bytes);
-                keyed.visit(&stage, |change| {
-                    more = keys.len() >= limit;
-                    if !more {
-                        let value = change.value.unwrap_or_default();
-                        let (key, value) = (read(&change.key), json_of_messagepack(&value));
-                        keys.push(ShownKey { group: change.group, key, value });
-                    }
-                    !more
-                })?;
-                stages.push(ShownStage { stage, keys, more });
-            }
+    at_rest(dir, |engine| shown(engine, Summary { running: false, pid: None, ..summary(dir)? }, stage, limit, readable))
+}
+
+/// Looks into the store of a pipeline that runs in this process. It does not keep the store alive.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub(crate) dir: PathBuf,
+    pub(crate) engine: Weak<Mutex<Engine>>,
+}
+
+impl View {
+    /// As [`show`], while the pipeline runs: what its newest checkpoint holds. The next epoch waits meanwhile. Blocks.
+    ///
+    /// `Closed` when the pipeline is over, or between two of its tries.
+    pub fn show(&self, stage: Option<&str>, limit: usize, readable: impl Fn(&str) -> Option<ReadKey>) -> Result<Shown> {
+        let over = || Error::new(ErrorKind::Closed, format!("cannot show the state of `{}` now", name_of(&self.dir)));
+        let engine = self.engine.upgrade().ok_or_else(over)?;
+        let mut engine = engine.lock().map_err(|_| over())?;
+        if !engine.is_loaded() {
+            return Err(over());
         }
-        Ok(Shown { summary, stages })
-    })
+        shown(&mut engine, summary(&self.dir)?, stage, limit, readable)
+    }
+}
+
+fn shown(
+    engine: &mut Engine,
+    summary: Summary,
+    stage: Option<&str>,
+    limit: usize,
+    readable: impl Fn(&str) -> Option<ReadKey>,
+) -> Result<Shown> {
+    let plan = summary.checkpoint.as_ref().map(|checkpoint| checkpoint.plan.clone()).unwrap_or_default();
+    let kinds: BTreeMap<&str, &str> = plan.split(',').filter_map(|part| part.split_once(':')).collect();
+    let mut stages = Vec::new();
+    if let Some(keyed) = engine.keyed()? {
+        let names = match stage {
+            Some(stage) => vec![stage.to_owned()],
+            None => keyed.stages()?,
+        };
+        for stage in names {
+            let mut keys = Vec::new();
+            let mut more = false;
+            let read = kinds.get(stage.as_str()).and_then(|kind| readable(kind)).unwrap_or(json_of_bytes);
+            keyed.visit(&stage, |change| {
+                more = keys.len() >= limit;
+                if !more {
+                    let value = change.value.unwrap_or_default();
+                    let (key, value) = (read(&change.key), json_of_messagepack(&value));
+                    keys.push(ShownKey { group: change.group, key, value });
+                }
+                !more
+            })?;
+            stages.push(ShownStage { stage, keys, more });
+        }
+    }
+    Ok(Shown { summary, stages })
 }
 
 /// Changes the newest checkpoint of a pipeline at rest, as one more epoch: `change` gets a copy, and sets positions for

@@ -40,7 +40,11 @@ async fn pipelines_are_listed_shown_edited_and_reset() {
 
     assert_eq!(show(&orders, None, 10, |_| None).unwrap_err().kind(), ErrorKind::Locked);
     assert_eq!(reset(&orders).unwrap_err().kind(), ErrorKind::Locked);
+    let view = running.view();
+    let shown = view.show(Some("count"), 10, |_| None).unwrap();
+    assert_eq!((shown.summary.pid, shown.stages[0].keys.len()), (Some(std::process::id()), 2), "seen while it runs");
     running.close().await.unwrap();
+    assert_eq!(view.show(None, 10, |_| None).unwrap_err().kind(), ErrorKind::Closed);
     let shown = show(&orders, None, 10, |_| None).unwrap();
     let mut keys: Vec<_> = shown.stages[0].keys.iter().map(|key| (key.key.clone(), key.value.clone())).collect();
     keys.sort_by_key(|(key, _)| key.to_string());
@@ -66,6 +70,17 @@ async fn pipelines_are_listed_shown_edited_and_reset() {
     for error in [show(state.path(), None, 1, |_| None).unwrap_err(), reset(state.path()).unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
+}
+
+#[tokio::test]
+async fn a_view_keeps_no_store_and_so_no_lock() {
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("orders");
+    let running = run(&dir, 1, &[(b"whale", b"\x07")]).await;
+    let view = running.view();
+    drop(running);
+    assert_eq!(view.show(None, 10, |_| None).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(show(&dir, None, 10, |_| None).unwrap().stages[0].keys.len(), 1);
 }
 
 #[tokio::test]

@@ -163,7 +163,8 @@ mod tests {
     #[test]
     fn a_pipeline_is_drawn_with_its_stages_and_what_limits_it() {
         let text = drawn(&Screen::new(vec![found("orders", 2)], true), 130, 20);
-        for part in ["orders: running, at least once", "(4711)", "stage-1 x3", "98%", "busy 98 % of the time", "q quit"] {
+        for part in ["orders: running, at least once", "(4711)", "stage-1 x3", "98%", "busy 98 % of the time", "q quit"]
+        {
             assert!(text.contains(part), "`{part}` in\n{text}");
         }
     }

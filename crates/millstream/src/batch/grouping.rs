@@ -1,0 +1,210 @@
+//! The step that gathers records to batches and lets a handler have them.
+
+use std::{future::Future, time::Duration};
+
+use async_trait::async_trait;
+use millstream_core::{Batch, Change, Operator, Output, Result, Timestamp};
+
+use super::{Batching, Splitter, Trigger, batching::Key, pending::Pending};
+use crate::{
+    typed::{Data, typed, view, written_bytes},
+    work::{Crew, Gathered, Held, Outcomes},
+};
+
+pub(crate) struct Grouping<T, U, B, R> {
+    batching: Batching<T>,
+    pending: Pending<T>,
+    crew: Crew<U, B, R>,
+    held: Held,
+}
+
+impl<T, U, B, R> Grouping<T, U, B, R>
+where
+    T: Data,
+    U: Data,
+    B: Fn(u32, Gathered, Option<Duration>) -> R + Send,
+    R: Future<Output = (u32, Result<Outcomes<U>>)> + Send,
+{
+    pub(crate) fn new(batching: Batching<T>, crew: Crew<U, B, R>) -> Self {
+        Grouping { batching, pending: Pending::new(), crew, held: Held::default() }
+    }
+
+    /// Records of which only the number counts: whole slices go into batches.
+    fn take_slices(&mut self, batch: Batch, now: Timestamp) {
+        let (records, memory) = (batch.len() as u32, memory_of(&batch));
+        let id = self.held.add(batch);
+        let mut row = 0;
+        while row < records {
+            let open = self.pending.open(None, now, || None);
+            let most = self.batching.parameters.count();
+            let room = most.saturating_sub(self.pending.len(open)).max(1);
+            let end = row + (records - row).min(u32::try_from(room).unwrap_or(u32::MAX));
+            if self.pending.add(open, id, row..end, memory) >= most {
+                self.close(open, Trigger::Count);
+            }
+            row = end;
+        }
+    }
+
+    /// Records that are looked at one by one. An error or panic of what looks at them costs only its record.
+    fn take_each(&mut self, batch: Batch, now: Timestamp, out: &mut Output) {
+        let memory = memory_of(&batch);
+        let id = self.held.add(batch.clone());
+        let (records, mut key, batching) = (batch.records(), Vec::new(), self.batching.clone());
+        let failed = view::<T>(&batch).each(|row, value| {
+            key.clear();
+            let key = match &batching.key {
+                Key::None => None,
+                Key::Record => records.get(row).key(),
+                Key::By(by) => by(value, &mut key).then_some(&key[..]),
+            };
+            let flush = batching.flush.as_ref().is_some_and(|mark| mark(value));
+            let bytes = if batching.parameters.bytes() == u64::MAX { 0 } else { written_bytes(value) as u64 };
+            let open = self.pending.open(key, now, || splitter(&batching));
+            // The splitter may panic: then the record is in no batch.
+            let split = self.pending.splits(open, value);
+            let count = self.pending.add(open, id, row as u32..row as u32 + 1, memory);
+            let bytes = self.pending.count_bytes(open, bytes);
+            let trigger = match () {
+                () if flush => Some(Trigger::FlushMark),
+                () if split => Some(Trigger::Split),
+                () if count >= batching.parameters.count() => Some(Trigger::Count),
+                () if bytes >= batching.parameters.bytes() => Some(Trigger::Bytes),
+                () => None,
+            };
+            trigger.into_iter().for_each(|trigger| self.close(open, trigger));
+            Ok(())
+        });
+        for (row, error) in failed {
+            out.fail(&batch, row as usize, error);
+            self.held.release(id, 1);
+        }
+    }
+
+    fn close(&mut self, open: u32, trigger: Trigger) {
+        if let Some(set) = self.pending.close(open, trigger, &self.held) {
+            self.crew.push(set);
+        }
+    }
+
+    /// Closes batches whose first record came at `upto` or before.
+    fn close_older(&mut self, upto: Timestamp, trigger: Trigger) {
+        while let Some(set) = self.pending.close_older(upto, trigger, &self.held) {
+            self.crew.push(set);
+        }
+    }
+
+    fn emit(&mut self, out: &mut Output) {
+        let failed = self.crew.emit(&mut self.held, out);
+        if !failed.is_empty() {
+            let mut back = self.crew.take_back(&self.held, &failed, out);
+            back.extend(self.pending.take_back(&self.held, &failed, out));
+            self.held.give_back(&back, out);
+        }
+        self.crew.begin(&self.held);
+    }
+}
+
+fn splitter<T>(batching: &Batching<T>) -> Option<Splitter<T>> {
+    batching.split.as_ref().map(|make| make())
+}
+
+/// Bytes of memory of one record of a batch.
+fn memory_of(batch: &Batch) -> u64 {
+    (batch.size() / batch.len().max(1)) as u64 + BOOKKEEPING_BYTES
+}
+
+/// What an open batch keeps of each record beside itself.
+const BOOKKEEPING_BYTES: u64 = 32;
+
+#[async_trait]
+impl<T, U, B, R> Operator for Grouping<T, U, B, R>
+where
+    T: Data,
+    U: Data,
+    B: Fn(u32, Gathered, Option<Duration>) -> R + Send + Sync,
+    R: Future<Output = (u32, Result<Outcomes<U>>)> + Send,
+{
+    async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
+        let batching = self.batching.clone();
+        let bytes_of = |value: &T| written_bytes(value) as u64;
+        self.pending.restore(state, &mut self.held, || splitter(&batching), bytes_of)
+    }
+
+    async fn process(&mut self, _: usize, batch: Batch, out: &mut Output) -> Result<()> {
+        let Some(batch) = typed::<T>(batch, out) else { return Ok(()) };
+        // One look at the clock for the batch: its records came together.
+        let now = Timestamp::now();
+        if self.batching.judges() {
+            self.take_each(batch, now, out);
+        } else {
+            self.take_slices(batch, now);
+        }
+        while self.pending.memory() > self.batching.parameters.memory()
+            && let Some(oldest) = self.pending.oldest()
+        {
+            self.close_older(oldest, Trigger::Memory);
+        }
+        self.pending.absorb(out);
+        self.crew.begin(&self.held);
+        self.pending.compact(&mut self.held);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.crew.is_full()
+    }
+
+    async fn ready(&mut self) {
+        self.crew.ready(&self.held).await;
+    }
+
+    async fn advance(&mut self, out: &mut Output) -> Result<()> {
+        self.crew.finish_ready().await;
+        self.emit(out);
+        Ok(())
+    }
+
+    async fn settle(&mut self, out: &mut Output) -> Result<()> {
+        self.emit(out);
+        while self.crew.finish_one().await {
+            self.emit(out);
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self, _: &mut Output) -> Result<()> {
+        self.close_older(Timestamp(i64::MAX), Trigger::End);
+        self.crew.begin(&self.held);
+        Ok(())
+    }
+
+    fn timer_at(&self) -> Option<Timestamp> {
+        let (oldest, linger) = (self.pending.oldest()?, self.batching.parameters.linger()?);
+        Some(Timestamp(oldest.0.saturating_add(i64::try_from(linger.as_nanos()).unwrap_or(i64::MAX))))
+    }
+
+    async fn on_timer(&mut self, now: Timestamp, _: &mut Output) -> Result<()> {
+        if let Some(linger) = self.batching.parameters.linger() {
+            let upto = now.0.saturating_sub(i64::try_from(linger.as_nanos()).unwrap_or(i64::MAX));
+            self.close_older(Timestamp(upto), Trigger::Linger);
+        }
+        self.crew.begin(&self.held);
+        Ok(())
+    }
+
+    fn changes(&mut self) -> Result<Vec<Change>> {
+        self.pending.changes(&self.held)
+    }
+
+    async fn drain(&mut self, _: &mut Output) -> Result<()> {
+        self.close_older(Timestamp(i64::MAX), Trigger::Drain);
+        self.crew.begin(&self.held);
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.crew.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,14 @@
+//! Records gathered to batches for one handler call.
+
+mod batch_of;
+mod batching;
+mod grouping;
+mod pending;
+mod saved;
+mod stream;
+
+pub(crate) use batching::Splitter;
+
+pub use batch_of::{BatchOf, Trigger};
+pub use batching::Batching;
+pub use stream::Batched;

@@ -1,0 +1,129 @@
+//! The batches whose records a step has taken and not yet answered for.
+
+use millstream_core::{BATCH_RECORDS_MAX, Batch, BatchBuilder, Output};
+
+use super::Slots;
+use crate::typed::{Data, Typed};
+
+/// A record of a held batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) batch: u32,
+    pub(crate) row: u32,
+}
+
+/// Batches, each with the number of its records that are still wanted.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    batches: Slots<(Batch, usize)>,
+    /// Records that the batches keep alive, wanted or not.
+    rows: usize,
+}
+
+impl Held {
+    /// Holds a batch for all of its records.
+    pub(crate) fn add(&mut self, batch: Batch) -> u32 {
+        self.rows += batch.body().0.len();
+        let wanted = batch.len();
+        self.batches.insert((batch, wanted))
+    }
+
+    pub(crate) fn get(&self, batch: u32) -> Option<&Batch> {
+        self.batches.get(batch).map(|(batch, _)| batch)
+    }
+
+    /// Records that its batches keep alive.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether a batch keeps many more records alive than are wanted of it.
+    pub(crate) fn is_sparse(&self, batch: u32) -> bool {
+        self.batches.get(batch).is_some_and(|(batch, wanted)| wanted * 8 < batch.body().0.len())
+    }
+
+    /// So many records of a batch are no longer wanted.
+    pub(crate) fn release(&mut self, batch: u32, records: usize) {
+        if let Some((held, wanted)) = self.batches.get_mut(batch) {
+            *wanted = wanted.saturating_sub(records);
+            if *wanted == 0 {
+                self.rows = self.rows.saturating_sub(held.body().0.len());
+                self.batches.remove(batch);
+            }
+        }
+    }
+
+    /// The same for records one by one.
+    pub(crate) fn release_rows(&mut self, rows: &[Row]) {
+        for run in rows.chunk_by(|a, b| a.batch == b.batch) {
+            run.first().into_iter().for_each(|first| self.release(first.batch, run.len()));
+        }
+    }
+
+    /// Reports a record as failed, and lets it go.
+    pub(crate) fn fail(&mut self, at: Row, error: millstream_core::Error, out: &mut Output) {
+        if let Some(batch) = self.get(at.batch) {
+            out.fail(batch, at.row as usize, error);
+        }
+        self.release(at.batch, 1);
+    }
+
+    /// Gives records back that were not begun, and lets them go.
+    pub(crate) fn give_back(&mut self, rows: &[Row], out: &mut Output) {
+        for run in rows.chunk_by(|a, b| a.batch == b.batch) {
+            if let Some(records) = self.records(run) {
+                out.give_back(records);
+            }
+        }
+        self.release_rows(rows);
+    }
+
+    /// Emits records with these values, one for each, and lets them go.
+    ///
+    /// Records that came together go on together, without a copy of what is around their values; where they come from many
+    /// batches, they are put into one, because the next steps work batch by batch.
+    pub(crate) fn emit<U: Data>(&mut self, rows: &[Row], mut values: Vec<U>, out: &mut Output) {
+        debug_assert_eq!(rows.len(), values.len());
+        let runs = rows.chunk_by(|a, b| a.batch == b.batch).count();
+        if rows.len() >= runs * RUN_RECORDS_MIN || runs == 1 {
+            for run in rows.chunk_by(|a, b| a.batch == b.batch) {
+                let rest = values.split_off(run.len().min(values.len()));
+                if let Some(records) = self.records(run) {
+                    out.emit(0, records.with_body(Typed::body(std::mem::replace(&mut values, rest))));
+                }
+            }
+        } else {
+            for part in rows.chunks(BATCH_RECORDS_MAX) {
+                let rest = values.split_off(part.len().min(values.len()));
+                out.emit(0, self.gather(part).with_body(Typed::body(std::mem::replace(&mut values, rest))));
+            }
+        }
+        self.release_rows(rows);
+    }
+
+    /// Who these records are, in one batch of its own without values.
+    pub(crate) fn gather(&self, rows: &[Row]) -> Batch {
+        let mut builder = BatchBuilder::new();
+        for run in rows.chunk_by(|a, b| a.batch == b.batch) {
+            let Some(batch) = run.first().and_then(|first| self.get(first.batch)) else { continue };
+            let records = batch.records();
+            run.iter().for_each(|at| builder.push_ref(&records.get(at.row as usize)));
+        }
+        builder.finish()
+    }
+
+    /// Records of one batch.
+    fn records(&self, run: &[Row]) -> Option<Batch> {
+        let (first, last) = (run.first()?, run.last()?);
+        let batch = self.get(first.batch)?;
+        let touching = run.windows(2).all(|pair| matches!(pair, [a, b] if b.row == a.row + 1));
+        Some(match touching {
+            true if run.len() == batch.len() => batch.clone(),
+            true => batch.slice(first.row as usize, last.row as usize + 1),
+            false => batch.select(run.iter().map(|at| at.row).collect()),
+        })
+    }
+}
+
+/// From so many records of a batch at a time it is cheaper to share what is around them than to copy it.
+const RUN_RECORDS_MIN: usize = 16;
