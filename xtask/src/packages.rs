@@ -20,7 +20,7 @@ const NEEDED: [(&str, &str, &str); 13] = [
     ("java", "default-jre-headless", "tests against Kafka"),
     ("mvn", "maven", "fetching Kafka"),
     ("kcat", "kcat", "tests against Kafka with a foreign client"),
-    // The server itself is outside the `PATH`; this comes with it, and only with it.
+    // The server itself is outside the `PATH`; this comes with it.
     ("pg_createcluster", "postgresql", "the example that writes to a database"),
     ("openssl", "openssl", "certificates of test servers"),
 ];

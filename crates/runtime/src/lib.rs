@@ -36,6 +36,7 @@ mod retain;
 mod rules;
 mod run;
 mod shards;
+mod signal;
 mod sink_task;
 mod source_task;
 mod span;

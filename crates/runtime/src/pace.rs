@@ -4,20 +4,22 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use millstream_core::ShardKey;
 use tokio::sync::Notify;
 
-use crate::lease::lock;
+use crate::{
+    lease::lock,
+    signal::{Level, Wishes},
+};
 
 /// Tells the coordinator that there is something to commit. An idle pipeline touches none of it.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    active: AtomicBool,
-    urgent: AtomicBool,
+    wishes: Wishes,
     records: AtomicU64,
     bytes: AtomicU64,
     changed: Notify,
@@ -46,16 +48,14 @@ impl Pace {
 
     /// Something has happened that an epoch must cover.
     pub(crate) fn touch(&self) {
-        // A plain load first: the line stays shared while the flag is up.
-        if !self.active.load(Ordering::Relaxed) && !self.active.swap(true, Ordering::AcqRel) {
+        if self.wishes.touch() {
             self.changed.notify_one();
         }
     }
 
     /// An epoch is wanted at once.
     pub(crate) fn urge(&self) {
-        self.active.store(true, Ordering::Release);
-        if !self.urgent.swap(true, Ordering::AcqRel) {
+        if self.wishes.urge() {
             self.changed.notify_one();
         }
     }
@@ -67,18 +67,17 @@ impl Pace {
 
     /// Whether something has happened since the last cut.
     pub(crate) fn is_active(&self) -> bool {
-        self.active.load(Ordering::Acquire)
+        self.wishes.is_active()
     }
 
     /// Whether an epoch is wanted at once.
     pub(crate) fn is_urgent(&self) -> bool {
-        self.urgent.load(Ordering::Acquire)
+        self.wishes.is_urgent()
     }
 
     /// An epoch is cut now; what comes from here on belongs to the next.
     pub(crate) fn cut(&self) {
-        self.active.store(false, Ordering::Release);
-        self.urgent.store(false, Ordering::Release);
+        self.wishes.clear();
         self.records.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
     }
@@ -87,8 +86,7 @@ impl Pace {
 /// Bounds what waits inside of stages: above the bound, sources read no more.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    held: AtomicUsize,
-    bytes_max: usize,
+    level: Level,
     opened: Notify,
     /// Parked records of each shard, so that a shard is not given away too early.
     shards: Mutex<HashMap<ShardKey, usize>>,
@@ -96,7 +94,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Gate { held: AtomicUsize::new(0), bytes_max, opened: Notify::new(), shards: Mutex::default() }
+        Gate { level: Level::new(bytes_max), opened: Notify::new(), shards: Mutex::default() }
     }
 
     /// A record of this shard is parked.
@@ -124,12 +122,11 @@ impl Gate {
     }
 
     pub(crate) fn hold(&self, bytes: usize) {
-        self.held.fetch_add(bytes, Ordering::AcqRel);
+        self.level.rise(bytes);
     }
 
     pub(crate) fn release(&self, bytes: usize) {
-        let before = self.held.fetch_sub(bytes, Ordering::AcqRel);
-        if before >= self.bytes_max && before - bytes < self.bytes_max {
+        if self.level.fall(bytes) {
             self.opened.notify_waiters();
         }
     }
@@ -146,6 +143,6 @@ impl Gate {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.held.load(Ordering::Acquire) < self.bytes_max
+        self.level.is_open()
     }
 }

@@ -3,7 +3,8 @@
 //! Later records of a parked key park behind it; all others go on.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -17,27 +18,42 @@ use tokio::time::Instant;
 
 use crate::{dispatch::worker_of, pace::Gate, spec::Dispatch};
 
+/// A place among the parked records of a stage: before which of its steps, and an id. What waits before a later step came
+/// earlier.
+type Place = (Reverse<usize>, u64);
+
 /// The parked records of one stage.
 #[derive(Debug)]
 pub(crate) struct Parked {
     gate: Arc<Gate>,
     /// Ids of this worker lie from here on.
     first_id: u64,
+    /// The same, above those that the checkpoint holds: another worker may just be giving one of them up.
+    fresh_id: u64,
     next_id: u64,
-    records: BTreeMap<u64, Waiting>,
+    records: BTreeMap<Place, Waiting>,
     /// The records that are to be tried next: one of each key, and all without a key.
-    due: BTreeSet<(Instant, u64)>,
-    /// The ids in `due`.
-    scheduled: HashSet<u64>,
-    keys: HashMap<Bytes, VecDeque<u64>>,
-    changed: BTreeSet<u64>,
+    due: BTreeSet<(Instant, Place)>,
+    /// Those in `due`, and when.
+    scheduled: HashMap<Place, Instant>,
+    keys: HashMap<Bytes, Line>,
+    changed: BTreeSet<Place>,
+}
+
+/// The parked records of a key, in their order.
+#[derive(Debug, Default)]
+struct Line {
+    places: BTreeSet<Place>,
+    /// The first one was taken, for this step, and what becomes of it is not known.
+    trying: Option<usize>,
 }
 
 /// A parked record as it is tried again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Waiting {
     pub(crate) record: Record,
-    /// Which step of the stage it waits before.
+    /// Which step of the stage it waits before; it is saved under the name of that step.
+    #[serde(skip)]
     pub(crate) step: usize,
     /// At which input of it.
     #[serde(default)]
@@ -55,10 +71,11 @@ impl Parked {
         Parked {
             gate,
             first_id,
+            fresh_id: first_id,
             next_id: first_id,
             records: BTreeMap::new(),
             due: BTreeSet::new(),
-            scheduled: HashSet::new(),
+            scheduled: HashMap::new(),
             keys: HashMap::new(),
             changed: BTreeSet::new(),
         }
@@ -68,19 +85,27 @@ impl Parked {
         self.records.is_empty()
     }
 
+    /// Whether no key is held.
+    pub(crate) fn holds_none(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether records of this key wait, so that a later one must wait behind them.
-    pub(crate) fn holds(&self, key: Option<&[u8]>) -> bool {
-        key.is_some_and(|key| self.keys.contains_key(key))
+    /// Whether records of this key wait before `step` or a later one, so that one that comes to `step` must wait behind them.
+    pub(crate) fn holds(&self, key: Option<&[u8]>, step: usize) -> bool {
+        let Some(line) = key.and_then(|key| self.keys.get(key)) else { return false };
+        line.trying.is_some_and(|of| of >= step) || line.places.first().is_some_and(|(of, _)| of.0 >= step)
     }
 
     /// Parks a record that failed, to be tried again after `delay`. It goes before the others of its key.
-    pub(crate) fn failed(&mut self, mut record: Record, step: usize, attempts: u32, delay: Duration) {
+    pub(crate) fn failed(&mut self, mut record: Record, step: usize, port: usize, attempts: u32, delay: Duration) {
         record.attempts = attempts;
-        self.insert(Waiting { record, step, port: 0, attempts, due_at: after(delay) }, delay, true);
+        // One that is tried again at once, for ever, leaves room for others.
+        let delay = delay.max(DELAY_MIN);
+        self.insert(Waiting { record, step, port, attempts, due_at: after(delay) }, delay, true);
     }
 
     /// Parks a record behind those of its key.
@@ -96,34 +121,45 @@ impl Parked {
 
     /// Takes the next record that is due, if any. Those behind it stay until [`Parked::settled`].
     pub(crate) fn take(&mut self, now: Instant) -> Option<Waiting> {
-        let (at, id) = self.due.first().copied().filter(|(at, _)| *at <= now)?;
-        self.due.remove(&(at, id));
-        self.scheduled.remove(&id);
-        self.remove(id)
+        let (_, place) = self.due.first().copied().filter(|(at, _)| *at <= now)?;
+        self.unschedule(place);
+        let waiting = self.records.remove(&place)?;
+        self.gate.unpark(&waiting.record.origin, size(&waiting.record));
+        if let Some(line) = waiting.record.key.as_ref().and_then(|key| self.keys.get_mut(key)) {
+            line.places.remove(&place);
+            line.trying = Some(waiting.step);
+        }
+        self.changed.insert(place);
+        Some(waiting)
     }
 
-    /// A record of this key that was taken did not come back: the next one of the key is due.
+    /// What becomes of the record of this key that was taken is known: the next one of the key is due.
     pub(crate) fn settled(&mut self, key: Option<&[u8]>) {
         let Some(key) = key else { return };
-        let Some(queue) = self.keys.get_mut(key) else { return };
-        match queue.front().copied() {
-            // The one in front is due already where the record came back.
-            Some(next) if self.scheduled.contains(&next) => {}
-            Some(next) => self.schedule(Instant::now(), next),
+        let Some(line) = self.keys.get_mut(key) else { return };
+        line.trying = None;
+        match line.places.first().copied() {
+            Some(next) => self.schedule_saved(next),
             None => {
                 self.keys.remove(key);
             }
         }
     }
 
-    /// What was parked and taken since the last call, for the state of the epoch.
-    pub(crate) fn changes(&mut self) -> Result<Vec<Change>> {
-        let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().map(|id| self.change(id)).collect()
+    /// What was parked and taken before each step since the last call, for the state of the epoch.
+    pub(crate) fn changes(&mut self) -> Result<BTreeMap<usize, Vec<Change>>> {
+        let mut changes: BTreeMap<usize, Vec<Change>> = BTreeMap::new();
+        for place in std::mem::take(&mut self.changed) {
+            let change = self.change(place)?;
+            changes.entry(place.0.0).or_default().push(change);
+        }
+        Ok(changes)
     }
 
-    /// Parks what the checkpoint holds, as far as it is `mine`, by record and id.
-    pub(crate) fn restore(&mut self, state: Vec<Change>, mine: impl Fn(&Record, u64) -> bool) -> Result<()> {
+    /// Parks what the checkpoint holds for a step, as far as it is `mine`, by record and id; answers how many. When all steps
+    /// have been restored, [`Parked::begin`] follows.
+    pub(crate) fn restore(&mut self, step: usize, state: Vec<Change>, mine: impl Fn(&Record, u64) -> bool) -> Result<usize> {
+        let before = self.records.len();
         for change in state {
             let damaged = || Error::new(ErrorKind::Corrupt, "cannot read a parked record from the saved state");
             let id = <[u8; 8]>::try_from(&*change.key).map(u64::from_be_bytes).map_err(|_| damaged())?;
@@ -137,90 +173,92 @@ impl Parked {
                 continue;
             }
             self.gate.park(&waiting.record.origin, size(&waiting.record));
-            self.records.insert(id, waiting);
+            self.records.insert((Reverse(step), id), Waiting { step, ..waiting });
         }
+        Ok(self.records.len() - before)
+    }
+
+    /// All is restored: the first record of each key is due, and all without a key.
+    pub(crate) fn begin(&mut self) {
         self.adopt();
-        let mut fronts = Vec::new();
-        // In the order of their ids, which is their order.
-        for (&id, waiting) in &self.records {
-            let front = match &waiting.record.key {
-                Some(key) => {
-                    let queue = self.keys.entry(key.clone()).or_default();
-                    queue.push_back(id);
-                    queue.len() == 1
-                }
-                None => true,
-            };
-            if front {
-                let wait = (waiting.due_at.0 - Timestamp::now().0).max(0) as u64;
-                fronts.push((Instant::now() + Duration::from_nanos(wait), id));
+        self.fresh_id = self.next_id;
+        for (&place, waiting) in &self.records {
+            if let Some(key) = &waiting.record.key {
+                self.keys.entry(key.clone()).or_default().places.insert(place);
             }
         }
-        fronts.into_iter().for_each(|(at, id)| self.schedule(at, id));
-        Ok(())
+        let without_key = self.records.iter().filter(|(_, waiting)| waiting.record.key.is_none()).map(|(place, _)| *place);
+        let fronts = self.keys.values().filter_map(|line| line.places.first().copied());
+        let due: Vec<Place> = without_key.chain(fronts).collect();
+        due.into_iter().for_each(|place| self.schedule_saved(place));
     }
 
     /// What another worker has parked is given ids of this one, in its order, so that what parks behind it gets a later one.
     fn adopt(&mut self) {
         let mine = self.first_id >> WORKER_BITS;
-        let foreign: Vec<u64> = self.records.keys().copied().filter(|id| id >> WORKER_BITS != mine).collect();
-        for id in foreign {
-            if let Some(waiting) = self.records.remove(&id) {
-                self.records.insert(self.next_id, waiting);
-                self.changed.extend([id, self.next_id]);
+        let foreign: Vec<Place> = self.records.keys().copied().filter(|(_, id)| id >> WORKER_BITS != mine).collect();
+        for place in foreign {
+            if let Some(waiting) = self.records.remove(&place) {
+                let adopted = (place.0, self.next_id);
+                self.records.insert(adopted, waiting);
+                self.changed.extend([place, adopted]);
                 self.next_id += ID_GAP;
             }
         }
     }
 
-    fn schedule(&mut self, at: Instant, id: u64) {
-        self.due.insert((at, id));
-        self.scheduled.insert(id);
+    /// It is due when it was to be tried.
+    fn schedule_saved(&mut self, place: Place) {
+        let Some(waiting) = self.records.get(&place) else { return };
+        let wait = (waiting.due_at.0 - Timestamp::now().0).max(0) as u64;
+        self.schedule(Instant::now() + Duration::from_nanos(wait), place);
+    }
+
+    fn schedule(&mut self, at: Instant, place: Place) {
+        self.unschedule(place);
+        self.due.insert((at, place));
+        self.scheduled.insert(place, at);
+    }
+
+    fn unschedule(&mut self, place: Place) {
+        if let Some(at) = self.scheduled.remove(&place) {
+            self.due.remove(&(at, place));
+        }
     }
 
     fn insert(&mut self, waiting: Waiting, delay: Duration, front: bool) {
-        let (due, record) = (Instant::now() + delay, &waiting.record);
-        self.gate.park(&record.origin, size(&record));
+        let due = Instant::now() + delay;
+        self.gate.park(&waiting.record.origin, size(&waiting.record));
         if self.records.is_empty() {
-            self.next_id = self.first_id;
+            self.next_id = self.fresh_id;
         }
+        let step = Reverse(waiting.step);
         // A failed record keeps its place before the others of its key by taking an id below theirs.
-        let ahead = record.key.as_ref().and_then(|key| self.keys.get(key)).and_then(|queue| queue.front().copied());
+        let line = waiting.record.key.as_ref().and_then(|key| self.keys.get(key));
+        let ahead = line.and_then(|line| line.places.range((step, 0)..=(step, u64::MAX)).next());
         let id = match ahead {
-            Some(first) if front => first - 1,
+            Some((_, first)) if front => first - 1,
             _ => self.next_id,
         };
         self.next_id = self.next_id.max(id + ID_GAP);
-        let mut next = true;
-        if let Some(key) = &record.key {
-            let queue = self.keys.entry(key.clone()).or_default();
-            if front {
-                queue.push_front(id)
-            } else {
-                queue.push_back(id)
-            }
-            next = queue.front() == Some(&id) && front || queue.len() == 1;
+        let place = (step, id);
+        let key = waiting.record.key.clone();
+        self.records.insert(place, waiting);
+        self.changed.insert(place);
+        let Some(key) = key else { return self.schedule(due, place) };
+        let line = self.keys.entry(key).or_default();
+        let was_first = line.places.first().copied();
+        line.places.insert(place);
+        // Behind one that is being tried, all wait.
+        if line.trying.is_none() && line.places.first() == Some(&place) {
+            was_first.into_iter().for_each(|behind| self.unschedule(behind));
+            self.schedule(due, place);
         }
-        if next {
-            self.schedule(due, id);
-        }
-        self.records.insert(id, waiting);
-        self.changed.insert(id);
     }
 
-    fn remove(&mut self, id: u64) -> Option<Waiting> {
-        let waiting = self.records.remove(&id)?;
-        self.gate.unpark(&waiting.record.origin, size(&waiting.record));
-        if let Some(queue) = waiting.record.key.as_ref().and_then(|key| self.keys.get_mut(key)) {
-            queue.retain(|other| *other != id);
-        }
-        self.changed.insert(id);
-        Some(waiting)
-    }
-
-    fn change(&self, id: u64) -> Result<Change> {
-        let key = Bytes::copy_from_slice(&id.to_be_bytes());
-        let value = match self.records.get(&id) {
+    fn change(&self, place: Place) -> Result<Change> {
+        let key = Bytes::copy_from_slice(&place.1.to_be_bytes());
+        let value = match self.records.get(&place) {
             Some(waiting) => Some(
                 rmp_serde::to_vec_named(waiting)
                     .map(Bytes::from)
@@ -231,6 +269,9 @@ impl Parked {
         Ok(Change { group: group(&key), key, value })
     }
 }
+
+/// The least time before another try.
+const DELAY_MIN: Duration = Duration::from_millis(1);
 
 /// The worker that parked a record stands above so many bits of its id.
 const WORKER_BITS: u32 = 48;
@@ -292,14 +333,14 @@ mod tests {
     #[tokio::test]
     async fn records_of_a_parked_key_wait_behind_it_in_order() {
         let mut parked = parked();
-        parked.failed(record(Some("k"), "first"), 0, 1, Duration::from_secs(30));
-        assert!(parked.holds(Some(b"k")) && !parked.holds(Some(b"other")) && !parked.holds(None));
+        parked.failed(record(Some("k"), "first"), 0, 0, 1, Duration::from_secs(30));
+        assert!(parked.holds(Some(b"k"), 0) && !parked.holds(Some(b"other"), 0) && !parked.holds(None, 0));
         parked.behind(record(Some("k"), "second"), 0, 0);
         parked.behind(record(Some("k"), "third"), 0, 0);
         assert_eq!(taken(&mut parked), Some(("first".into(), 1)));
         assert_eq!(taken(&mut parked), None, "the second waits until the first has settled");
         // It fails again, and is still before the others.
-        parked.failed(record(Some("k"), "first"), 0, 2, Duration::from_secs(30));
+        parked.failed(record(Some("k"), "first"), 0, 0, 2, Duration::from_secs(30));
         parked.settled(Some(b"k"));
         assert_eq!(taken(&mut parked), Some(("first".into(), 2)));
         parked.settled(Some(b"k"));
@@ -307,24 +348,92 @@ mod tests {
         parked.settled(Some(b"k"));
         assert_eq!(taken(&mut parked), Some(("third".into(), 0)));
         parked.settled(Some(b"k"));
-        assert!(parked.is_empty() && !parked.holds(Some(b"k")));
+        assert!(parked.is_empty() && !parked.holds(Some(b"k"), 0));
+    }
+
+    /// Applies changes as a store does.
+    fn save(state: &mut BTreeMap<(usize, Bytes), Change>, parked: &mut Parked) {
+        for (step, changes) in parked.changes().unwrap() {
+            for change in changes {
+                match change.value {
+                    Some(_) => drop(state.insert((step, change.key.clone()), change)),
+                    None => drop(state.remove(&(step, change.key))),
+                }
+            }
+        }
+    }
+
+    fn restored(state: &BTreeMap<(usize, Bytes), Change>, worker: usize, mine: impl Fn(&Record, u64) -> bool) -> Parked {
+        let mut parked = Parked::new(Arc::new(Gate::new(1 << 20)), worker);
+        let steps: BTreeSet<usize> = state.keys().map(|(step, _)| *step).collect();
+        for step in steps {
+            let of = state.iter().filter(|((of, _), _)| *of == step).map(|(_, change)| change.clone());
+            parked.restore(step, of.collect(), &mine).unwrap();
+        }
+        parked.begin();
+        parked
     }
 
     #[tokio::test]
     async fn what_is_parked_survives_in_the_changes() {
-        let mut parked = parked();
-        parked.failed(record(Some("k"), "first"), 3, 1, Duration::from_secs(30));
+        let (mut parked, mut state) = (parked(), BTreeMap::new());
+        parked.failed(record(Some("k"), "first"), 3, 0, 1, Duration::from_secs(30));
         parked.behind(record(Some("k"), "second"), 3, 0);
-        parked.failed(record(None, "free"), 3, 1, Duration::from_secs(60));
-        let mut state: BTreeMap<_, _> = parked.changes().unwrap().into_iter().map(|c| (c.key.clone(), c)).collect();
+        parked.failed(record(None, "free"), 3, 0, 1, Duration::from_secs(60));
+        save(&mut state, &mut parked);
         assert_eq!(taken(&mut parked).unwrap().0, "first");
         parked.settled(Some(b"k"));
-        for change in parked.changes().unwrap() {
-            state.insert(change.key.clone(), change);
-        }
-        let mut again = self::parked();
-        again.restore(state.into_values().filter(|change| change.value.is_some()).collect(), |_, _| true).unwrap();
+        save(&mut state, &mut parked);
+        let mut again = restored(&state, 0, |_, _| true);
         assert_eq!(taken(&mut again), Some(("second".into(), 0)));
         assert_eq!(taken(&mut again), Some(("free".into(), 1)));
+    }
+
+    #[tokio::test]
+    async fn what_waits_before_a_later_step_came_earlier() {
+        let (mut parked, mut state) = (parked(), BTreeMap::new());
+        parked.failed(record(Some("k"), "third"), 0, 0, 1, Duration::from_millis(1));
+        parked.failed(record(Some("k"), "first"), 1, 0, 1, Duration::from_secs(30));
+        parked.behind(record(Some("k"), "fourth"), 0, 0);
+        assert!(parked.holds(Some(b"k"), 1) && !parked.holds(Some(b"k"), 2));
+        parked.behind(record(Some("k"), "second"), 1, 0);
+        save(&mut state, &mut parked);
+        for mut parked in [parked, restored(&state, 0, |_, _| true)] {
+            for value in ["first", "second", "third", "fourth"] {
+                assert_eq!(taken(&mut parked).unwrap().0, value);
+                assert_eq!(taken(&mut parked), None, "behind {value}");
+                parked.settled(Some(b"k"));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn behind_a_record_that_is_being_tried_all_wait() {
+        let mut parked = parked();
+        parked.failed(record(Some("k"), "first"), 0, 0, 1, Duration::from_millis(1));
+        assert_eq!(taken(&mut parked).unwrap().0, "first");
+        parked.behind(record(Some("k"), "second"), 0, 0);
+        assert_eq!(taken(&mut parked), None);
+        parked.settled(Some(b"k"));
+        assert_eq!(taken(&mut parked).unwrap().0, "second");
+    }
+
+    #[tokio::test]
+    async fn an_id_that_another_worker_is_giving_up_is_not_given_again() {
+        let mut one = Parked::new(Arc::new(Gate::new(1 << 20)), 1);
+        one.failed(record(Some("k"), "old"), 0, 0, 1, Duration::from_secs(30));
+        let mut state = BTreeMap::new();
+        save(&mut state, &mut one);
+        // The key moves to worker 0; worker 1 has nothing, and parks something new in the same epoch.
+        let mut zero = restored(&state, 0, |_, _| true);
+        let mut one = restored(&state, 1, |_, _| false);
+        one.failed(record(Some("other"), "new"), 0, 0, 1, Duration::from_secs(30));
+        // In whatever order the two report.
+        save(&mut state, &mut one);
+        save(&mut state, &mut zero);
+        let values = state.values().map(|change| rmp_serde::from_slice::<Waiting>(change.value.as_ref().unwrap()).unwrap());
+        let mut values: Vec<_> = values.map(|waiting| waiting.record.value.unwrap()).collect();
+        values.sort();
+        assert_eq!(values, ["new", "old"]);
     }
 }

@@ -45,6 +45,7 @@ pub(crate) struct Taps {
     /// Looked at once a batch; the rest only while there are taps.
     any: AtomicBool,
     open: Mutex<Vec<Open>>,
+    over: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -76,7 +77,12 @@ impl Taps {
         }
         let (sender, batches) = mpsc::channel(BATCHES_HELD);
         let missed = Arc::<AtomicU64>::default();
-        lock(&self.open).push(Open { stage: node.name.clone(), side, batches: sender, missed: missed.clone() });
+        let mut open = lock(&self.open);
+        if self.over.load(Relaxed) {
+            // Nothing passes any more: the tap has ended.
+            return Ok(Tap { batches, missed });
+        }
+        open.push(Open { stage: node.name.clone(), side, batches: sender, missed: missed.clone() });
         self.any.store(true, Relaxed);
         Ok(Tap { batches, missed })
     }
@@ -102,6 +108,8 @@ impl Taps {
 
     /// The pipeline is over.
     pub(crate) fn close(&self) {
-        lock(&self.open).clear();
+        let mut open = lock(&self.open);
+        self.over.store(true, Relaxed);
+        open.clear();
     }
 }

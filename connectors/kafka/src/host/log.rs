@@ -76,12 +76,20 @@ fn newest(plan: &Planned, pipeline: &str, key: &[u8], isolation: &str) -> Result
     // The end of all records, of open transactions too: ours that was under way may be among them.
     let all = Cluster::new(&plan.access, config.set("isolation.level", "read_uncommitted"))?;
     all.connect()?;
-    let count = all.partitions(topic)?.ok_or_else(|| no_topic(topic, &plan.access.shown))?;
+    let count = all.partitions(topic)?.ok_or_else(|| not_seen(topic, &plan.access.shown))?;
     let partition: Partition = (topic.as_str().into(), partition_of(pipeline.as_bytes(), count));
-    let end = all.ends(std::slice::from_ref(&partition))?.first().copied().unwrap_or(0);
-    let first = all.beginnings(std::slice::from_ref(&partition))?.first().copied().unwrap_or(0);
+    let bounds = all.beginnings(std::slice::from_ref(&partition))?.into_iter().zip(all.ends(&[partition.clone()])?);
     drop(all);
-    newest_of(plan, (pipeline, key, isolation), &partition, first..end)
+    // Nothing is concluded from an answer that is none.
+    let Some((first, end)) = bounds.last() else { return Err(not_seen(topic, &plan.access.shown)) };
+    let newest = newest_of(plan, (pipeline, key, isolation), &partition, first..end)?;
+    tracing::debug!(topic, pipeline, isolation, first, end, found = newest.is_some(), "read the checkpoints");
+    Ok(newest)
+}
+
+/// The topic is not there, though it was: a broker that has just come back may not know it yet.
+fn not_seen(topic: &str, shown: &str) -> Error {
+    no_topic(topic, shown).with_kind(ErrorKind::Unavailable)
 }
 
 /// The newest value of a key between two offsets. Where only what is committed counts, it waits for transactions of others that
@@ -124,7 +132,8 @@ fn newest_of(
         });
         if let Some(code) = fault.take() {
             let error = coded(what(), code);
-            if !error.facts().retry {
+            // A broker that has just come back may not know the partition yet.
+            if !error.facts().retry && error.kind() != ErrorKind::NotFound {
                 return Err(error);
             }
         }
@@ -214,5 +223,5 @@ fn partitions(plan: &Planned, producer: &crate::sink::producer::Producer) -> Res
     let metadata = metadata.map_err(|error| failed(format!("cannot look up the topic `{topic}`"), error))?;
     let count =
         metadata.topics().iter().find(|found| found.name() == topic).map_or(0, |found| found.partitions().len());
-    i32::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| no_topic(topic, &plan.access.shown))
+    i32::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| not_seen(topic, &plan.access.shown))
 }

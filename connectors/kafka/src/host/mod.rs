@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use millstream_core::{Checkpoint, Companion, Error, ErrorKind, Host, Hosted, Result, Share, Stamp};
+use millstream_core::{Checkpoint, Companion, Epoch, Error, ErrorKind, Host, Hosted, Result, Share, Stamp};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::ConsumerGroupMetadata,
@@ -34,6 +34,9 @@ use crate::{
 
 /// Between two tries of a call that the client says can be tried again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the brokers are asked again when they do not know of an epoch that they have decided: a broker that comes back, or
+/// has just been made a leader, may need a moment. Longer than an election takes.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a source of Kafka gives to a transaction: where its group stands, and who it is in its group.
 pub(crate) struct GroupCompanion {
@@ -48,6 +51,8 @@ pub(crate) struct KafkaHost {
     shared: Arc<Shared>,
     pipeline: Option<String>,
     claim: Arc<Claim>,
+    /// The newest epoch that is known to be decided here, with the store that it is of.
+    known: Option<(String, Epoch)>,
 }
 
 /// What tells this runner from all others. To a producer, a transaction that the brokers have ended because of its age looks
@@ -101,7 +106,7 @@ impl Claim {
 impl KafkaHost {
     pub(crate) fn new(plan: Arc<Planned>) -> Self {
         let shared = Arc::new(Shared::new(plan.clone()));
-        KafkaHost { shared, plan, pipeline: None, claim: Arc::new(Claim::new()) }
+        KafkaHost { shared, plan, pipeline: None, claim: Arc::new(Claim::new()), known: None }
     }
 
     fn pipeline(&self) -> Result<String> {
@@ -127,13 +132,15 @@ impl Host for KafkaHost {
                 let _ = shared.narrow(limit);
             }
         }
-        let claim = self.claim.clone();
-        blocking(move || {
+        let (claim, known) = (self.claim.clone(), self.known.clone());
+        let read = blocking(move || {
             claim.check(&plan, &for_topic)?;
             claim.make(&plan, &shared, &for_topic)?;
-            log::read(&plan, &for_topic)
-        })
-        .await?
+            read(&plan, &for_topic, known.as_ref())
+        });
+        let found = read.await??;
+        self.known = found.as_ref().map(known_of);
+        Ok(found)
     }
 
     fn share(&self) -> Share {
@@ -147,13 +154,16 @@ impl Host for KafkaHost {
             Ok(pipeline) => pipeline,
             Err(error) => return Hosted::Aborted(error),
         };
-        let claim = self.claim.clone();
+        let (claim, known) = (self.claim.clone(), known_of(&checkpoint));
         let committed = blocking(move || {
             let hosted = commit(&plan, &shared, &pipeline, Some(&checkpoint), &companions);
             settled(hosted, &claim, &plan, &pipeline)
         });
-        let committed = committed.await;
-        committed.unwrap_or_else(Hosted::Unknown)
+        let hosted = committed.await.unwrap_or_else(Hosted::Unknown);
+        if let Hosted::Committed = hosted {
+            self.known = Some(known);
+        }
+        hosted
     }
 
     /// Below half of what the brokers allow: a transaction that they abort takes its epoch along.
@@ -164,7 +174,10 @@ impl Host for KafkaHost {
     async fn reset(&mut self) -> Result<()> {
         let (plan, shared, pipeline) = (self.plan.clone(), self.shared.clone(), self.pipeline()?);
         match blocking(move || commit(&plan, &shared, &pipeline, None, &[])).await? {
-            Hosted::Committed => Ok(()),
+            Hosted::Committed => {
+                self.known = None;
+                Ok(())
+            }
             Hosted::Aborted(error) | Hosted::Unknown(error) | Hosted::Fenced(error) => Err(error),
         }
     }
@@ -173,6 +186,32 @@ impl Host for KafkaHost {
         self.shared.close();
         Ok(())
     }
+}
+
+fn known_of(checkpoint: &Checkpoint) -> (String, Epoch) {
+    (checkpoint.store_id.clone(), checkpoint.epoch)
+}
+
+/// The checkpoint as it counts. Blocks. What is older than what was decided is believed only when it is still so after a while:
+/// then the brokers have gone back, and the runtime says so.
+fn read(plan: &Planned, pipeline: &str, known: Option<&(String, Epoch)>) -> Result<Option<Checkpoint>> {
+    let deadline = Instant::now() + ASK_AGAIN;
+    loop {
+        let found = log::read(plan, pipeline)?;
+        if !is_behind(found.as_ref(), known) || Instant::now() >= deadline {
+            return Ok(found);
+        }
+        let (found, known) = (found.map(|found| found.epoch), known.map(|known| known.1));
+        tracing::warn!(url = plan.access.shown, ?found, ?known, "the checkpoint is older than what was decided; asking again");
+        std::thread::sleep(PAUSE * 5);
+    }
+}
+
+/// Whether a checkpoint is older than what is known to be decided. One of another store says nothing about ours.
+fn is_behind(found: Option<&Checkpoint>, known: Option<&(String, Epoch)>) -> bool {
+    known.is_some_and(|(store_id, epoch)| {
+        found.is_none_or(|found| found.store_id == *store_id && found.epoch < *epoch)
+    })
 }
 
 /// Who is fenced has been replaced; or has only taken too long, and recovery makes that good. Blocks.

@@ -25,7 +25,7 @@ pub(crate) fn plan(job: &str, folder: &Path) -> Option<Plan> {
     }
     // No epoch is due while it runs: each is cut because somebody waits.
     let checkpoint = CheckpointSpec { every: "1h".parse().unwrap(), ..CheckpointSpec::default() };
-    let pipeline = base(job, Delivery::ExactlyOnce).checkpoint(checkpoint);
+    let pipeline = base(job, Delivery::AtLeastOnce).checkpoint(checkpoint);
     let (collector, texts) = pipeline.collector::<String>(CollectorOptions::default());
     texts.to_json().sink_with("file", json!({ "path": folder.join("out.txt"), "existing": "append" }));
     let (acknowledged, run) = (folder.join("acknowledged.txt"), std::process::id());

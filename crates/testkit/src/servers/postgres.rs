@@ -43,7 +43,7 @@ impl Postgres {
         SHARED.get_or_init(Postgres::start).as_ref().map_err(Clone::clone)
     }
 
-    /// Starts one for faults, or for a test that wants it empty.
+    /// Starts one for a test that wants it empty.
     pub fn start() -> Result<Postgres, Missing> {
         let programs = programs()?;
         let postgres = Postgres { keeper: Keeper::new("postgres"), port: Port::claim(), programs };
@@ -66,22 +66,6 @@ impl Postgres {
         format!("postgres://{USER}@{}/postgres", self.port.address())
     }
 
-    /// What it has printed since it was last started.
-    pub fn log(&self) -> String {
-        self.keeper.log()
-    }
-
-    /// Kills it (SIGKILL); when this returns, its port refuses connections.
-    pub fn kill(&self) {
-        self.keeper.kill();
-    }
-
-    /// Kills it if it is running, and starts it again on the same port and folder; it has kept what it had committed.
-    pub fn restart(&self) {
-        self.kill();
-        self.run();
-    }
-
     /// Runs `psql` with these statements, and answers the values: a line for each row, `|` between columns. Fails the test if
     /// it cannot connect, or at an error.
     #[track_caller]
@@ -94,7 +78,9 @@ impl Postgres {
     fn run(&self) {
         let folder = self.keeper.folder().display().to_string();
         let (data, port) = (format!("{folder}/data"), self.port.number().to_string());
-        let arguments = ["-D", &data, "-p", &port, "-k", &folder, "-c", "listen_addresses=127.0.0.1"];
+        // What it keeps ends with the test, so it need not reach the disk.
+        let listen = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"];
+        let arguments = [["-D", &data, "-p", &port, "-k", &folder].as_slice(), &listen].concat();
         self.keeper.start(&self.command("postgres", &arguments));
         self.keeper.wait_for(READY, READY_WITHIN);
     }

@@ -1,0 +1,93 @@
+//! Orders of a shop: decoded, checked, priced by one look-up for many, charged with retries. What fails for good is kept with
+//! its cause, and printed at the end.
+//!
+//! ```text
+//! cargo run --release --example order_pipeline
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use millstream::{
+    Error, ErrorKind, ErrorRule, Home, Retry, Span, core::Class, prelude::*, runtime::Match, state::read_dead_letters,
+};
+
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+struct Order {
+    id: u32,
+    customer: String,
+    article: String,
+    count: u32,
+}
+
+/// One query for all the orders that come together.
+async fn prices(_orders: Vec<Order>) -> Result<BTreeMap<&'static str, u32>> {
+    Ok(BTreeMap::from([("book", 25), ("lamp", 60), ("pen", 2)]))
+}
+
+/// A bank that does not answer its first two callers, and knows eve.
+async fn charge(calls: Arc<AtomicU32>, (order, price): (Order, u32)) -> Result<String> {
+    let failed = |kind, message| Err(Error::new(kind, message));
+    match order.customer.as_str() {
+        "eve" => failed(ErrorKind::Rejected, "the card has expired"),
+        "kim" => failed(ErrorKind::Unavailable, "kim's bank is closed"),
+        "bob" if calls.fetch_add(1, Ordering::Relaxed) < 2 => failed(ErrorKind::Unavailable, "no answer"),
+        customer => Ok(format!("order {}: {customer} pays {price}", order.id)),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let folder = std::env::temp_dir().join(format!("millstream-order-pipeline-{}", std::process::id()));
+    let home = Home::new(&folder);
+    // Only what another try can help is tried again: three times, after 10 ms, 20 ms, 40 ms.
+    let retry = Retry { attempts: Some(3), delay: Span(Duration::from_millis(10)), ..Retry::default() };
+    let matches = Match { class: Some(Class::Unavailable), ..Match::default() };
+    let calls = Arc::new(AtomicU32::new(0));
+
+    let pipeline = Pipeline::new("order-pipeline").home(home.clone());
+    pipeline
+        .source("file:examples/data/shop.ndjson")
+        .json::<Order>()
+        .try_map(|order| if order.count > 0 { Ok(order.clone()) } else { Err("an order of nothing") })
+        .name("check")
+        .prepare(prices)
+        .map(|order, prices| match prices.get(order.article.as_str()) {
+            Some(price) => Ok((order.clone(), price * order.count)),
+            None => Err(format!("there is no article `{}`", order.article)),
+        })
+        .name("price")
+        // Orders of a customer in order. One that waits for another try holds up that customer only.
+        .partition_by(|(order, _)| order.customer.clone())
+        .map_async(move |order| charge(calls.clone(), order))
+        .concurrency(2)
+        .timeout(Duration::from_secs(5))
+        .on_error(ErrorRule { matches, retry: Some(retry), then: None })
+        .name("charge")
+        // Together again, and printed in one piece.
+        .batch(Batching::open())
+        .handle(|receipts| async move {
+            let mut receipts = receipts.into_values();
+            receipts.sort();
+            receipts.iter().for_each(|receipt| println!("{receipt}"));
+        })
+        .name("print")
+        .concurrency(1)
+        .drop();
+    let summary = pipeline.run().await?;
+
+    println!("{} dead letters", summary.dead());
+    let mut letters = read_dead_letters(&home.pipeline("order-pipeline"), 0, 100)?;
+    letters.sort_by_key(|(_, letter)| letter.record.sequence);
+    for (_, letter) in letters {
+        let (stage, code, causes) = (letter.stage, letter.code, letter.causes.join(": "));
+        println!("`{stage}` gave up with {code} after {} attempts: {causes}", letter.attempts);
+    }
+    std::fs::remove_dir_all(folder).map_err(|cause| Error::io("cannot remove the state", cause))
+}
