@@ -100,5 +100,5 @@ pub(crate) fn gone() -> Error {
 /// There is no such topic.
 pub(crate) fn no_topic(topic: &str, shown: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no topic `{topic}` at {shown}"))
-        .hint("create it (`kafka-topics.sh --create`), or check its name and whether this user may see it")
+        .hint("create it, or check its name: `millstream kafka topics URL` lists those that this user may see")
 }

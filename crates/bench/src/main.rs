@@ -12,6 +12,7 @@
 //! of all threads and child processes, so that other work on the machine does not count. Latencies are wall time.
 
 mod buffer;
+mod collector;
 mod data;
 mod epochs;
 mod flow;
@@ -43,6 +44,7 @@ const CASES: &[Case] = &[
     Case { name: "words", run: words::run },
     Case { name: "json", run: json::run },
     Case { name: "typed", run: typed::run },
+    Case { name: "collector", run: collector::run },
     Case { name: "idle", run: idle::run },
     Case { name: "kafka", run: kafka::run },
     Case { name: "redis", run: redis::run },

@@ -220,7 +220,13 @@ fn broadcast(table: &mut Table) -> Result<()> {
     let nanos = |i: usize| 1e9 / rates[i].median();
     let each = (nanos(1) - nanos(0)) / 3.0;
     let figures = (format!("{each:.2} ns each"), format!("{:.2} ns {}", nanos(2), rates[2].name));
-    table.row("  broadcast to 4, a branch's share of a copy", figures, each / nanos(2) * 100.0, " %", Target::Below(5.0));
+    table.row(
+        "  broadcast to 4, a branch's share of a copy",
+        figures,
+        each / nanos(2) * 100.0,
+        " %",
+        Target::Below(5.0),
+    );
     Ok(())
 }
 

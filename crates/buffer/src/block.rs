@@ -9,15 +9,15 @@ use crate::format::{BLOCK_HEADER_BYTES, BlockHeader, Id, KIND_RECORDS, VERSION, 
 /// Most bytes of a block, unless one record alone is larger: what a reader holds at once.
 pub(crate) const BLOCK_BYTES_MAX: usize = 1 << 20;
 
-/// Cuts a batch whose body is bytes into runs of records that make blocks of at most [`BLOCK_BYTES_MAX`].
-pub(crate) fn cut(batch: &Batch) -> Vec<Range<usize>> {
-    if batch.size() <= BLOCK_BYTES_MAX / 2 {
+/// Cuts a batch whose body is bytes into runs of records that make blocks of at most `most` bytes.
+pub(crate) fn cut(batch: &Batch, most: usize) -> Vec<Range<usize>> {
+    if batch.size() <= most / 2 {
         return std::iter::once(0..batch.len()).collect();
     }
     let (mut runs, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (row, record) in batch.iter().enumerate() {
         let more = record_bytes(&record);
-        if bytes + more > BLOCK_BYTES_MAX && row > start {
+        if bytes + more > most && row > start {
             runs.push(start..row);
             (start, bytes) = (row, 0);
         }

@@ -54,7 +54,7 @@ impl Disk {
         fs::create_dir_all(folder).map_err(|error| Error::io(format!("cannot create {}", folder.display()), error))?;
         folder.parent().map_or(Ok(()), sync_folder)?;
         let (control, Told { id, published, delivered, dropped, .. }) = Control::open(folder)?;
-        let (segments, stubs) = list(folder, id, published.offset)?;
+        let (segments, mut stubs) = list(folder, id, published.offset)?;
         let mut segments: VecDeque<Segment> = segments.into();
         // What was deleted in order may be gone out of order after a power failure.
         while let Some(at) = (1..segments.len()).find(|&at| segments[at - 1].end() != segments[at].start.offset) {
@@ -71,6 +71,8 @@ impl Disk {
             None if published.offset > 0 => return Err(mismatch(folder, "it has no segments")),
             None => {
                 let (first, file) = Segment::create(folder, id, Mark::default())?;
+                // It may be in the place of one that was only begun.
+                stubs.retain(|stub| *stub != first.path);
                 segments.push_back(first);
                 Ok(file)
             }
@@ -117,7 +119,11 @@ impl Disk {
         }
         let cannot = |error| Error::io(format!("cannot cut {}", self.folder.display()), error);
         let Some(last) = self.segments.back_mut() else { return Err(empty()) };
-        last.length = to.offset - last.start.offset;
+        let Some(length) = to.offset.checked_sub(last.start.offset) else {
+            let message = format!("{} begins behind the {} bytes that count", show(last), to.offset);
+            return Err(mismatch(&self.folder, &message));
+        };
+        last.length = length;
         self.file = fs::OpenOptions::new().read(true).write(true).open(&last.path).map_err(cannot)?;
         self.file.set_len(last.place(to.offset)).map_err(cannot)?;
         (self.dirty, self.names_dirty, self.broken) = (true, true, None);
@@ -239,9 +245,12 @@ impl Disk {
         self.segments.back().map(|segment| segment.start).unwrap_or_default()
     }
 
-    /// The segment in which the block at `offset` lies.
+    /// The segment in which the block at `offset` lies, up to where blocks count: what lies behind may be cut, and written
+    /// anew with other blocks, while a reader has the file open.
     pub(crate) fn find(&self, offset: u64) -> Option<Segment> {
-        self.segments.iter().find(|segment| (segment.start.offset..segment.end()).contains(&offset)).cloned()
+        let segment = self.segments.iter().find(|segment| (segment.start.offset..segment.end()).contains(&offset))?;
+        let counted = self.published.offset.saturating_sub(segment.start.offset);
+        Some(Segment { length: segment.length.min(counted), ..segment.clone() })
     }
 
     pub(crate) fn id(&self) -> Id {

@@ -5,6 +5,8 @@ use std::fmt;
 use millstream_core::{Error, ErrorKind, Result, Size};
 use serde::{Deserialize, Serialize};
 
+use crate::block::BLOCK_BYTES_MAX;
+
 /// The smallest buffer: below it, segments would hold a few records each.
 pub const DISK_BYTES_MIN: u64 = 1 << 20;
 
@@ -77,6 +79,12 @@ impl BufferSpec {
     /// A segment is closed when it has this many bytes.
     pub(crate) fn segment_bytes(&self) -> u64 {
         (self.disk.0 / SEGMENTS_MIN).min(SEGMENT_BYTES_MAX)
+    }
+
+    /// A block has no more bytes than this, unless one record alone is larger: a few segments of such blocks always leave room
+    /// for another one, so that a buffer whose records are delivered is never full.
+    pub(crate) fn block_bytes(&self) -> usize {
+        usize::try_from(self.segment_bytes()).unwrap_or(BLOCK_BYTES_MAX).min(BLOCK_BYTES_MAX)
     }
 
     /// Epochs are to be cut after so many bytes, so that what is written soon counts, and what is delivered soon makes room.

@@ -136,6 +136,8 @@ impl Sink for Writer {
             disk.cut(mark)?;
             inner.view.send_modify(|view| {
                 (view.end, view.published, view.finished) = (disk.end(), disk.published, false);
+                // One that was dropped in the middle of its wait has not said so.
+                view.waiting_since = None;
                 view.oldest_at = view.oldest_at.or_else(|| disk.written_at(view.delivered.offset));
             });
             Ok((opened, disk.id(), disk.published, disk.newest().offset))
@@ -227,7 +229,8 @@ impl Writer {
 
     async fn take(&mut self, batch: &Batch) -> Result<()> {
         let now = Timestamp::now();
-        for rows in block::cut(batch).into_iter().filter(|rows| !rows.is_empty()) {
+        let most = self.inner.spec.block_bytes();
+        for rows in block::cut(batch, most).into_iter().filter(|rows| !rows.is_empty()) {
             let (offset, mut bytes) = (self.end.offset, Vec::new());
             block::encode(batch, &rows, self.id, offset, now, &mut bytes);
             if self.make_room(bytes.len() as u64).await? {

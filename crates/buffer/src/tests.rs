@@ -183,7 +183,7 @@ fn a_large_batch_is_cut_into_blocks_that_fit() {
     (0..25).for_each(|_| builder.push(&Record::new("s", value.clone())));
     builder.push(&Record::new("s", vec![8; 2 * BLOCK_BYTES_MAX]));
     let batch = builder.finish();
-    let runs = cut(&batch);
+    let runs = cut(&batch, BLOCK_BYTES_MAX);
     let rows: Vec<usize> = runs.iter().cloned().flatten().collect();
     assert_eq!(rows, (0..26).collect::<Vec<_>>());
     for run in &runs {

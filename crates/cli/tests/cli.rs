@@ -6,6 +6,8 @@
 mod admin;
 #[path = "cli/bad_input.rs"]
 mod bad_input;
+#[path = "cli/book.rs"]
+mod book;
 #[path = "cli/brokers.rs"]
 mod brokers;
 #[path = "cli/buffers.rs"]

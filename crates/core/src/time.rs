@@ -12,11 +12,26 @@ use crate::{Error, ErrorKind, Result};
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 
+#[cfg(feature = "virtual-time")]
+thread_local! {
+    static CLOCK: std::cell::Cell<Option<fn() -> Timestamp>> = const { std::cell::Cell::new(None) };
+}
+
 impl Timestamp {
     /// Now, by the machine's wall clock.
     pub fn now() -> Self {
+        #[cfg(feature = "virtual-time")]
+        if let Some(clock) = CLOCK.get() {
+            return clock();
+        }
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    /// For tests whose time is virtual: what [`Timestamp::now`] answers on this thread from now on; `None`: the machine's clock.
+    #[cfg(feature = "virtual-time")]
+    pub fn set_clock(clock: Option<fn() -> Timestamp>) {
+        CLOCK.set(clock);
     }
 
     /// From milliseconds since 1970; saturates.

@@ -60,8 +60,14 @@ async fn main() -> Result<()> {
             let highest = report.highest.map(|celsius| celsius.to_string()).unwrap_or_default();
             format!("{}: up to {highest} degrees; take {}", String::from_utf8_lossy(place), report.advice.join(", "))
         })
-        .to_text()
-        .sink("stdio:?format=raw");
+        // All in one piece, because places come in any order.
+        .batch(Batching::open())
+        .handle(|reports| async move {
+            let mut reports = reports.into_values();
+            reports.sort();
+            reports.iter().for_each(|report| println!("{report}"));
+        })
+        .drop();
     pipeline.run().await?;
     Ok(())
 }

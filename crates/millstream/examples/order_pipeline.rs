@@ -86,8 +86,9 @@ async fn main() -> Result<()> {
     let mut letters = read_dead_letters(&home.pipeline("order-pipeline"), 0, 100)?;
     letters.sort_by_key(|(_, letter)| letter.record.sequence);
     for (_, letter) in letters {
-        let (stage, code, causes) = (letter.stage, letter.code, letter.causes.join(": "));
-        println!("`{stage}` gave up with {code} after {} attempts: {causes}", letter.attempts);
+        let (stage, code, attempts) = (letter.stage, letter.code, letter.attempts);
+        let why = letter.causes.first().map_or("", String::as_str);
+        println!("`{stage}` gave up with {code} after {attempts} attempts: {why}");
     }
     std::fs::remove_dir_all(folder).map_err(|cause| Error::io("cannot remove the state", cause))
 }

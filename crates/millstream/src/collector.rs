@@ -1,10 +1,7 @@
 //! A source that the program pushes values into.
 
-use std::sync::Arc;
-
 use millstream_bundle::systems::stdio;
 pub use millstream_bundle::systems::stdio::{Collector, CollectorOptions, Pushed, Receipt};
-use millstream_runtime::Entry;
 
 use crate::{
     Pipeline,
@@ -35,7 +32,7 @@ impl Pipeline {
     /// ```
     pub fn collector<T: Data>(&self, options: CollectorOptions) -> (Collector<T>, Stream<T, at::Source>) {
         let (collector, plan) = stdio::collector(options, held_bytes::<T>, Typed::body);
-        (collector, self.enter_source(Some(Entry::ready(Arc::new(plan))), "collector"))
+        (collector, self.enter_typed(plan, "collector"))
     }
 }
 

@@ -40,6 +40,9 @@ pub(crate) struct Draft {
     pub(crate) registry: Registry,
     pub(crate) home: Home,
     pub(crate) errors: Vec<Error>,
+    /// Of sources whose values have a type, by their positions: how a test makes their values.
+    #[cfg(feature = "testing")]
+    pub(crate) typings: std::collections::BTreeMap<usize, crate::testing::Typing>,
     sources: Vec<Drafted<dyn SourcePlan>>,
     steps: Vec<Drafted<dyn StepPlan>>,
     sinks: Vec<Drafted<dyn SinkPlan>>,
@@ -52,6 +55,8 @@ impl Draft {
             registry: millstream_bundle::registry(),
             home: Home::from_environment(),
             errors: Vec::new(),
+            #[cfg(feature = "testing")]
+            typings: Default::default(),
             sources: Vec::new(),
             steps: Vec::new(),
             sinks: Vec::new(),

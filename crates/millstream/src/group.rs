@@ -329,7 +329,7 @@ impl Conductor {
 
     /// Sets the deadline, or an earlier one.
     fn give(&self, deadline: Duration) {
-        let at = Instant::now() + deadline;
+        let at = Instant::now() + deadline.min(NO_DEADLINE);
         self.deadline.send_modify(|old| *old = Some(old.map_or(at, |old| old.min(at))));
     }
 

@@ -47,6 +47,8 @@
 //! ```
 
 mod batch;
+#[cfg(doctest)]
+mod book;
 mod buffered;
 mod collector;
 mod connect;
@@ -61,6 +63,8 @@ mod raw;
 mod sink;
 mod steps;
 mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod typed;

@@ -71,12 +71,12 @@ impl Pipeline {
     /// Reads from a source of your own whose batches carry [`Typed`](crate::Typed) bodies of `T`. A batch of any other body
     /// stops the pipeline.
     pub fn typed_source_of<T: Data>(&self, source: impl SourcePlan + 'static) -> Stream<T, at::Source> {
-        self.enter_source(Some(Entry::ready(Arc::new(source))), "custom")
+        self.enter_typed(source, "custom")
     }
 
     /// These values, and then the end. They are collected here; a run that is resumed goes on where it was.
     pub fn values<T: Data>(&self, values: impl IntoIterator<Item = T>) -> Stream<T, at::Source> {
-        self.enter_source(Some(Entry::ready(Arc::new(Values::new(values.into_iter().collect())))), "values")
+        self.enter_typed(Values::new(values.into_iter().collect()), "values")
     }
 
     /// The promise; at least once if not said.
@@ -190,6 +190,15 @@ impl Pipeline {
         // Without an entry there is an error, and no plan: what it reads is of no account.
         let id = id.unwrap_or(Id::Source(usize::MAX));
         Stream::new(self, vec![Port { entry: id, output: None }], id)
+    }
+
+    pub(crate) fn enter_typed<T: Data>(&self, source: impl SourcePlan + 'static, label: &str) -> Stream<T, at::Source> {
+        let stream = self.enter_source(Some(Entry::ready(Arc::new(source))), label);
+        #[cfg(feature = "testing")]
+        if let Id::Source(nth) = stream.newest {
+            self.draft().typings.insert(nth, crate::testing::Typing::of::<T>());
+        }
+        stream
     }
 
     fn set(self, change: impl FnOnce(&mut PipelineSpec)) -> Self {

@@ -110,7 +110,7 @@ mod tests {
     }
 
     fn barrier(epoch: u64) -> Message {
-        Message::Barrier(Barrier { epoch, last: Last::No })
+        Message::Barrier(Barrier { epoch, last: Last::No, halts: false })
     }
 
     async fn heard(inputs: &mut Inputs) -> String {

@@ -1,14 +1,18 @@
 //! How batches go through the steps of a stage, and what becomes of records that fail on the way.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use millstream_core::{Batch, Error, Failed, Output, RecordRef, Result, Step as CoreStep};
+use millstream_core::{Batch, Error, Failed, Output, Record, RecordRef, Result, ShardKey, Step as CoreStep};
 use tracing::Instrument as _;
 
 use crate::{
     metrics::StageMetrics,
     park::{Parked, saved},
+    rules::Rules,
     span,
     stage_task::{StageTask, Who, Work},
     tap::Side,
@@ -18,11 +22,18 @@ use crate::{
 impl StageTask {
     /// Runs work through the chain, the last entry first, until nothing is left of it.
     pub(crate) async fn chain(&mut self, mut work: Vec<Work>) -> std::result::Result<(), Halt> {
-        while let Some(Work { step, port, batch }) = work.pop() {
-            let Some(run) = self.steps.get_mut(step) else {
+        while let Some(Work { step, port, mut batch, retried }) = work.pop() {
+            if step >= self.steps.len() {
                 self.outputs.send(port, batch, &self.context.metrics).await?;
                 continue;
-            };
+            }
+            if !retried && !self.parked.holds_none() {
+                batch = self.park_held(batch, step, port)?;
+                if batch.is_empty() {
+                    continue;
+                }
+            }
+            let run = &mut self.steps[step];
             self.context.shared.taps.see(&run.who.name, Side::In, &batch);
             let span = span::of_batch(&run.who.name, &batch);
             let since = Instant::now();
@@ -40,29 +51,39 @@ impl StageTask {
             };
             run.who.metrics.busy_ns.add_time(since.elapsed());
             if let Some(batch) = again {
-                Box::pin(self.hold_behind_failed(step, &batch, &mut out)).await?;
+                Box::pin(self.hold_behind_failed(step, port, batch, &mut out)).await?;
             }
-            let next = self.settle(step, done, &mut out).await?;
+            let next = self.settle(step, port, done, &mut out).await?;
             work.extend(next.into_iter().rev());
         }
         Ok(())
     }
 
-    /// The same for what a step emitted on its own.
-    pub(crate) async fn emitted(&mut self, step: usize, done: Result<()>, out: &mut Output) -> std::result::Result<(), Halt> {
-        let next = self.settle(step, done, out).await?;
-        self.chain(next.into_iter().rev().collect()).await
+    /// The same for what a step emitted on its own. Whether it gave something back, which has begun anew.
+    pub(crate) async fn emitted(
+        &mut self,
+        step: usize,
+        done: Result<()>,
+        out: &mut Output,
+    ) -> std::result::Result<bool, Halt> {
+        let next = self.settle(step, 0, done, out).await?;
+        let again = next.iter().any(|work| work.step == step);
+        self.chain(next.into_iter().rev().collect()).await?;
+        Ok(again)
     }
 
     /// Counts what a step did, applies its rules to what failed, and answers with the work behind it, in order.
     async fn settle(
         &mut self,
         step: usize,
+        port: usize,
         done: Result<()>,
         out: &mut Output,
     ) -> std::result::Result<Vec<Work>, Halt> {
         let run = self.steps[step].who.clone();
-        done.map_err(|error| self.context.fatal(error.context(format!("cannot go on at `{}`", run.name))))?;
+        done.map_err(|error| {
+            self.context.fatal_at(&run.name, error.context(format!("cannot go on at `{}`", run.name)))
+        })?;
         let counts = out.take_counts();
         run.metrics.created.add(counts.created);
         run.metrics.filtered.add(counts.filtered);
@@ -70,13 +91,24 @@ impl StageTask {
         self.steps[step].count_held();
         let (batches, failed, returned) = (out.take_batches(), out.take_failed(), out.take_returned());
         self.outcomes += counts.filtered + counts.absorbed + (batches.len() + failed.len()) as u64;
-        for Failed { record, error } in failed {
+        let mut again = Vec::new();
+        for Failed { record, error } in &failed {
             // Boxed, as in the other tasks: failures are rare, and their records would make every idle task larger.
-            Box::pin(self.failed(step, &record, &error)).await?;
+            again.extend(Box::pin(self.verdict(step, record, error)).await?);
+        }
+        let returned = self.park_returned(step, port, returned, &again)?;
+        // Each goes to the front of its key, so the last one first.
+        again.into_iter().rev().for_each(|again| self.park(step, port, again));
+        for Failed { record, .. } in &failed {
+            self.settled(|key, _| record.get(0).key() == Some(&key[..]));
+        }
+        if counts.filtered + counts.absorbed > 0 {
+            // Who it was is not told. It is no harm to try the next one early: the step keeps the order of what it has begun.
+            self.settled(|_, _| true);
         }
         let last = step + 1 == self.steps.len();
         let mut next = Vec::new();
-        for (port, batch) in batches {
+        for (out, batch) in batches {
             self.tried(&batch);
             let batch = batch.without_attempts();
             self.context.shared.taps.see(&run.name, Side::Out, &batch);
@@ -88,52 +120,91 @@ impl StageTask {
                 behind.records_in.add(records);
                 behind.bytes_in.add(batch.size() as u64);
             }
-            next.push(Work { step: step + 1, port: if last { port } else { 0 }, batch });
+            next.push(Work { step: step + 1, port: if last { out } else { 0 }, batch, retried: false });
         }
         // What was taken and not begun: behind what has failed of its key, else at once.
-        for batch in returned {
-            let batch = if self.parked.is_empty() { batch } else { self.park_held(batch, 0)? };
-            if !batch.is_empty() {
-                next.push(Work { step, port: 0, batch });
-            }
-        }
+        next.extend(returned.into_iter().map(|batch| Work { step, port, batch, retried: false }));
         Ok(next)
     }
 
-    /// Applies the rules of a step to a record that is alone in its batch.
-    async fn failed(&mut self, step: usize, failed: &Batch, error: &Error) -> std::result::Result<(), Halt> {
+    /// Applies the rules of a step to a record that is alone in its batch; answers if it is to be tried again.
+    async fn verdict(
+        &mut self,
+        step: usize,
+        failed: &Batch,
+        error: &Error,
+    ) -> std::result::Result<Option<Again>, Halt> {
         let who = self.steps[step].who.clone();
         let shown = failed.clone().into_bytes().get(0).to_record();
         let Who { name, metrics, rules, on_failed } = &*who;
-        let attempts = shown.attempts + 1;
+        let kept = saved(failed, 0);
+        // What cannot be written down cannot be kept for another try.
+        let attempts = if kept.is_ok() { shown.attempts + 1 } else { Rules::NO_RETRY };
         let record = FailedRecord { stage: name, metrics, rules, on_failed, record: &shown, error, attempts };
-        if let Fate::Park(delay) = self.context.record(record, self.epoch).await? {
-            let record = saved(failed, 0).map_err(|error| self.context.fatal(error))?;
-            metrics.parked.add(1);
-            self.parked.failed(record, step, attempts, delay);
+        match self.context.record(record, self.epoch).await? {
+            Fate::Park(delay) => {
+                let record = kept.map_err(|error| self.context.fatal(error))?;
+                Ok(Some(Again { record, attempts, delay }))
+            }
+            Fate::Done => Ok(None),
         }
-        if let Some(key) = shown.key.filter(|key| self.trying.remove(key)) {
-            self.parked.settled(Some(&key));
-        }
-        Ok(())
     }
 
-    /// Records that were tried again have come out: what is behind them follows.
+    fn park(&mut self, step: usize, port: usize, Again { record, attempts, delay }: Again) {
+        self.steps[step].who.metrics.parked.add(1);
+        self.parked.failed(record, step, port, attempts, delay);
+    }
+
+    /// What a step took and has not begun goes before all others of its key, where such wait; answers with the others.
+    fn park_returned(
+        &mut self,
+        step: usize,
+        port: usize,
+        mut returned: Vec<Batch>,
+        again: &[Again],
+    ) -> std::result::Result<Vec<Batch>, Halt> {
+        for batch in returned.iter_mut().rev() {
+            let held = |key: &[u8]| {
+                self.parked.holds(Some(key), step) || again.iter().any(|again| again.record.key.as_deref() == Some(key))
+            };
+            let (held, free): (Vec<u32>, Vec<u32>) =
+                (0..batch.len() as u32).partition(|row| batch.get(*row as usize).key().is_some_and(held));
+            self.steps[step].who.metrics.parked.add(held.len() as u64);
+            for row in held.into_iter().rev() {
+                let record = saved(batch, row as usize).map_err(|error| self.context.fatal(error))?;
+                self.parked.before(record, step, port);
+            }
+            if free.len() < batch.len() {
+                *batch = batch.select(free);
+            }
+        }
+        returned.retain(|batch| !batch.is_empty());
+        Ok(returned)
+    }
+
+    /// Records that were tried again have come out, perhaps under other keys: what is behind them follows.
     fn tried(&mut self, batch: &Batch) {
         if self.trying.is_empty() {
             return;
         }
-        for key in batch.iter().filter_map(|record| record.key()) {
-            if self.trying.remove(key) {
-                self.parked.settled(Some(key));
-            }
+        for record in batch.iter() {
+            let same =
+                |(origin, sequence): &(ShardKey, u128)| *sequence == record.sequence() && origin == record.origin();
+            self.settled(|key, tried| record.key() == Some(&key[..]) || same(tried));
         }
     }
 
-    /// Parks the records whose key is parked already; answers with the others.
-    pub(crate) fn park_held(&mut self, batch: Batch, port: usize) -> std::result::Result<Batch, Halt> {
-        let Some(first) = self.steps.first() else { return Ok(batch) };
-        park_held(batch, port, &mut self.parked, &first.who.metrics).map_err(|error| self.context.fatal(error))
+    /// What became of some of the records that are being tried again is known.
+    fn settled(&mut self, which: impl Fn(&Bytes, &(ShardKey, u128)) -> bool) {
+        for (key, _) in self.trying.extract_if(|key, tried| which(key, tried)) {
+            self.parked.settled(Some(&key));
+        }
+    }
+
+    /// Parks the records whose key waits before `step` or later already; answers with the others.
+    fn park_held(&mut self, batch: Batch, step: usize, port: usize) -> std::result::Result<Batch, Halt> {
+        let metrics = &self.steps[step].who.metrics;
+        park_held(batch, step, port, &mut self.parked, metrics).map_err(|error| self.context.fatal(error))
     }
 
     /// In a batch that a step without state has failed on: where a record is parked, the later ones of its key wait behind it,
@@ -141,51 +212,61 @@ impl StageTask {
     async fn hold_behind_failed(
         &mut self,
         step: usize,
-        batch: &Batch,
+        port: usize,
+        mut batch: Batch,
         out: &mut Output,
     ) -> std::result::Result<(), Halt> {
-        let failed = out.take_failed();
-        // The row of the first parked record of each key.
-        let mut parked: HashMap<Bytes, usize> = HashMap::new();
-        let mut behind = vec![false; batch.len()];
-        let mut bad = vec![false; batch.len()];
-        let mut from = 0;
-        for Failed { record, error } in failed {
-            let one = record.get(0);
-            // Failures come in the order of their rows.
-            let row = (from..batch.len()).find(|row| same(batch.get(*row), one)).unwrap_or(from);
-            from = row;
-            if one.key().is_some_and(|key| parked.contains_key(key)) {
-                continue;
+        // Again where another one fails in what is made again.
+        while out.has_failed() {
+            let failed = out.take_failed();
+            // The row of the first parked record of each key.
+            let mut parked: HashMap<Bytes, usize> = HashMap::new();
+            let mut gone = vec![false; batch.len()];
+            let mut from = 0;
+            for Failed { record, error } in failed {
+                let one = record.get(0);
+                // Failures come in the order of their rows.
+                let Some(row) = (from..batch.len()).find(|row| same(batch.get(*row), one)) else { continue };
+                from = row + 1;
+                if one.key().is_some_and(|key| parked.contains_key(key)) {
+                    continue;
+                }
+                gone[row] = true;
+                self.outcomes += 1;
+                if let Some(again) = self.verdict(step, &record, &error).await? {
+                    self.park(step, port, again);
+                }
+                if let Some(key) = one.key().filter(|key| self.parked.holds(Some(key), step)) {
+                    parked.insert(Bytes::copy_from_slice(key), row);
+                }
             }
-            bad[row] = true;
-            self.outcomes += 1;
-            self.failed(step, &record, &error).await?;
-            if let Some(key) = one.key().filter(|key| self.parked.holds(Some(key))) {
-                parked.insert(Bytes::copy_from_slice(key), row);
+            let waits =
+                |row: usize| batch.get(row).key().and_then(|key| parked.get(key)).is_some_and(|first| row > *first);
+            let behind: Vec<usize> = (0..batch.len()).filter(|row| waits(*row)).collect();
+            if behind.is_empty() {
+                return Ok(());
             }
-        }
-        if parked.is_empty() {
-            return Ok(());
-        }
-        for row in 0..batch.len() {
-            let key = batch.get(row).key();
-            behind[row] = key.and_then(|key| parked.get(key)).is_some_and(|first| row > *first);
-            if behind[row] {
-                let record = saved(batch, row).map_err(|error| self.context.fatal(error))?;
+            for row in behind {
+                gone[row] = true;
+                let record = saved(&batch, row).map_err(|error| self.context.fatal(error))?;
                 self.steps[step].who.metrics.parked.add(1);
-                self.parked.behind(record, step, 0);
+                self.parked.behind(record, step, port);
             }
-        }
-        if behind.contains(&true) {
             *out = Output::default();
-            let rest = (0..batch.len() as u32).filter(|row| !behind[*row as usize] && !bad[*row as usize]).collect();
+            batch = batch.select((0..batch.len() as u32).filter(|row| !gone[*row as usize]).collect());
             if let CoreStep::Transform(transform) = &mut self.steps[step].step {
-                transform.apply(batch.select(rest), out);
+                transform.apply(batch.clone(), out);
             }
         }
         Ok(())
     }
+}
+
+/// A record that is to be tried again.
+struct Again {
+    record: Record,
+    attempts: u32,
+    delay: Duration,
 }
 
 /// Whether two are the same record.
@@ -193,16 +274,22 @@ fn same(a: RecordRef<'_>, b: RecordRef<'_>) -> bool {
     (a.sequence(), a.index()) == (b.sequence(), b.index()) && a.origin() == b.origin()
 }
 
-/// Parks the records whose key is parked already; answers with the others.
-pub(crate) fn park_held(batch: Batch, port: usize, parked: &mut Parked, metrics: &StageMetrics) -> Result<Batch> {
-    let held = |row: usize, parked: &Parked| parked.holds(batch.get(row).key());
+/// Parks the records whose key waits before `step` or later already; answers with the others.
+pub(crate) fn park_held(
+    batch: Batch,
+    step: usize,
+    port: usize,
+    parked: &mut Parked,
+    metrics: &StageMetrics,
+) -> Result<Batch> {
+    let held = |row: usize, parked: &Parked| parked.holds(batch.get(row).key(), step);
     if !(0..batch.len()).any(|row| held(row, parked)) {
         return Ok(batch);
     }
     let (behind, free): (Vec<u32>, Vec<u32>) = (0..batch.len() as u32).partition(|row| held(*row as usize, parked));
     metrics.parked.add(behind.len() as u64);
     for row in behind {
-        parked.behind(saved(&batch, row as usize)?, 0, port);
+        parked.behind(saved(&batch, row as usize)?, step, port);
     }
     Ok(batch.select(free))
 }

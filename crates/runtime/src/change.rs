@@ -14,11 +14,13 @@ use crate::{
     source_task::SourceCommand,
 };
 
+/// Who waits for a change, and what it is.
+pub(crate) type Answer = (oneshot::Sender<Result<()>>, Happening);
+
 /// A change that waits for an epoch.
 pub(crate) struct Change {
     plan: Plan,
-    /// Who waits for it, and what it is.
-    answers: Vec<(oneshot::Sender<Result<()>>, Happening)>,
+    answers: Vec<Answer>,
 }
 
 impl Lasting {
@@ -36,12 +38,22 @@ impl Lasting {
         }
     }
 
-    /// Nothing runs: the change is made. Answers with those to tell when it runs again.
-    pub(crate) fn apply_change(&mut self) -> Vec<(oneshot::Sender<Result<()>>, Happening)> {
-        let Some(Change { plan, answers }) = self.change.take() else { return Vec::new() };
-        self.plan = plan.into();
-        self.planned.send_replace(self.plan.clone());
-        answers
+    /// Nothing runs: the change is made. Who waits for it is told by [`Lasting::tell_changed`].
+    pub(crate) fn apply_change(&mut self) {
+        if let Some(Change { plan, answers }) = self.change.take() {
+            self.plan = plan.into();
+            self.planned.send_replace(self.plan.clone());
+            self.changed.extend(answers);
+        }
+    }
+
+    /// The pipeline runs as it was changed to.
+    pub(crate) fn tell_changed(&mut self) {
+        for (answer, happening) in std::mem::take(&mut self.changed) {
+            self.shared.tell(happening);
+            // Who asked may have gone.
+            let _ = answer.send(Ok(()));
+        }
     }
 }
 
@@ -64,6 +76,11 @@ impl Coordinator<'_> {
             return false;
         }
         if more == 0 {
+            // All that had been read counts.
+            for (_, waiting) in self.waiting.drain(..) {
+                // Who asked may have gone.
+                let _ = waiting.send(self.decided);
+            }
             return true;
         }
         self.aim = Aim::Change(more - 1);

@@ -29,6 +29,8 @@ pub(crate) enum Message {
 pub(crate) struct Barrier {
     pub(crate) epoch: Epoch,
     pub(crate) last: Last,
+    /// This run does nothing behind it: it ends, or is built anew.
+    pub(crate) halts: bool,
 }
 
 /// A message with its share of the queue's bytes. In a box: a channel allots room for 32 of them at once, also to an idle

@@ -11,9 +11,11 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     channel::Barrier,
     dead_letter_task::DeadLetterCommand,
-    open::{DEAD_LETTERS, Lasting, Opened},
+    ending::FAR,
+    ending::too_late,
     handle::Control,
     lease::lock,
+    open::{DEAD_LETTERS, Lasting, Opened},
     run::{Ended, Phase},
     sink_task::SinkCommand,
     source_task::SourceCommand,
@@ -113,7 +115,7 @@ impl<'a> Coordinator<'a> {
         let tokens = found.map(|checkpoint| checkpoint.sinks).unwrap_or_default();
         // A transaction must not get older than its system allows.
         let age_max = lasting.host.as_ref().and_then(|host| host.age_max());
-        let every = lasting.plan.checkpoint.every.0.min(age_max.unwrap_or(Duration::MAX));
+        let every = lasting.plan.checkpoint.every.0.min(age_max.unwrap_or(FAR));
         let reports = opened.ends.reports.take().unwrap_or_else(|| mpsc::unbounded_channel().1);
         if decided == 0 {
             // Fixes where everybody started, before the first record is read.
@@ -184,10 +186,7 @@ impl<'a> Coordinator<'a> {
                 () = pace.changed(), if listens => self.arm(),
                 () = sleep(due) => self.pace_now(),
                 () = sleep(self.patience) => self.patience = None,
-                () = sleep(self.abort_at) => {
-                    self.abort_at = None;
-                    self.opened.tasks.abort_all();
-                }
+                () = sleep(self.abort_at) => return Err(too_late()),
             }
         }
     }
@@ -275,7 +274,8 @@ impl<'a> Coordinator<'a> {
         self.due = None;
         self.opened.pace.cut();
         self.cut += 1;
-        let barrier = Barrier { epoch: self.cut, last };
+        let halts = last != Last::No || self.aim == Aim::Change(0);
+        let barrier = Barrier { epoch: self.cut, last, halts };
         self.opened.cut.send_replace(self.cut);
         let ends = &self.opened.ends;
         let missing = ends.sources.len() + ends.stages + ends.sinks.len();

@@ -18,6 +18,9 @@ use crate::{
 /// How long the last epoch of a drain may take, once what is parked has been given up.
 const LAST_EPOCH_WAIT: Duration = Duration::from_secs(5);
 
+/// No clock is asked for more: a time that overflows would be a panic.
+pub(crate) const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 impl Coordinator<'_> {
     /// Does what a handle says; an answer if that is to stop at once.
     pub(crate) fn obey(&mut self, control: Control) -> Option<Ended> {
@@ -33,7 +36,17 @@ impl Coordinator<'_> {
             }
             Control::Checkpoint(answer) => {
                 self.opened.pace.urge();
-                self.waiting.push((self.cut + 1, answer));
+                let epoch = match self.aim {
+                    // Sources have stopped before it was cut: it covers all that has been read.
+                    Aim::Last(_) | Aim::Change(0) => self.cut,
+                    _ => self.cut + 1,
+                };
+                if epoch <= self.decided {
+                    // Who asked may have gone.
+                    let _ = answer.send(epoch);
+                } else {
+                    self.waiting.push((epoch, answer));
+                }
                 None
             }
             Control::Stop => Some(Ended::Stopped),
@@ -62,6 +75,7 @@ impl Coordinator<'_> {
     }
 
     fn drain(&mut self, deadline: Duration) {
+        let deadline = deadline.min(FAR);
         self.phase.send_replace(Phase::Draining);
         self.lasting.shared.tell(Happening::Draining);
         for (_, source) in &self.opened.ends.sources {
@@ -111,7 +125,7 @@ impl Coordinator<'_> {
 
 /// When a drain with this deadline is given up.
 fn abort_at(deadline: Duration) -> Instant {
-    Instant::now() + deadline + deadline.min(LAST_EPOCH_WAIT)
+    Instant::now() + deadline.min(FAR) + deadline.min(LAST_EPOCH_WAIT)
 }
 
 /// A drain that was aborted.

@@ -20,6 +20,7 @@ mod coordinate;
 mod dead_letter_task;
 mod decide;
 mod dispatch;
+mod ended;
 mod ending;
 mod handle;
 mod lease;
@@ -48,14 +49,17 @@ mod task;
 mod wait;
 mod wire;
 
+// For `signal.rs`: a model checker has its own.
+use std::sync::atomic as atomics;
+
 pub use dead_letter_task::DeadLetterCause;
-pub use millstream_buffer::{BufferSpec, WhenFull};
 pub use handle::{Graph, GraphStage, Handle, Happening};
 pub use metrics::StageFigures;
+pub use millstream_buffer::{BufferSpec, WhenFull};
 pub use plan::{Node, Plan, PlanOptions, Planned};
 pub use probe::{Probe, Step};
-pub use rules::{ErrorRule, Match, Retry, Rules, Then, Verdict};
 pub use queues::QueueFigures;
+pub use rules::{ErrorRule, Match, Retry, Rules, Then, Verdict};
 pub use run::{Ended, Phase, RunOptions, Running, Start, Status, Summary};
 pub use spec::{
     CheckpointSpec, DeadLetterSpec, Dispatch, Entry, LimitsSpec, OnFailed, PipelineSpec, RateLimit, StateSpec, Written,

@@ -83,7 +83,8 @@ figures! {
 impl StageFigures {
     /// Records that came in and have not come to an end yet. The books balance when nothing is under way and this is 0.
     pub fn in_flight(&self) -> i64 {
-        let ways = [self.records_out, self.absorbed, self.filtered, self.dropped, self.dead, self.returned, self.parked];
+        let ways =
+            [self.records_out, self.absorbed, self.filtered, self.dropped, self.dead, self.returned, self.parked];
         // Wrapping: the figures of a pipeline that runs are read one after the other.
         let ended = ways.into_iter().fold(0, u64::wrapping_add);
         self.records_in.wrapping_add(self.created).wrapping_sub(ended) as i64

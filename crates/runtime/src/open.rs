@@ -2,12 +2,12 @@
 //! sink to it, restore state, only then open sources.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
 };
 
 use millstream_core::{
-    Checkpoint, Delivery, Epoch, Error, Host, Operator, Owner, Position, Result, Resume, Role, Share, Stamp,
+    Checkpoint, Delivery, Epoch, Error, Host, Operator, Owner, Position, Record, Result, Resume, Role, Share, Stamp,
     Step as CoreStep, Store,
 };
 use tokio::{
@@ -16,11 +16,12 @@ use tokio::{
 };
 
 use crate::{
-    change::Change,
+    change::{Answer, Change},
     condemn::Condemned,
     coordinate::Ends,
     dead_letter_task::{Causes, DeadLetterTask, Style},
     dispatch::worker_of,
+    ended::{EndMark, ended_state},
     handle::Shared,
     lease::{Kept, lock},
     pace::Pace,
@@ -32,7 +33,7 @@ use crate::{
     sink_task::{Joined, SinkTask},
     source_task::SourceTask,
     spec::Dispatch,
-    stage_task::{StageTask, StepRun, Who, ended_state, parked_state},
+    stage_task::{StageTask, StepRun, Who, parked_state},
     task::{AfterFailure, Context, Failure, Halt},
     wire::{Bounds, Edges, Wiring, chains},
 };
@@ -60,6 +61,10 @@ pub(crate) struct Lasting {
     pub(crate) paused: bool,
     /// What is to be changed at the next epoch.
     pub(crate) change: Option<Change>,
+    /// Who waits for a change that has been made, until it runs.
+    pub(crate) changed: Vec<Answer>,
+    /// Stages that are ready, until all others are and they run.
+    pub(crate) built: Vec<StageTask>,
 }
 
 /// Tasks that are running, and the coordinator's ends of their channels.
@@ -86,7 +91,14 @@ pub(crate) fn failure(stage: &str) -> impl Fn(Error) -> Failure + '_ {
 }
 
 impl Lasting {
-    /// Opens everything and starts the tasks.
+    /// Lets go of what has been opened, when the opening was cut short.
+    pub(crate) async fn abandon(&mut self) {
+        for mut stage in std::mem::take(&mut self.built) {
+            stage.close().await;
+        }
+    }
+
+    /// Opens everything and starts the tasks. Where it fails or is dropped, [`Lasting::abandon`] follows.
     pub(crate) async fn open(&mut self) -> Result<Opened, Failure> {
         let Recovered { checkpoint, start, share, anew } = self.recover().await?;
         // A restart inside the process does not change where the run began.
@@ -124,10 +136,9 @@ impl Lasting {
             sinks.push(build.sink(i, node, &mut edges).await?);
         }
         let letters = build.dead_letters().await?;
-        let mut stages = Vec::new();
         for chain in chains(&plan) {
             for worker in 0..plan.nodes[chain[0]].workers {
-                stages.push(build.stage(&chain, worker, &mut edges).await?);
+                build.stage(&chain, worker, &mut edges).await?;
             }
         }
         let mut sources = Vec::new();
@@ -137,7 +148,7 @@ impl Lasting {
         let Build { wiring, checkpoint, mut ends, mut tasks, .. } = build;
         sinks.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         tasks.spawn(letters.run());
-        stages.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
+        std::mem::take(&mut self.built).into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         sources.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         ends.reports = Some(wiring.reports.1);
         Ok(Opened { tasks, ends, checkpoint, pace: wiring.pace, cut: stop, closing })
@@ -186,16 +197,26 @@ impl Build<'_> {
         Stamp { pipeline: plan.name.clone(), store_id: store.id(), epoch: self.decided }
     }
 
-    /// What is parked for one of the workers of a stage.
-    async fn parked(&mut self, stage: &str, dispatch: Dispatch, worker: usize, of: usize) -> Result<Parked, Failure> {
-        let state = self.lasting.store.scan(&parked_state(stage)).await.map_err(failure("state"))?;
+    /// What is parked for one of the workers of a stage, before each of its steps.
+    async fn parked(
+        &mut self,
+        steps: &[&str],
+        dispatch: Dispatch,
+        worker: usize,
+        of: usize,
+    ) -> Result<Parked, Failure> {
         let mut parked = Parked::new(self.wiring.gate.clone(), worker);
-        parked.restore(state, |record, id| owner(record, id, dispatch, of) == worker).map_err(failure(stage))?;
-        if self.comes_in.contains(stage) {
-            let metrics = self.lasting.shared.metrics.worker(stage, worker);
-            metrics.parked.add(parked.len() as u64);
-            metrics.records_in.add(parked.len() as u64);
+        for (step, name) in steps.iter().enumerate() {
+            let state = self.lasting.store.scan(&parked_state(name)).await.map_err(failure("state"))?;
+            let mine = |record: &Record, id| owner(record, id, dispatch, of) == worker;
+            let restored = parked.restore(step, state, mine).map_err(failure(name))?;
+            if self.comes_in.contains(*name) {
+                let metrics = self.lasting.shared.metrics.worker(name, worker);
+                metrics.parked.add(restored as u64);
+                metrics.records_in.add(restored as u64);
+            }
         }
+        parked.begin();
         Ok(parked)
     }
 
@@ -211,7 +232,7 @@ impl Build<'_> {
             lock(&condemned).again();
             Joined { condemned, repeats: self.lasting.plan.repeats(i) }
         });
-        let parked = self.parked(&node.name, Dispatch::RoundRobin, 0, 1).await?;
+        let parked = self.parked(&[&node.name], Dispatch::RoundRobin, 0, 1).await?;
         let hold_back = self.lasting.plan.delivery == Delivery::ExactlyOnce;
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sinks.len();
@@ -239,47 +260,61 @@ impl Build<'_> {
     }
 
     /// One worker of a stage.
-    async fn stage(&mut self, chain: &[usize], worker: usize, edges: &mut Edges) -> Result<StageTask, Failure> {
+    async fn stage(&mut self, chain: &[usize], worker: usize, edges: &mut Edges) -> Result<(), Failure> {
         let plan = self.lasting.plan.clone();
         let (head, tail) = (&plan.nodes[chain[0]], &plan.nodes[chain[chain.len() - 1]]);
-        let mut steps = Vec::new();
-        for node in chain.iter().map(|&i| &plan.nodes[i]) {
-            let Planned::Step(step) = &node.component else { continue };
-            let mut step = step.create().map_err(failure(&node.name))?;
-            if let CoreStep::Operator(operator) = &mut step {
-                let mut state = self.lasting.store.scan(&node.name).await.map_err(failure("state"))?;
-                state.retain(|change| worker_of(change.group, node.workers) == worker);
-                Operator::restore(&mut **operator, state).await.map_err(failure(&node.name))?;
-            }
-            let metrics = self.lasting.shared.metrics.worker(&node.name, worker);
-            let held = if let CoreStep::Operator(operator) = &step { operator.held() } else { 0 };
-            if held > 0 && self.comes_in.contains(&node.name) {
-                metrics.parked.add(held as u64);
-                metrics.records_in.add(held as u64);
-            }
-            let who =
-                Who { name: node.name.clone(), metrics, rules: node.rules.clone(), on_failed: node.on_failed.clone() };
-            steps.push(StepRun { who: Arc::new(who), step, held });
-        }
-        let parked = self.parked(&tail.name, head.dispatch, worker, head.workers).await?;
-        let end_saved = !self.lasting.store.scan(&ended_state(&tail.name)).await.map_err(failure("state"))?.is_empty();
+        let names: Vec<&str> = chain.iter().map(|&i| plan.nodes[i].name.as_str()).collect();
+        let parked = self.parked(&names, head.dispatch, worker, head.workers).await?;
+        let ended = self.lasting.store.scan(&ended_state(&tail.name)).await.map_err(failure("state"))?;
+        let end_mark = EndMark::new(&ended, worker, tail.workers);
         let stateful = chain.iter().any(|&i| plan.nodes[i].stateful());
         let hold_back = stateful || plan.delivery == Delivery::ExactlyOnce;
         self.ends.stages += 1;
-        Ok(StageTask {
+        // From here on it is closed whatever comes.
+        self.lasting.built.push(StageTask {
             context: self.context(&tail.name, worker, &tail.rules),
-            steps,
+            steps: Vec::new(),
             inputs: edges.inputs(chain[0], worker, hold_back),
             outputs: edges.outputs(chain[chain.len() - 1], worker, tail.ports()),
             parked,
             epoch: self.decided + 1,
-            ended: end_saved && self.still_ended[chain[0]],
-            end_saved,
+            ended: end_mark.saved() && self.still_ended[chain[0]],
+            end_mark,
             drained: false,
+            halted: false,
             stop_side: self.stop_side.clone(),
-            trying: HashSet::new(),
+            trying: HashMap::new(),
             outcomes: 0,
-        })
+        });
+        for node in chain.iter().map(|&i| &plan.nodes[i]) {
+            self.step(node, worker).await?;
+        }
+        Ok(())
+    }
+
+    /// One step of the stage that was built last.
+    async fn step(&mut self, node: &Node, worker: usize) -> Result<(), Failure> {
+        let Planned::Step(step) = &node.component else { return Ok(()) };
+        let (stage, name) = (self.lasting.built.last_mut(), node.name.clone());
+        let Some(stage) = stage else { return Ok(()) };
+        let metrics = self.lasting.shared.metrics.worker(&name, worker);
+        let who = Who { name, metrics, rules: node.rules.clone(), on_failed: node.on_failed.clone() };
+        let step = step.create().map_err(failure(&node.name))?;
+        let mut state = match &step {
+            CoreStep::Operator(_) => self.lasting.store.scan(&node.name).await.map_err(failure("state"))?,
+            CoreStep::Transform(_) => Vec::new(),
+        };
+        state.retain(|change| worker_of(change.group, node.workers) == worker);
+        stage.steps.push(StepRun { who: Arc::new(who), step, held: 0 });
+        if let Some(StepRun { step: CoreStep::Operator(operator), who, held }) = stage.steps.last_mut() {
+            Operator::restore(&mut **operator, state).await.map_err(failure(&node.name))?;
+            *held = operator.held();
+            if *held > 0 && self.comes_in.contains(&node.name) {
+                who.metrics.parked.add(*held as u64);
+                who.metrics.records_in.add(*held as u64);
+            }
+        }
+        Ok(())
     }
 
     async fn source(&mut self, i: usize, node: &Node, edges: &mut Edges) -> Result<SourceTask, Failure> {

@@ -10,13 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_core::{
-    Batch, BatchBuilder, Body, Change, Error, ErrorKind, Form, Record, Result, Timestamp, group,
-};
+use millstream_core::{Batch, BatchBuilder, Body, Change, Error, ErrorKind, Form, Record, Result, Timestamp, group};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::{dispatch::worker_of, pace::Gate, spec::Dispatch};
+use crate::{dispatch::worker_of, ending::FAR, pace::Gate, spec::Dispatch};
 
 /// A place among the parked records of a stage: before which of its steps, and an id. What waits before a later step came
 /// earlier.
@@ -104,8 +102,14 @@ impl Parked {
     pub(crate) fn failed(&mut self, mut record: Record, step: usize, port: usize, attempts: u32, delay: Duration) {
         record.attempts = attempts;
         // One that is tried again at once, for ever, leaves room for others.
-        let delay = delay.max(DELAY_MIN);
+        let delay = delay.clamp(DELAY_MIN, FAR);
         self.insert(Waiting { record, step, port, attempts, due_at: after(delay) }, delay, true);
+    }
+
+    /// Parks a record that was taken and not begun before those of its key.
+    pub(crate) fn before(&mut self, record: Record, step: usize, port: usize) {
+        let attempts = record.attempts;
+        self.insert(Waiting { record, step, port, attempts, due_at: after(Duration::ZERO) }, Duration::ZERO, true);
     }
 
     /// Parks a record behind those of its key.
@@ -158,7 +162,12 @@ impl Parked {
 
     /// Parks what the checkpoint holds for a step, as far as it is `mine`, by record and id; answers how many. When all steps
     /// have been restored, [`Parked::begin`] follows.
-    pub(crate) fn restore(&mut self, step: usize, state: Vec<Change>, mine: impl Fn(&Record, u64) -> bool) -> Result<usize> {
+    pub(crate) fn restore(
+        &mut self,
+        step: usize,
+        state: Vec<Change>,
+        mine: impl Fn(&Record, u64) -> bool,
+    ) -> Result<usize> {
         let before = self.records.len();
         for change in state {
             let damaged = || Error::new(ErrorKind::Corrupt, "cannot read a parked record from the saved state");
@@ -187,7 +196,8 @@ impl Parked {
                 self.keys.entry(key.clone()).or_default().places.insert(place);
             }
         }
-        let without_key = self.records.iter().filter(|(_, waiting)| waiting.record.key.is_none()).map(|(place, _)| *place);
+        let without_key =
+            self.records.iter().filter(|(_, waiting)| waiting.record.key.is_none()).map(|(place, _)| *place);
         let fronts = self.keys.values().filter_map(|line| line.places.first().copied());
         let due: Vec<Place> = without_key.chain(fronts).collect();
         due.into_iter().for_each(|place| self.schedule_saved(place));
@@ -363,7 +373,11 @@ mod tests {
         }
     }
 
-    fn restored(state: &BTreeMap<(usize, Bytes), Change>, worker: usize, mine: impl Fn(&Record, u64) -> bool) -> Parked {
+    fn restored(
+        state: &BTreeMap<(usize, Bytes), Change>,
+        worker: usize,
+        mine: impl Fn(&Record, u64) -> bool,
+    ) -> Parked {
         let mut parked = Parked::new(Arc::new(Gate::new(1 << 20)), worker);
         let steps: BTreeSet<usize> = state.keys().map(|(step, _)| *step).collect();
         for step in steps {
@@ -431,7 +445,8 @@ mod tests {
         // In whatever order the two report.
         save(&mut state, &mut one);
         save(&mut state, &mut zero);
-        let values = state.values().map(|change| rmp_serde::from_slice::<Waiting>(change.value.as_ref().unwrap()).unwrap());
+        let values =
+            state.values().map(|change| rmp_serde::from_slice::<Waiting>(change.value.as_ref().unwrap()).unwrap());
         let mut values: Vec<_> = values.map(|waiting| waiting.record.value.unwrap()).collect();
         values.sort();
         assert_eq!(values, ["new", "old"]);

@@ -12,9 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use millstream_core::{
-    Batch, Change, Error, ErrorKind, Form, Operator, Output, Result, Step, StepPlan, parse_options,
-};
+use millstream_core::{Batch, Change, Error, ErrorKind, Form, Operator, Output, Result, Step, StepPlan, parse_options};
 use tokio::{sync::Notify, time::Instant};
 
 use self::queue::Queue;

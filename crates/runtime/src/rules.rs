@@ -176,7 +176,7 @@ impl Retry {
     pub fn wait(&self, attempt: u32, dice: f64) -> Duration {
         let grown = self.delay.0.as_secs_f64() * self.backoff.powi(attempt.saturating_sub(1).min(1000) as i32);
         let capped = grown.min(self.delay_max.0.as_secs_f64().max(self.delay.0.as_secs_f64()));
-        Duration::from_secs_f64(capped * (1.0 + self.jitter * (2.0 * dice - 1.0)))
+        Duration::try_from_secs_f64(capped * (1.0 + self.jitter * (2.0 * dice - 1.0))).unwrap_or(Duration::MAX)
     }
 }
 

@@ -213,6 +213,8 @@ impl Running {
             anew: false,
             paused: false,
             change: None,
+            changed: Vec::new(),
+            built: Vec::new(),
         };
         let (control, commands) = mpsc::unbounded_channel();
         let (phase_sender, phase) = watch::channel(Phase::Opening);

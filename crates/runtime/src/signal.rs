@@ -1,11 +1,7 @@
 //! The atomic parts of [`Pace`](crate::pace::Pace) and [`Gate`](crate::pace::Gate): what decides whether somebody must be
-//! woken. They stand alone so that `tests/models.rs` can run them in every order of their steps.
+//! woken. They stand alone so that `tests/models.rs` can run them with the atomics of a model checker.
 
-#[cfg(not(millstream_model))]
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-
-#[cfg(millstream_model)]
-use shuttle::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use crate::atomics::{AtomicU8, AtomicUsize, Ordering};
 
 const ACTIVE: u8 = 1;
 const URGENT: u8 = 2;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use millstream_core::{Batch, Epoch, Error, ErrorKind, Record, Sink, SinkCapabilities, Token, WriteId};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::Instrument as _;
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     park::{Parked, alone},
     probe::Step,
     span,
-    stage_task::{parked_state, sleep},
+    stage_task::{TIMER_PAUSE, parked_state, sleep},
     tap::Side,
     task::{AfterFailure, Context, FailedRecord, Fate, Halt, Report},
 };
@@ -67,13 +67,17 @@ struct Open {
     tokens: VecDeque<(Epoch, Token)>,
     /// The epoch whose transaction is to be decided before anything else is written.
     undecided: Option<Epoch>,
+    /// The last barrier of this run has passed.
+    halted: bool,
 }
 
 impl SinkTask {
     pub(crate) async fn run(mut self) -> Result<(), Halt> {
         let mut open = Open::default();
         let mut ending = false;
+        let mut not_before = None;
         loop {
+            let retry_at = self.parked.due().map(|due| not_before.map_or(due, |after| due.max(after)));
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
@@ -83,7 +87,10 @@ impl SinkTask {
                     }
                     None => return Err(Halt::Gone),
                 },
-                () = sleep(self.parked.due()), if open.undecided.is_none() => self.retry(&mut open).await?,
+                () = sleep(retry_at), if open.undecided.is_none() && !open.halted => {
+                    self.retry(&mut open).await?;
+                    not_before = Some(Instant::now() + TIMER_PAUSE);
+                }
                 // When the sources have gone, what is left are commands.
                 Ok(input) = self.inputs.next(), if open.undecided.is_none() => match input {
                     Input::Batch(_, batch) => self.take(batch, &mut open).await?,
@@ -113,7 +120,7 @@ impl SinkTask {
         metrics.bytes_in.add(batch.size() as u64);
         let mut batch = batch.into_bytes();
         if !self.parked.is_empty() {
-            batch = park_held(batch, 0, &mut self.parked, &metrics).map_err(|error| self.context.fatal(error))?;
+            batch = park_held(batch, 0, 0, &mut self.parked, &metrics).map_err(|error| self.context.fatal(error))?;
         }
         if self.joined.as_ref().is_some_and(|joined| !lock(&joined.condemned).is_empty()) {
             batch = self.leave_out(batch).await?;
@@ -251,7 +258,7 @@ impl SinkTask {
         };
         if let Fate::Park(delay) = context.record(failed, self.epoch).await? {
             context.metrics.parked.add(1);
-            self.parked.failed(record, 0, attempts, delay);
+            self.parked.failed(record, 0, 0, attempts, delay);
         }
         Ok(())
     }
@@ -260,7 +267,9 @@ impl SinkTask {
     async fn retry(&mut self, open: &mut Open) -> Result<(), Halt> {
         self.context.pace.touch();
         self.settle(open).await?;
-        while let Some(waiting) = self.parked.take(tokio::time::Instant::now()) {
+        // Each at most once: one that is rejected again may be due again by now.
+        for _ in 0..self.parked.len() {
+            let Some(waiting) = self.parked.take(Instant::now()) else { break };
             self.context.metrics.parked.sub(1);
             if let Some((error, attempts)) = self.sentence(&waiting.record, waiting.attempts) {
                 Box::pin(self.failed(waiting.record.clone(), &error, attempts)).await?;
@@ -283,11 +292,12 @@ impl SinkTask {
         self.context.metrics.mark(epoch);
         open.tokens.extend(token.clone().map(|token| (epoch, token)));
         let parked = self.parked.changes().map_err(|error| self.context.fatal(error))?;
-        let state = if parked.is_empty() { Vec::new() } else { vec![(parked_state(&self.context.name), parked)] };
+        let state = parked.into_values().map(|changes| (parked_state(&self.context.name), changes)).collect();
         if !self.parked.is_empty() {
             self.context.pace.touch();
         }
         self.epoch = epoch + 1;
+        open.halted = barrier.halts;
         open.undecided = self.joined.as_ref().map(|_| epoch);
         self.context.report(Report::Sink { sink: self.id, epoch, token, state })
     }

@@ -1,20 +1,26 @@
 //! The task around a stage: a chain of fused steps, their failures, their state.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     future::poll_fn,
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use millstream_core::{Batch, Change, Epoch, Last, Output, Step as CoreStep, Timestamp, group};
-
-use tokio::sync::{mpsc, watch};
+use futures::FutureExt as _;
+use millstream_core::{Batch, Epoch, Last, Output, Record, ShardKey, Step as CoreStep, Timestamp};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     align::{Input, Inputs},
     channel::Barrier,
+    ended::{EndMark, ended_state},
     metrics::StageMetrics,
     park::{Parked, alone},
     probe::Step,
@@ -32,6 +38,15 @@ pub(crate) struct StepRun {
 }
 
 impl StepRun {
+    /// Lets the step let go of what it holds.
+    pub(crate) async fn close(&mut self) {
+        if let CoreStep::Operator(operator) = &mut self.step
+            && let Err(error) = operator.close().await
+        {
+            tracing::warn!(stage = %self.who.name, error = %error.chain(), "closing failed");
+        }
+    }
+
     /// Brings the books to what the step keeps for later.
     pub(crate) fn count_held(&mut self) {
         if let CoreStep::Operator(operator) = &self.step {
@@ -61,16 +76,18 @@ pub(crate) struct StageTask {
     pub(crate) outputs: Outputs,
     pub(crate) parked: Parked,
     pub(crate) epoch: Epoch,
-    /// The steps have been told that the input has ended, and whether the checkpoint knows it: what they emit at the end
-    /// must come once.
+    /// The steps have been told that the input has ended: what they emit then must come once.
     pub(crate) ended: bool,
-    pub(crate) end_saved: bool,
+    /// What the checkpoint knows of it.
+    pub(crate) end_mark: EndMark,
     /// The steps have been told that no more input comes in this run.
     pub(crate) drained: bool,
+    /// The last barrier of this run has passed: what is let go behind it would come again in the next.
+    pub(crate) halted: bool,
     /// Tells the newest epoch that was cut and, by its end, to close; and whom it tells by letting go.
     pub(crate) stop_side: (watch::Receiver<Epoch>, mpsc::Sender<()>),
-    /// Keys of parked records that are being tried again, and whose outcome is not known.
-    pub(crate) trying: HashSet<Bytes>,
+    /// Keys of parked records that are being tried again and whose outcome is not known, and which record of each.
+    pub(crate) trying: HashMap<Bytes, (ShardKey, u128)>,
     /// What the steps have emitted, failed, filtered and absorbed: only whether it grows is of interest.
     pub(crate) outcomes: u64,
 }
@@ -80,6 +97,8 @@ pub(crate) struct Work {
     pub(crate) step: usize,
     pub(crate) port: usize,
     pub(crate) batch: Batch,
+    /// A parked record whose turn it is.
+    pub(crate) retried: bool,
 }
 
 /// The name under which a stage's parked records are saved.
@@ -87,61 +106,76 @@ pub(crate) fn parked_state(stage: &str) -> String {
     format!("{stage}#parked")
 }
 
-/// The name under which it is saved that a stage has told its steps of the end.
-pub(crate) fn ended_state(stage: &str) -> String {
-    format!("{stage}#ended")
-}
+/// After a timer, so much time is for what else there is to do, where timers come too fast.
+pub(crate) const TIMER_PAUSE: Duration = Duration::from_millis(1);
 
 impl StageTask {
     pub(crate) async fn run(mut self) -> std::result::Result<(), Halt> {
         let (mut stopped, _closed) = self.stop_side.clone();
-        let result = tokio::select! {
-            biased;
-            () = async { while stopped.changed().await.is_ok() {} } => Err(Halt::Gone),
-            result = self.work() => result,
-        };
-        for run in &mut self.steps {
-            if let CoreStep::Operator(operator) = &mut run.step
-                && let Err(error) = operator.close().await
-            {
-                tracing::warn!(stage = %run.who.name, error = %error.chain(), "closing failed");
+        // A step that panics ends the run; all are closed all the same.
+        let result = AssertUnwindSafe(async {
+            tokio::select! {
+                biased;
+                () = async { while stopped.changed().await.is_ok() {} } => Err(Halt::Gone),
+                result = self.work() => result,
             }
+        });
+        let result = result.catch_unwind().await;
+        self.close().await;
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Lets every step let go of what it holds.
+    pub(crate) async fn close(&mut self) {
+        for run in &mut self.steps {
+            run.close().await;
         }
-        result
     }
 
     async fn work(&mut self) -> std::result::Result<(), Halt> {
         // The end is passed on when nothing is parked any more.
         let mut ending = false;
         let mut cut = self.stop_side.0.clone();
+        let mut not_before = None;
         loop {
-            let timer = self.timer();
+            let timer = self.timer().map(|at| not_before.map_or(at, |after| at.max(after)));
             // What lies before a barrier that has been cut must be taken, so that the barrier can come; behind the last one
             // there is only the end.
-            let full = self.is_full() && !self.drained && *cut.borrow_and_update() < self.epoch;
+            let full = self.is_full() && !self.halted && *cut.borrow_and_update() < self.epoch;
             tokio::select! {
                 biased;
-                () = sleep(timer) => self.on_timer().await?,
-                step = ready(&mut self.steps) => self.advance(step).await?,
+                () = sleep(timer) => {
+                    self.on_timer().await?;
+                    not_before = Some(Instant::now() + TIMER_PAUSE);
+                }
+                step = ready(&mut self.steps), if !self.halted => self.advance(step).await?,
                 Ok(()) = cut.changed(), if full => {}
                 input = self.inputs.next(), if !full => match input {
                     Ok(Input::Batch(port, batch)) => self.take(port, batch).await?,
                     Ok(Input::Barrier(barrier)) => self.barrier(barrier).await?,
-                    Ok(Input::End) => {
-                        if !std::mem::replace(&mut self.ended, true) {
-                            self.end_steps().await?;
-                        }
-                        ending = true;
-                    }
+                    Ok(Input::End) => ending = true,
                     // The coordinator ends a run by letting the sources go, and so everybody behind them.
                     Err(_) => return Ok(()),
                 },
             }
-            if ending && self.nothing_waits() {
+            if ending && !self.halted && self.end().await? {
                 ending = false;
                 self.outputs.end(&self.context.metrics).await?;
             }
         }
+    }
+
+    /// All inputs have ended: tells the steps, once nothing waits for another try. Whether nothing is left to come out.
+    async fn end(&mut self) -> std::result::Result<bool, Halt> {
+        if !self.parked.is_empty() {
+            return Ok(false);
+        }
+        // What was tried again may be under way.
+        self.settle_steps().await?;
+        if self.parked.is_empty() && !std::mem::replace(&mut self.ended, true) {
+            self.end_steps().await?;
+        }
+        Ok(self.nothing_waits())
     }
 
     fn is_full(&self) -> bool {
@@ -152,26 +186,33 @@ impl StageTask {
         self.parked.is_empty() && self.steps.iter().all(|run| run.held == 0)
     }
 
-    fn timer(&self) -> Option<tokio::time::Instant> {
+    /// When something is to be done on time. Behind the last barrier of a run nothing is.
+    fn timer(&self) -> Option<Instant> {
+        if self.halted {
+            return None;
+        }
         let operators = self.steps.iter().filter_map(|run| match &run.step {
             CoreStep::Operator(operator) => operator.timer_at(),
             CoreStep::Transform(_) => None,
         });
-        let now = (Timestamp::now(), tokio::time::Instant::now());
-        let operators = operators.map(|at| now.1 + std::time::Duration::from_nanos((at.0 - now.0.0).max(0) as u64));
+        let now = (Timestamp::now(), Instant::now());
+        let operators = operators.map(|at| now.1 + Duration::from_nanos((at.0 - now.0.0).max(0) as u64));
         operators.chain(self.parked.due()).min()
     }
 
     async fn on_timer(&mut self) -> std::result::Result<(), Halt> {
         self.context.pace.touch();
-        while let Some(waiting) = self.parked.take(tokio::time::Instant::now()) {
-            let first = self.steps.get(waiting.step);
-            first.inspect(|run| run.who.metrics.parked.sub(1));
+        // Each at most once: one that fails again may be due again by now.
+        for _ in 0..self.parked.len() {
+            let Some(waiting) = self.parked.take(Instant::now()) else { break };
+            self.steps.get(waiting.step).inspect(|run| run.who.metrics.parked.sub(1));
             let before = self.outcomes;
-            self.chain(vec![Work { step: waiting.step, port: waiting.port, batch: alone(&waiting.record) }]).await?;
-            match waiting.record.key {
+            let batch = alone(&waiting.record);
+            self.chain(vec![Work { step: waiting.step, port: waiting.port, batch, retried: true }]).await?;
+            let Record { key, origin, sequence, .. } = waiting.record;
+            match key {
                 // It is under way: what is behind it waits for what becomes of it.
-                Some(key) if self.outcomes == before => drop(self.trying.insert(key)),
+                Some(key) if self.outcomes == before => drop(self.trying.insert(key, (origin, sequence))),
                 key => self.parked.settled(key.as_deref()),
             }
         }
@@ -194,19 +235,16 @@ impl StageTask {
         let mut out = Output::default();
         let done = operator.advance(&mut out).await;
         self.context.pace.touch();
-        self.emitted(step, done, &mut out).await
+        self.emitted(step, done, &mut out).await.map(drop)
     }
 
-    /// Takes a batch of an input: records of a parked key go behind the others of the key.
-    async fn take(&mut self, port: usize, mut batch: Batch) -> std::result::Result<(), Halt> {
+    /// Takes a batch of an input.
+    async fn take(&mut self, port: usize, batch: Batch) -> std::result::Result<(), Halt> {
         let Some(first) = self.steps.first() else { return Ok(()) };
         first.who.metrics.batches.add(1);
         first.who.metrics.records_in.add(batch.len() as u64);
         first.who.metrics.bytes_in.add(batch.size() as u64);
-        if !self.parked.is_empty() {
-            batch = self.park_held(batch, port)?;
-        }
-        if batch.is_empty() { Ok(()) } else { self.chain(vec![Work { step: 0, port, batch }]).await }
+        self.chain(vec![Work { step: 0, port, batch, retried: false }]).await
     }
 
     async fn barrier(&mut self, barrier: Barrier) -> std::result::Result<(), Halt> {
@@ -214,6 +252,7 @@ impl StageTask {
         if barrier.last != Last::No && !std::mem::replace(&mut self.drained, true) {
             self.drain_steps().await?;
         }
+        self.halted = barrier.halts;
         let mut state = Vec::new();
         for run in &mut self.steps {
             run.who.metrics.mark(barrier.epoch);
@@ -223,13 +262,14 @@ impl StageTask {
             }
         }
         let parked = self.parked.changes().map_err(|error| self.context.fatal(error))?;
-        state.push((parked_state(&self.context.name), parked));
+        state.extend(
+            parked
+                .into_iter()
+                .filter_map(|(step, changes)| self.steps.get(step).map(|run| (parked_state(&run.who.name), changes))),
+        );
         // Only operators emit at the end; a pipeline without them keeps no state for it.
-        let emits = self.steps.iter().any(|run| matches!(run.step, CoreStep::Operator(_)));
-        if emits && self.ended != self.end_saved {
-            let value = self.ended.then(Bytes::new);
-            state.push((ended_state(&self.context.name), vec![Change { group: group(b""), key: Bytes::new(), value }]));
-            self.end_saved = self.ended;
+        if self.steps.iter().any(|run| matches!(run.step, CoreStep::Operator(_))) {
+            state.push((ended_state(&self.context.name), self.end_mark.changes(self.ended)));
         }
         state.retain(|(_, changes)| !changes.is_empty());
         self.epoch = barrier.epoch + 1;
@@ -242,16 +282,19 @@ impl StageTask {
         self.outputs.barrier(barrier, &self.context.metrics).await
     }
 
-    /// Lets every step do what it has begun.
+    /// Lets every step do what it has begun. What it gives back meanwhile begins anew, until all is done.
     async fn settle_steps(&mut self) -> std::result::Result<(), Halt> {
         for step in 0..self.steps.len() {
-            if let CoreStep::Operator(operator) = &mut self.steps[step].step {
+            loop {
+                let CoreStep::Operator(operator) = &mut self.steps[step].step else { break };
                 let mut out = Output::default();
                 let done = operator.settle(&mut out).await;
-                self.emitted(step, done, &mut out).await?;
+                if !self.emitted(step, done, &mut out).await? {
+                    break;
+                }
             }
         }
-        for key in std::mem::take(&mut self.trying) {
+        for (key, _) in std::mem::take(&mut self.trying) {
             self.parked.settled(Some(&key));
         }
         Ok(())

@@ -64,8 +64,9 @@ pub(crate) async fn supervise(
     }
     let closed = lasting.store.close().await;
     lasting.shared.taps.close();
-    lasting.shared.tell(Happening::Over(result.as_ref().err().map(|error| error.chain())));
+    // Whoever hears of the end sees it, too.
     phase.send_replace(Phase::Over);
+    lasting.shared.tell(Happening::Over(result.as_ref().err().map(|error| error.chain())));
     let ended = result?;
     closed?;
     Ok(summary(&lasting, ended))
@@ -77,22 +78,23 @@ async fn attempt(
     phase: &watch::Sender<Phase>,
     started: &watch::Sender<Option<Start>>,
 ) -> Result<Turn, Failure> {
-    let changes = lasting.apply_change();
+    lasting.apply_change();
     // Opening can wait long for a system; a stop must not.
     let mut meanwhile = Vec::new();
     let opened = tokio::select! {
-        opened = lasting.open() => opened?,
-        stopped = stop_asked(control, &mut meanwhile) => return Ok(Turn::Ended(stopped)),
+        opened = lasting.open() => opened.map(Ok),
+        stopped = stop_asked(control, &mut meanwhile) => Ok(Err(stopped)),
+    };
+    lasting.abandon().await;
+    let opened = match opened? {
+        Ok(opened) => opened,
+        Err(stopped) => return Ok(Turn::Ended(stopped)),
     };
     meanwhile.into_iter().for_each(|control| lasting.note(control));
     phase.send_replace(if lasting.paused { Phase::Paused } else { Phase::Running });
     started.send_replace(lasting.start);
     lasting.shared.tell(Happening::Running(lasting.start.unwrap_or(Start::Fresh)));
-    for (answer, happening) in changes {
-        lasting.shared.tell(happening);
-        // Who asked may have gone.
-        let _ = answer.send(Ok(()));
-    }
+    lasting.tell_changed();
     Coordinator::new(lasting, opened, control, phase).run().await
 }
 
@@ -109,11 +111,7 @@ async fn stop_asked(control: &mut mpsc::UnboundedReceiver<Control>, others: &mut
     }
 }
 
-async fn pause(
-    wait: Duration,
-    lasting: &mut Lasting,
-    control: &mut mpsc::UnboundedReceiver<Control>,
-) -> Option<Ended> {
+async fn pause(wait: Duration, lasting: &mut Lasting, control: &mut mpsc::UnboundedReceiver<Control>) -> Option<Ended> {
     let mut meanwhile = Vec::new();
     let ended = tokio::time::timeout(wait, stop_asked(control, &mut meanwhile)).await.ok();
     meanwhile.into_iter().for_each(|control| lasting.note(control));

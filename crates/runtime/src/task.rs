@@ -113,8 +113,13 @@ impl Context {
 
     /// A failure outside of any record, such as a sync: the supervisor tries again from the checkpoint where that can help.
     pub(crate) fn fatal(&self, error: Error) -> Halt {
+        self.fatal_at(&self.name, error)
+    }
+
+    /// The same of one of the steps that share this task.
+    pub(crate) fn fatal_at(&self, stage: &str, error: Error) -> Halt {
         let then = if error.facts().retry { AfterFailure::Retry } else { AfterFailure::Stop };
-        self.fail(error, then)
+        Halt::Failed(Failure { stage: stage.to_owned(), error, then })
     }
 
     /// Applies the rules to a failed connection: the wait before the next try, or the end of the task.
@@ -168,7 +173,7 @@ impl Context {
             Verdict::Then(then) => {
                 let error = error.clone().context(format!("cannot go on after record {} at `{stage}`", record.id()));
                 let then = if then == Then::Restart { AfterFailure::Restart } else { AfterFailure::Stop };
-                Err(self.fail(error, then))
+                Err(Halt::Failed(Failure { stage: stage.to_owned(), error, then }))
             }
         }
     }

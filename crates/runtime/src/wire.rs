@@ -75,7 +75,8 @@ impl Edges {
             }
             for (input, &(from, port)) in node.inputs.iter().enumerate() {
                 let senders = plan.nodes[from].workers;
-                let bytes_max = if node.forwards { bounds.edge / senders } else { bounds.edge / senders / node.workers };
+                let bytes_max =
+                    if node.forwards { bounds.edge / senders } else { bounds.edge / senders / node.workers };
                 for sender in 0..senders {
                     let readers = if node.forwards { sender..sender + 1 } else { 0..node.workers };
                     let mut to = Vec::with_capacity(readers.len());

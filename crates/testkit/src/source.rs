@@ -55,6 +55,12 @@ impl FakeSource {
         FakeSource { owner: Owner::Nobody, ..self }
     }
 
+    /// Says beforehand that it will end.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        FakeSource { bounded: true, ..self }
+    }
+
     /// Hands over at most so many records at once.
     #[must_use]
     pub fn in_batches_of(self, batch: usize) -> Self {

@@ -202,16 +202,19 @@ fn read(plan: &Planned, pipeline: &str, known: Option<&(String, Epoch)>) -> Resu
             return Ok(found);
         }
         let (found, known) = (found.map(|found| found.epoch), known.map(|known| known.1));
-        tracing::warn!(url = plan.access.shown, ?found, ?known, "the checkpoint is older than what was decided; asking again");
+        tracing::warn!(
+            url = plan.access.shown,
+            ?found,
+            ?known,
+            "the checkpoint is older than what was decided; asking again"
+        );
         std::thread::sleep(PAUSE * 5);
     }
 }
 
 /// Whether a checkpoint is older than what is known to be decided. One of another store says nothing about ours.
 fn is_behind(found: Option<&Checkpoint>, known: Option<&(String, Epoch)>) -> bool {
-    known.is_some_and(|(store_id, epoch)| {
-        found.is_none_or(|found| found.store_id == *store_id && found.epoch < *epoch)
-    })
+    known.is_some_and(|(store_id, epoch)| found.is_none_or(|found| found.store_id == *store_id && found.epoch < *epoch))
 }
 
 /// Who is fenced has been replaced; or has only taken too long, and recovery makes that good. Blocks.

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     client::{is_passing, list_of},
     context::Rebalance,
-    error::failed,
+    error::{coded, failed},
     native,
 };
 
@@ -139,6 +139,10 @@ impl Reader {
     /// Goes back to what is committed, as the member that it is. What is to leave is announced again.
     pub(super) fn reopen(&mut self, resume: Resume) -> Result<Vec<(ShardKey, i64)>> {
         let on_missing = self.on_missing;
+        // Only a new member reads on.
+        if let Some((_, error)) = self.ended_by() {
+            return Err(error);
+        }
         let Some(group) = &mut self.group else {
             return Err(Error::new(ErrorKind::Bug, "only a member of a group is opened again"));
         };
@@ -164,6 +168,10 @@ impl Reader {
         for begin in &begins {
             let leaving = leaving.contains(&begin.shard);
             tracing::debug!(shard = %begin.shard, offset = begin.offset, end = begin.end, leaving, "opened again");
+        }
+        if let Some(group) = &mut self.group {
+            // Should one of them go and come back, the group knows where.
+            begins.iter().for_each(|begin| drop(group.saved.0.remove(&begin.shard)));
         }
         if !leaving.is_empty() {
             self.push(What::Leaving(leaving));
@@ -268,12 +276,44 @@ impl Reader {
         Ok(())
     }
 
+    /// Why the client will never read again, if that is so.
+    fn ended_by(&self) -> Option<(Code, Error)> {
+        let (code, text) = self.cluster.consumer.client().fatal_error()?;
+        let error = coded(format!("the member of the group at {} has ended", self.cluster.access.shown), code);
+        Some((code, error.caused_by(std::io::Error::other(text))))
+    }
+
+    /// The client has met an error for good: for a pipeline all partitions are lost, and its restart makes a new member.
+    ///
+    /// A static member's own request to join that arrives late looks to the broker like another runner of its name, and shuts
+    /// it out. One that is shut out again soon has met another runner, and ends.
+    pub(super) fn end_member(&mut self) -> Result<()> {
+        let Some((code, error)) = self.ended_by() else { return Ok(()) };
+        tracing::warn!(error = %error.chain(), "the member has ended");
+        let again = match code {
+            Code::FencedInstanceId => !self.plan.is_fenced_again(),
+            // Its last life has not timed out yet.
+            Code::UnreleasedInstanceId => true,
+            _ => error.facts().retry,
+        };
+        if !again || self.group.as_ref().is_none_or(|group| group.stamp.is_none()) {
+            return Err(error);
+        }
+        let lost: Vec<ShardKey> = self.table.iter().map(|reading| reading.key.clone()).collect();
+        lost.iter().for_each(|shard| self.table.remove(shard));
+        self.handover.forget(&lost);
+        self.push(What::Lost(lost));
+        Ok(())
+    }
+
     /// What was read of these shards is committed: they may go.
     pub(super) fn release(&mut self, shards: &[ShardKey]) -> Result<()> {
-        shards.iter().for_each(|shard| self.table.remove(shard));
         let Some(Group { leaving: Some(leaving), .. }) = &mut self.group else { return Ok(()) };
-        leaving.left.retain(|shard| !shards.contains(shard));
-        if leaving.left.is_empty() { self.give_away() } else { Ok(()) }
+        // Others may have been lost meanwhile, and come back: they stay.
+        let going: Vec<ShardKey> = leaving.left.extract_if(.., |shard| shards.contains(shard)).collect();
+        let none_left = leaving.left.is_empty();
+        going.iter().for_each(|shard| self.table.remove(shard));
+        if none_left { self.give_away() } else { Ok(()) }
     }
 
     fn give_away(&mut self) -> Result<()> {
@@ -302,8 +342,14 @@ impl Reader {
         }
     }
 
-    /// Commits offsets of partitions that are ours, with the stamp as their metadata.
-    pub(super) fn commit(&mut self, offsets: &[(ShardKey, i64)], stamp: Option<&Stamp>) -> Result<()> {
+    /// Commits offsets of partitions that are ours, with the stamp as their metadata. Tries no more when nobody waits for it: a
+    /// reader that is left must go before the next one joins.
+    pub(super) fn commit(
+        &mut self,
+        offsets: &[(ShardKey, i64)],
+        stamp: Option<&Stamp>,
+        left: impl Fn() -> bool,
+    ) -> Result<()> {
         let Some(group) = &mut self.group else { return Ok(()) };
         if let Some(stamp) = stamp {
             group.stamp = Some(stamp.clone());
@@ -330,7 +376,7 @@ impl Reader {
                     let error = Error::new(ErrorKind::Unavailable, what()).caused_by(error);
                     return Err(error.hint("the group has given the partitions to others"));
                 }
-                Err(error) if (is_passing(&error) || is_moving(&error)) && Instant::now() < deadline => {
+                Err(error) if (is_passing(&error) || is_moving(&error)) && Instant::now() < deadline && !left() => {
                     std::thread::sleep(PAUSE);
                     self.cluster.serve();
                 }
@@ -368,7 +414,7 @@ impl Reader {
         if let (true, Some(stamp)) = (group.fresh, group.stamp.clone()) {
             let begins: Vec<_> = self.table.iter().map(|reading| (reading.key.clone(), reading.next)).collect();
             // The next turn tries again.
-            self.commit(&begins, Some(&stamp)).inspect_err(|_| std::thread::sleep(PAUSE))?;
+            self.commit(&begins, Some(&stamp), || false).inspect_err(|_| std::thread::sleep(PAUSE))?;
         }
         if let Some(group) = &mut self.group {
             (group.begun, group.fresh) = (true, false);

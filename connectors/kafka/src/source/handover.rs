@@ -60,8 +60,9 @@ struct Queue {
 }
 
 impl Queue {
-    fn forget(&mut self, shards: &[ShardKey]) {
-        for item in &mut self.items {
+    /// Takes what waits of shards out of the oldest `count` items: what is behind came after they had come back.
+    fn forget(&mut self, shards: &[ShardKey], count: usize) {
+        for item in self.items.iter_mut().take(count) {
             item.marks.retain(|(shard, _)| !shards.contains(shard));
             if let What::Read(read) = &mut item.what {
                 *read = without(read, shards);
@@ -121,9 +122,9 @@ impl Handover {
                 let mut queue = lock(&self.queue);
                 let news = |item: &Item| matches!(item.what, What::Added(_) | What::Leaving(_) | What::Lost(_));
                 let found = queue.items.iter().position(news);
-                if let Some(item) = found.and_then(|at| queue.items.remove(at)) {
+                if let Some((at, item)) = found.and_then(|at| Some((at, queue.items.remove(at)?))) {
                     if let What::Leaving(shards) | What::Lost(shards) = &item.what {
-                        queue.forget(shards);
+                        queue.forget(shards, at);
                         self.room.notify_one();
                     }
                     return item;
@@ -135,7 +136,7 @@ impl Handover {
 
     /// Takes out what waits of these shards: they go elsewhere.
     pub(super) fn forget(&self, shards: &[ShardKey]) {
-        lock(&self.queue).forget(shards);
+        lock(&self.queue).forget(shards, usize::MAX);
         self.room.notify_one();
     }
 
@@ -164,4 +165,34 @@ fn without(read: &Read, shards: &[ShardKey]) -> Read {
     let failed =
         read.failed.iter().filter_map(|(row, error)| Some((kept.binary_search(row).ok()? as u32, error.clone())));
     Read::new(batch.select(kept.clone()), failed.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_core::{BatchBuilder, Record};
+
+    use super::*;
+
+    fn read(shard: &ShardKey, value: &str) -> Item {
+        let mut builder = BatchBuilder::new();
+        builder.push(&Record { origin: shard.clone(), ..Record::new("t", value.to_owned()) });
+        Item { what: What::Read(Read::new(builder.finish(), Vec::new())), marks: vec![(shard.clone(), Some(1))] }
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_lost_shard_has_come_back_is_kept() {
+        let (handover, shard) = (Handover::default(), ShardKey::new("t", 0));
+        handover.push(read(&shard, "before"));
+        handover.push(Item { what: What::Lost(vec![shard.clone()]), marks: Vec::new() });
+        let marks = vec![(shard.clone(), Some(0))];
+        handover.push(Item { what: What::Added(vec![shard.clone()]), marks: marks.clone() });
+        handover.push(read(&shard, "after"));
+        assert!(matches!(handover.take_news().await.what, What::Lost(_)));
+        let added = handover.take().await.unwrap();
+        assert!(matches!(added.what, What::Added(_)));
+        assert_eq!(added.marks, marks);
+        let Item { what: What::Read(read), .. } = handover.take().await.unwrap() else { panic!("records") };
+        assert_eq!(read.batch.get(0).to_record().value.as_deref(), Some(&b"after"[..]));
+        assert!(handover.is_empty());
+    }
 }

@@ -50,8 +50,8 @@ pub(super) fn decide(
             format!("the group's position of {shard} was committed by this pipeline, but not out of this state"),
         )
         .hint(format!(
-            "it is of epoch {} of the store {}; begin anew with `millstream state reset`, or set the group back with Kafka's \
-             `kafka-consumer-groups.sh --reset-offsets`",
+            "it is of epoch {} of the store {}; begin anew with `millstream state reset`, or set the group back with \
+             `millstream kafka reset URL --group G --to WHERE`",
             stamp.epoch, stamp.store_id
         ))),
         false => Ok(Some(offset)),

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use millstream_codec::{CodecOptions, MessageCodec};
@@ -24,6 +24,9 @@ use crate::{
 /// How long a new reader waits for the last one to leave its group.
 const LAST_WAIT: Duration = Duration::from_secs(10);
 
+/// A member that is shut out twice within this time has met another runner of its name. Longer than a restart takes.
+const FENCED_AGAIN: Duration = Duration::from_secs(120);
+
 /// What the options come to.
 pub(crate) struct Planned {
     pub(crate) options: KafkaSourceOptions,
@@ -34,6 +37,8 @@ pub(crate) struct Planned {
     pub(crate) codec: MessageCodec,
     /// The end of the last reader that was made of this plan, and whether its source still has it.
     last: Mutex<Option<(watch::Receiver<bool>, Weak<()>)>>,
+    /// When a member was last shut out.
+    fenced_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -48,7 +53,16 @@ pub(crate) fn plan(options: &Value, _: &PlanContext) -> Result<Box<dyn SourcePla
     let pattern = options.pattern.as_deref().and_then(|pattern| regex::Regex::new(pattern).ok());
     let codec = options.codec.clone().map_or_else(|| CodecOptions::named("bytes"), Ok)?;
     let codec = codec.message().map_err(|error| error.within("codec"))?;
-    let planned = Planned { options, address, access, config, pattern, codec, last: Mutex::default() };
+    let planned = Planned {
+        options,
+        address,
+        access,
+        config,
+        pattern,
+        codec,
+        last: Mutex::default(),
+        fenced_at: Mutex::default(),
+    };
     Ok(Box::new(KafkaSourcePlan(Arc::new(planned))))
 }
 
@@ -96,6 +110,7 @@ impl SourcePlan for KafkaSourcePlan {
             pattern: planned.pattern.clone(),
             codec: planned.codec,
             last: Mutex::default(),
+            fenced_at: Mutex::default(),
         };
         Ok(Box::new(KafkaSource::new(Arc::new(planned))))
     }
@@ -109,6 +124,12 @@ impl fmt::Debug for Planned {
 }
 
 impl Planned {
+    /// Notes that a member was shut out; whether one was not long before.
+    pub(super) fn is_fenced_again(&self) -> bool {
+        let last = lock(&self.fenced_at).replace(Instant::now());
+        last.is_some_and(|at| at.elapsed() < FENCED_AGAIN)
+    }
+
     /// Remembers the newest reader.
     pub(super) fn note_last(&self, ended: watch::Receiver<bool>, held: &Arc<()>) {
         *lock(&self.last) = Some((ended, Arc::downgrade(held)));

@@ -16,6 +16,7 @@ use super::{
     assemble::Assembler,
     group::Group,
     handover::{Handover, Item, What},
+    plan::Planned,
     scout::Sighting,
     shards::{Reading, State, Table},
     start::missing,
@@ -48,6 +49,7 @@ pub(super) struct Reader {
     // Fields are dropped in this order: the queue before the client.
     pub(super) inbox: Inbox,
     pub(super) cluster: Cluster,
+    pub(super) plan: Arc<Planned>,
     pub(super) handover: Arc<Handover>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) table: Table,
@@ -129,7 +131,8 @@ impl Reader {
                 let _ = answer.send(self.reopen(*resume));
             }
             Command::Commit(offsets, stamp, answer) => {
-                let _ = answer.send(self.commit(&offsets, stamp.as_ref()));
+                let committed = self.commit(&offsets, stamp.as_ref(), || answer.is_closed());
+                let _ = answer.send(committed);
             }
             Command::Release(shards, answer) => {
                 let _ = answer.send(self.release(&shards));
@@ -226,6 +229,9 @@ impl Reader {
         match error.rdkafka_error_code() {
             // Partitions are assigned by hand: what brokers say of a group does not matter.
             Some(_) if self.group.is_none() => Ok(()),
+            // The code says no more than that; the client keeps the one that does.
+            Some(_) if matches!(error, KafkaError::MessageConsumptionFatal(_)) => self.end_member(),
+            Some(Code::Fatal) => self.end_member(),
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
                 Err(failed(format!("a topic of {shown} is gone"), error).hint("create it again, or read others"))
             }

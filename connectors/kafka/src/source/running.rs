@@ -115,6 +115,7 @@ pub(super) fn start(plan: &Arc<Planned>, resume: &Resume, started: Started) -> R
     let reader = Reader {
         inbox,
         cluster: started.cluster,
+        plan: plan.clone(),
         handover: handover.clone(),
         commands: orders,
         table,

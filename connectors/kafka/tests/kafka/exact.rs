@@ -107,7 +107,7 @@ async fn leaders_that_are_killed_and_elected_again_lose_and_repeat_nothing() {
     let through = Through::new(&kafka, kafka.bootstrap());
     let fault = async |kafka: &Kafka| {
         tokio::task::block_in_place(|| {
-            for topic in ["numbers", "copy", "__transaction_state", "__consumer_offsets"].into_iter().take(budget(2, 4))
+            for topic in ["numbers", "copy", "__transaction_state", "__consumer_offsets"].into_iter().take(budget(1, 4))
             {
                 let old = kafka.leader(topic, 0).unwrap();
                 kafka.kill(old);
@@ -115,8 +115,10 @@ async fn leaders_that_are_killed_and_elected_again_lose_and_repeat_nothing() {
                 std::thread::sleep(Duration::from_millis(500));
                 kafka.restart(old);
                 ["numbers", "copy"].iter().for_each(|topic| kafka.wait_for_in_sync(topic, 3));
-                // Leads move back to where they were, without anybody's end.
-                kafka.tool("kafka-leader-election", &["--election-type", "preferred", "--all-topic-partitions"]);
+                if budget(false, true) {
+                    // Leads move back to where they were, without anybody's end.
+                    kafka.tool("kafka-leader-election", &["--election-type", "preferred", "--all-topic-partitions"]);
+                }
             }
         });
     };
@@ -129,7 +131,7 @@ async fn a_broker_that_stands_still_loses_and_repeats_nothing() {
     let through = Through::new(&kafka, kafka.bootstrap());
     let fault = async |kafka: &Kafka| {
         tokio::task::block_in_place(|| kafka.pause(1));
-        tokio::time::sleep(Duration::from_secs(budget(5, 30))).await;
+        tokio::time::sleep(Duration::from_secs(budget(4, 30))).await;
         tokio::task::block_in_place(|| kafka.resume(1));
     };
     println!("records and restarts: {:?}", through.all_once(fault).await);
@@ -141,7 +143,7 @@ async fn connections_cut_inside_transactions_lose_and_repeat_nothing() {
     let through = Through::new(&kafka, kafka.bootstrap_of(Listener::Proxied));
     let fault = async |kafka: &Kafka| {
         let mut dice = Dice::new(7);
-        for cut in 0..budget(10, 60) {
+        for cut in 0..budget(6, 60) {
             let flow = if dice.roll(2) == 0 { Flow::ToServer } else { Flow::ToClient };
             let bytes = dice.roll(30_000);
             tokio::task::block_in_place(|| match cut % 3 {
@@ -161,7 +163,7 @@ async fn a_transaction_that_the_broker_ends_is_played_again() {
     let mut through = Through::new(&kafka, kafka.bootstrap_of(Listener::Proxied));
     through.sink = json!({"partition": "origin", "transaction_timeout": "2s"});
     let fault = async |kafka: &Kafka| {
-        for _ in 0..budget(2, 6) {
+        for _ in 0..budget(1, 6) {
             tokio::task::block_in_place(|| kafka.proxy(1).stall());
             tokio::time::sleep(Duration::from_secs(6)).await;
             tokio::task::block_in_place(|| kafka.proxy(1).resume());
@@ -180,7 +182,7 @@ async fn a_commit_whose_outcome_nobody_hears_is_settled_by_recovery() {
     through.sink = json!({"partition": "origin", "transaction_timeout": "2s"});
     // When an epoch is about to be decided, the way back is cut after some bytes, and nobody gets a new connection for longer
     // than the client waits.
-    let (rounds, cuts) = (budget(4, 16), Arc::new(AtomicUsize::new(0)));
+    let (rounds, cuts) = (budget(2, 8), Arc::new(AtomicUsize::new(0)));
     let (counted, epochs) = (cuts.clone(), AtomicUsize::new(0));
     through.probe = Probe::new(move |step, _| {
         let ordered = counted.load(Ordering::SeqCst);
@@ -197,12 +199,11 @@ async fn a_commit_whose_outcome_nobody_hears_is_settled_by_recovery() {
     let handle = Arc::new(OnceLock::<Handle>::new());
     through.handle = handle.clone();
     let fault = async |_: &Kafka| {
-        let deadline = tokio::time::Instant::now() + LONG * 3;
+        let deadline = tokio::time::Instant::now() + LONG * budget(3, 8);
         while cuts.load(Ordering::SeqCst) < rounds {
             assert!(tokio::time::Instant::now() < deadline, "{:?}", handle.get().map(|handle| handle.status()));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        tokio::time::sleep(Duration::from_secs(6)).await;
     };
     let (records, restarts) = through.all_once(fault).await;
     println!("{records} records, {restarts} restarts");

@@ -46,6 +46,10 @@ async fn share_out(topic: &str, more: Value) {
         member(&mut *first, 1, &mut seen).await;
     }
     assert_eq!(first.shards().len(), 4);
+    // As a restart inside the process does: what the checkpoint says counts until the partitions have moved on.
+    let position = first.position().unwrap();
+    first.commit(&position, Some(&stamp(1))).await.unwrap();
+    first.open(&resume(1, Some(position), false)).await.unwrap();
     second
         .open(&Resume { stamp: Some(Stamp { store_id: "other".into(), ..stamp(0) }), ..Resume::default() })
         .await
@@ -62,6 +66,8 @@ async fn share_out(topic: &str, more: Value) {
         member(&mut *first, 3, &mut seen).await;
         member(&mut *second, 3, &mut seen).await;
     }
+    let position = first.position().unwrap();
+    first.commit(&position, Some(&stamp(3))).await.unwrap();
     // The second one leaves as a runtime does: its last epoch, then close. The first one gets everything back.
     let position = second.position().unwrap();
     second.commit(&position, Some(&stamp(3))).await.unwrap();
@@ -320,4 +326,44 @@ async fn a_member_that_takes_no_records_still_gives_partitions_away() {
     // What waited of them is nobody's but the new owner's.
     let Event::Batch(read) = event(&mut *first).await.unwrap() else { panic!() };
     assert!(read.batch.iter().all(|record| !shards.contains(record.origin())));
+}
+
+/// The event that says that all is lost, or the error that ends it.
+async fn shut_out(source: &mut dyn Source) -> Result<usize, ErrorKind> {
+    loop {
+        match event(source).await {
+            Ok(Event::Lost(shards)) => return Ok(shards.len()),
+            Ok(_) => {}
+            Err(error) if error.facts().retry => {}
+            Err(error) => return Err(error.kind()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_static_member_that_is_shut_out_joins_anew_once_and_then_ends() {
+    let topic = topic(2);
+    let more = json!({
+        "group": name("group"), "membership": {"instance": "one"}, "property": {"heartbeat.interval.ms": "300"},
+    });
+    write_all(&topic, json!({"partition": "round_robin"}), &values(0, 20)).await;
+    let (mut first, mut second) = (source(&topic, more.clone()), source(&topic, more.clone()));
+    first.open(&resume(0, None, false)).await.unwrap();
+    read(&mut *first, 20).await;
+    second.open(&resume(0, None, false)).await.unwrap();
+    assert_eq!(shut_out(&mut *first).await, Ok(2), "it may be its own request that came late");
+    read(&mut *second, 20).await;
+    first.open(&resume(0, None, false)).await.unwrap();
+    assert_eq!(shut_out(&mut *second).await, Ok(2));
+    read(&mut *first, 20).await;
+    second.open(&resume(0, None, false)).await.unwrap();
+    assert_eq!(shut_out(&mut *first).await, Err(ErrorKind::Fenced), "that was another runner");
+    first.close().await.unwrap();
+    // A program that reads without a pipeline is told at once: nobody opens it again.
+    let mut program = opened(&topic, more, &Resume::default()).await;
+    read(&mut *program, 20).await;
+    second.open(&resume(0, None, false)).await.unwrap();
+    assert_eq!(shut_out(&mut *program).await, Err(ErrorKind::Fenced));
+    second.close().await.unwrap();
+    program.close().await.unwrap();
 }

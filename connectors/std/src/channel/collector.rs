@@ -10,7 +10,7 @@ use millstream_core::{
 
 use super::{
     Ends, RECORD_BYTES,
-    queue::{Queue, Weighed},
+    queue::{Queue, Weighed, room_of},
     receipt::{Answer, Receipt},
     source::{Assemble, ChannelPlan},
 };
@@ -22,8 +22,8 @@ pub struct CollectorOptions {
     pub stream: String,
     /// Records that may wait to be read. Default: 65536.
     pub records_max: usize,
-    /// Bytes that may wait to be read; one record alone may be larger, and so may one `push_all`. A record counts at least
-    /// `bytes_max / records_max`. Default: 64 MiB.
+    /// Bytes that may wait to be read; one record alone may be larger, and so may one `push_all`. Default:
+    /// 64 MiB.
     pub bytes_max: usize,
 }
 
@@ -187,8 +187,7 @@ impl<T> Collector<T> {
     where
         W: AsRef<[Weighed<Pushed<T>>]> + IntoIterator<Item = Weighed<Pushed<T>>>,
     {
-        let queue = self.queue();
-        queue.push(queue.room_of(items.as_ref()), items, answer).await
+        self.queue().push(room_of(items.as_ref()), items, answer).await
     }
 
     fn queue(&self) -> &Arc<Queue<Pushed<T>>> {

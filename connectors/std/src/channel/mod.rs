@@ -15,7 +15,7 @@ pub use collector::{Collector, CollectorOptions, Pushed, collector};
 pub use receipt::Receipt;
 pub use receiver::{Receiver, receiver};
 
-use queue::{Queue, Weighed};
+use queue::{Queue, Weighed, room_of};
 use source::{Assemble, ChannelPlan};
 
 /// What a record counts beside its bytes.
@@ -28,8 +28,7 @@ pub struct ChannelOptions {
     pub stream: String,
     /// Records that may wait. Default: 65536.
     pub records_max: usize,
-    /// Bytes that may wait; one record alone may be larger. A record counts at least `bytes_max / records_max`. Default:
-    /// 64 MiB.
+    /// Bytes that may wait; one record alone may be larger. Default: 64 MiB.
     pub bytes_max: usize,
     /// What values are. Default: bytes.
     pub form: Form,
@@ -78,7 +77,7 @@ impl Sender {
     /// Dropped before its end, it has pushed nothing.
     pub async fn push(&self, record: Record) -> Result<()> {
         let record = [weighed(record)];
-        self.0.0.push(self.0.0.room_of(&record), record, None).await
+        self.0.0.push(room_of(&record), record, None).await
     }
 
     /// Pushes a record, and waits until the epoch that holds it has committed; see [`Receipt`]. Dropped before its end it has
@@ -86,7 +85,7 @@ impl Sender {
     pub async fn push_and_wait(&self, record: Record) -> Result<Epoch> {
         let (answer, receipt) = Receipt::new();
         let record = [weighed(record)];
-        self.0.0.push(self.0.0.room_of(&record), record, Some(answer)).await?;
+        self.0.0.push(room_of(&record), record, Some(answer)).await?;
         receipt.await
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::{
     receipt::{Answer, Told},
-    room::{Asking, Granted},
+    room::{Asking, Granted, Room},
 };
 
 /// Items on their way to a source, bounded in number and bytes.
@@ -18,15 +18,13 @@ pub(super) struct Queue<I> {
     state: Mutex<State<I>>,
     /// Tells the source that the queue is no longer empty, or closed.
     arrived: Notify,
-    bytes_max: usize,
-    /// What an item takes at least of the bytes, so that these bound the number, too.
-    item_bytes_min: usize,
+    room: Room,
 }
 
 pub(super) struct State<I> {
     items: VecDeque<Queued<I>>,
-    /// Bytes that are taken: by the items, and by pushes that have been given room and have not come yet.
-    pub(super) used: usize,
+    /// What is taken of the room: by the items, and by pushes that have been given some and have not come yet.
+    pub(super) used: Room,
     /// Number of the item that was accepted last; the first is 1.
     last: u64,
     /// Pushes that wait for room.
@@ -43,6 +41,17 @@ pub(super) struct State<I> {
 pub(super) struct Weighed<I> {
     pub(super) item: I,
     pub(super) bytes: usize,
+}
+
+impl<I> Weighed<I> {
+    fn room(&self) -> Room {
+        Room { records: 1, bytes: self.bytes }
+    }
+}
+
+/// What these items take of the room.
+pub(super) fn room_of<I>(items: &[Weighed<I>]) -> Room {
+    items.iter().fold(Room::default(), |sum, item| sum.plus(item.room()))
 }
 
 struct Queued<I> {
@@ -91,10 +100,9 @@ impl<I> State<I> {
 
 impl<I> Queue<I> {
     pub(super) fn new(records_max: usize, bytes_max: usize) -> Arc<Self> {
-        let bytes_max = bytes_max.max(1);
         let state = State {
             items: VecDeque::new(),
-            used: 0,
+            used: Room::default(),
             last: 0,
             asking: Asking::default(),
             receipts: VecDeque::new(),
@@ -102,8 +110,8 @@ impl<I> Queue<I> {
             over: false,
             base: None,
         };
-        let item_bytes_min = bytes_max.div_ceil(records_max.max(1));
-        Arc::new(Queue { state: Mutex::new(state), arrived: Notify::new(), bytes_max, item_bytes_min })
+        let room = Room { records: records_max.max(1), bytes: bytes_max.max(1) };
+        Arc::new(Queue { state: Mutex::new(state), arrived: Notify::new(), room })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State<I>> {
@@ -111,24 +119,15 @@ impl<I> Queue<I> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What these items take of the room.
-    pub(super) fn room_of(&self, items: &[Weighed<I>]) -> usize {
-        items.iter().fold(0, |sum, item| sum.saturating_add(self.room_of_one(item)))
-    }
-
-    fn room_of_one(&self, item: &Weighed<I>) -> usize {
-        item.bytes.max(self.item_bytes_min)
-    }
-
     /// Whether so much may be taken now. What is larger than all the room goes in alone.
-    pub(super) fn fits(&self, state: &State<I>, room: usize) -> bool {
-        state.used == 0 || state.used.saturating_add(room) <= self.bytes_max
+    pub(super) fn fits(&self, state: &State<I>, room: Room) -> bool {
+        state.used == Room::default() || state.used.plus(room).is_within(self.room)
     }
 
     /// Puts an item in if there is room for it, and nobody waits who asked before; else gives it back.
     pub(super) fn try_push(&self, item: Weighed<I>, answer: Option<Answer>) -> Result<(), (Error, I)> {
         let state = self.lock();
-        let room = self.room_of_one(&item);
+        let room = item.room();
         if let Err(error) = state.open() {
             return Err((error, item.item));
         }
@@ -144,7 +143,7 @@ impl<I> Queue<I> {
     /// end it has put in nothing.
     pub(super) async fn push(
         self: &Arc<Self>,
-        room: usize,
+        room: Room,
         items: impl IntoIterator<Item = Weighed<I>>,
         answer: Option<Answer>,
     ) -> Result<()> {
@@ -167,7 +166,7 @@ impl<I> Queue<I> {
             return Err(why.unwrap_or_else(|| closed("cannot push: the pipeline was over while there was no room")));
         };
         let mut state = state;
-        state.used -= granted.taken();
+        state.used = state.used.minus(granted.taken());
         self.accept(state, room, items, answer);
         Ok(())
     }
@@ -175,14 +174,14 @@ impl<I> Queue<I> {
     fn accept(
         &self,
         mut state: MutexGuard<'_, State<I>>,
-        room: usize,
+        room: Room,
         items: impl IntoIterator<Item = Weighed<I>>,
         answer: Option<Answer>,
     ) {
         let awaited = answer.is_some();
         let (first, before) = (state.last + 1, state.items.len());
         state.items.extend(items.into_iter().map(|weighed| Queued { weighed, awaited }));
-        state.used = state.used.saturating_add(room);
+        state.used = state.used.plus(room);
         state.last += (state.items.len() - before) as u64;
         let last = state.last;
         state.receipts.extend(answer.map(|answer| Waiting { first, last, answer }));
@@ -209,7 +208,7 @@ impl<I> Queue<I> {
         while items.len() < BATCH_RECORDS_MAX && bytes < BATCH_BYTES_MAX {
             let Some(Queued { weighed, awaited }) = state.items.pop_front() else { break };
             bytes = bytes.saturating_add(weighed.bytes);
-            state.used = state.used.saturating_sub(self.room_of_one(&weighed));
+            state.used = state.used.minus(weighed.room());
             any_awaited |= awaited;
             items.push(weighed.item);
         }
@@ -271,8 +270,8 @@ impl<I> Queue<I> {
         let receipts = std::mem::take(&mut state.receipts);
         let items = std::mem::take(&mut state.items);
         let (unread, kept): (VecDeque<_>, VecDeque<_>) = items.into_iter().partition(|item| item.awaited);
-        let bytes = unread.iter().fold(0, |sum: usize, item| sum.saturating_add(self.room_of_one(&item.weighed)));
-        state.used = state.used.saturating_sub(bytes);
+        let unread_room = unread.iter().fold(Room::default(), |sum, item| sum.plus(item.weighed.room()));
+        state.used = state.used.minus(unread_room);
         state.last = read + kept.len() as u64;
         state.items = kept;
         drop(state);

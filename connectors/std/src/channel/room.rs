@@ -12,9 +12,32 @@ use super::queue::{Queue, State};
 /// Those who wait are looked through for some who have gone when there are so many, and again at each doubling.
 const SWEEP_MIN: usize = 64;
 
+/// An amount of room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+}
+
+impl Room {
+    pub(super) fn plus(self, other: Room) -> Room {
+        let records = self.records.saturating_add(other.records);
+        Room { records, bytes: self.bytes.saturating_add(other.bytes) }
+    }
+
+    pub(super) fn minus(self, other: Room) -> Room {
+        let records = self.records.saturating_sub(other.records);
+        Room { records, bytes: self.bytes.saturating_sub(other.bytes) }
+    }
+
+    pub(super) fn is_within(self, most: Room) -> bool {
+        self.records <= most.records && self.bytes <= most.bytes
+    }
+}
+
 /// Pushes that wait for room, in the order in which they asked.
 pub(super) struct Asking<I> {
-    waiting: VecDeque<(usize, oneshot::Sender<Granted<I>>)>,
+    waiting: VecDeque<(Room, oneshot::Sender<Granted<I>>)>,
     sweep_at: usize,
 }
 
@@ -30,7 +53,7 @@ impl<I> Asking<I> {
     }
 
     /// Queues up for room. The answer is dropped where there will be none.
-    pub(super) fn ask(&mut self, room: usize) -> oneshot::Receiver<Granted<I>> {
+    pub(super) fn ask(&mut self, room: Room) -> oneshot::Receiver<Granted<I>> {
         if self.waiting.len() >= self.sweep_at {
             // Callers that give up must not pile up behind a reader that stands still.
             self.waiting.retain(|(_, answer)| !answer.is_closed());
@@ -45,7 +68,7 @@ impl<I> Asking<I> {
 /// Room that was given to a push. Goes to the next one if the push is dropped before it makes use of it.
 pub(super) struct Granted<I> {
     queue: Arc<Queue<I>>,
-    room: usize,
+    room: Room,
 }
 
 impl<I> Granted<I> {
@@ -59,7 +82,7 @@ impl<I> Granted<I> {
             }
             let Some((room, answer)) = state.asking.waiting.pop_front() else { break };
             if !gone {
-                state.used = state.used.saturating_add(room);
+                state.used = state.used.plus(room);
                 granted.push((answer, Granted { queue: queue.clone(), room }));
             }
         }
@@ -71,16 +94,16 @@ impl<I> Granted<I> {
     }
 
     /// Makes use of it: the room is the caller's to account for.
-    pub(super) fn taken(mut self) -> usize {
+    pub(super) fn taken(mut self) -> Room {
         std::mem::take(&mut self.room)
     }
 }
 
 impl<I> Drop for Granted<I> {
     fn drop(&mut self) {
-        if self.room > 0 {
+        if self.room != Room::default() {
             let mut state = self.queue.lock();
-            state.used = state.used.saturating_sub(self.room);
+            state.used = state.used.minus(self.room);
             Granted::give(&self.queue, state);
         }
     }

@@ -59,7 +59,8 @@ fn json_for_machines() {
 #[test]
 fn every_command_has_help_with_exit_codes() {
     let folder = Folder::new();
-    let commands = "run check graph relay produce consume clock list schema completions man state dlq file top status tap";
+    let commands =
+        "run check graph relay produce consume clock list schema completions man state dlq file top status tap";
     let below =
         ["state list", "state show", "state seek", "state reset", "dlq list", "dlq show", "file info", "file decode"];
     for command in commands.split_whitespace().chain(below).chain(["file verify", "file repair", "file tail"]) {

@@ -11,6 +11,7 @@ use std::{
 
 use millstream_core::{Error, ErrorKind, Result, Size};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::{
     made::Adjust,
@@ -183,13 +184,21 @@ pub(crate) struct Parameters {
     /// Nanoseconds; the largest for none.
     linger_ns: Arc<AtomicU64>,
     memory: Arc<AtomicU64>,
+    /// Tells of each change: a timer may be due earlier.
+    changed: Arc<watch::Sender<()>>,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
         let bytes = |bytes| Arc::new(AtomicU64::new(bytes));
         let count = Arc::new(AtomicUsize::new(usize::MAX));
-        Parameters { count, bytes: bytes(u64::MAX), linger_ns: bytes(u64::MAX), memory: bytes(64 << 20) }
+        Parameters {
+            count,
+            bytes: bytes(u64::MAX),
+            linger_ns: bytes(u64::MAX),
+            memory: bytes(64 << 20),
+            changed: Default::default(),
+        }
     }
 }
 
@@ -217,6 +226,10 @@ impl Parameters {
         Some(self.linger_ns.load(Relaxed)).filter(|ns| *ns != u64::MAX).map(Duration::from_nanos)
     }
 
+    pub(crate) fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     pub(crate) fn memory(&self) -> u64 {
         self.memory.load(Relaxed)
     }
@@ -242,6 +255,7 @@ impl Adjust for Parameters {
             }
             _ => return Ok(false),
         }
+        self.changed.send_replace(());
         Ok(true)
     }
 }

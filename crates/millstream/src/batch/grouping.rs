@@ -4,6 +4,7 @@ use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
 use millstream_core::{Batch, Change, Operator, Output, Result, Timestamp};
+use tokio::sync::watch;
 
 use super::{Batching, Splitter, Trigger, batching::Key, pending::Pending};
 use crate::{
@@ -16,6 +17,7 @@ pub(crate) struct Grouping<T, U, B, R> {
     pending: Pending<T>,
     crew: Crew<U, B, R>,
     held: Held,
+    changed: watch::Receiver<()>,
 }
 
 impl<T, U, B, R> Grouping<T, U, B, R>
@@ -26,7 +28,8 @@ where
     R: Future<Output = (u32, Result<Outcomes<U>>)> + Send,
 {
     pub(crate) fn new(batching: Batching<T>, crew: Crew<U, B, R>) -> Self {
-        Grouping { batching, pending: Pending::new(), crew, held: Held::default() }
+        let changed = batching.parameters.changed();
+        Grouping { batching, pending: Pending::new(), crew, held: Held::default(), changed }
     }
 
     /// Records of which only the number counts: whole slices go into batches.
@@ -156,7 +159,11 @@ where
     }
 
     async fn ready(&mut self) {
-        self.crew.ready(&self.held).await;
+        tokio::select! {
+            () = self.crew.ready(&self.held) => {}
+            // What is open may be due by now, and the stage looks at its timers when this returns.
+            Ok(()) = self.changed.changed() => {}
+        }
     }
 
     async fn advance(&mut self, out: &mut Output) -> Result<()> {
@@ -169,6 +176,10 @@ where
         self.emit(out);
         while self.crew.finish_one().await {
             self.emit(out);
+        }
+        // A record that cannot be saved cannot wait for the rest of its batch.
+        for (at, error) in self.pending.write_down(&self.held, out) {
+            self.held.fail(at, error, out);
         }
         Ok(())
     }
@@ -194,7 +205,7 @@ where
     }
 
     fn changes(&mut self) -> Result<Vec<Change>> {
-        self.pending.changes(&self.held)
+        Ok(self.pending.changes())
     }
 
     async fn drain(&mut self, _: &mut Output) -> Result<()> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_core::{Batch, Change, Output, Result, Timestamp};
+use millstream_core::{Batch, Change, Error, Output, Result, Timestamp};
 
 use super::{
     Splitter, Trigger,
@@ -48,6 +48,8 @@ pub(crate) struct Pending<T> {
     /// Those that have something to be saved, each once: by number, and marked there.
     unsaved: Vec<u32>,
     marked: Vec<bool>,
+    /// To be saved, and to be forgotten.
+    written: Vec<Change>,
     gone: Vec<Change>,
     /// Held records at which the next `compact` is worth a walk.
     compact_at: usize,
@@ -68,6 +70,7 @@ impl<T: Data> Pending<T> {
             fresh: Vec::new(),
             unsaved: Vec::new(),
             marked: Vec::new(),
+            written: Vec::new(),
             gone: Vec::new(),
             compact_at: 0,
             run: random,
@@ -215,8 +218,8 @@ impl<T: Data> Pending<T> {
 
     /// Takes records of these keys out of open batches, in order.
     pub(crate) fn take_back(&mut self, held: &Held, keys: &HashSet<Bytes>, out: &mut Output) -> Vec<Row> {
-        let mut taken = Vec::new();
-        for (_, open) in self.opens.iter_mut() {
+        let (mut taken, mut empty) = (Vec::new(), Vec::new());
+        for (number, open) in self.opens.iter_mut() {
             if !open.rows.iter().any(|at| has_key(held, *at, keys)) {
                 continue;
             }
@@ -240,24 +243,54 @@ impl<T: Data> Pending<T> {
                     open.saved += usize::from(nth < saved);
                 }
             }
+            if open.rows.is_empty() {
+                empty.push(number);
+            }
         }
+        // The next record of its key begins another one: nothing is kept of a key that does not come again.
+        empty.into_iter().for_each(|number| drop(self.close(number, Trigger::Memory, held)));
         taken.sort_unstable_by_key(|(nth, _)| *nth);
         taken.into_iter().map(|(_, at)| at).collect()
     }
 
-    /// What is to be saved and what to be forgotten since the last call.
-    pub(crate) fn changes(&mut self, held: &Held) -> Result<Vec<Change>> {
-        let mut changes = std::mem::take(&mut self.gone);
+    /// Writes down what is not saved yet. Answers with the records that cannot be: they are in no batch any more.
+    pub(crate) fn write_down(&mut self, held: &Held, out: &mut Output) -> Vec<(Row, Error)> {
+        let mut refused = Vec::new();
         for number in std::mem::take(&mut self.unsaved) {
             self.marked.get_mut(number as usize).into_iter().for_each(|mark| *mark = false);
             let Some(open) = self.opens.get_mut(number) else { continue };
-            for (at, tag) in open.rows.iter().zip(&open.tags).skip(open.saved) {
+            let mut bad = Vec::new();
+            for (nth, (at, tag)) in open.rows.iter().zip(&open.tags).enumerate().skip(open.saved) {
                 let Some(batch) = held.get(at.batch) else { continue };
-                changes.push(save::<T>(batch, at.row, *tag, open.first_at, open.key.clone())?);
+                match save::<T>(batch, at.row, *tag, open.first_at, open.key.clone()) {
+                    Ok(change) => self.written.push(change),
+                    Err(error) => bad.push((nth, error)),
+                }
+            }
+            for (nth, error) in bad.into_iter().rev() {
+                let each = open.memory / open.rows.len() as u64;
+                refused.push((open.rows.remove(nth), error));
+                open.tags.remove(nth);
+                out.created(usize::from(nth < open.absorbed));
+                open.absorbed -= usize::from(nth < open.absorbed);
+                open.memory -= each;
+                self.memory = self.memory.saturating_sub(each);
+                self.records -= 1;
             }
             open.saved = open.rows.len();
         }
-        Ok(changes)
+        refused
+    }
+
+    /// What was written down and what is to be forgotten since the last call.
+    pub(crate) fn changes(&mut self) -> Vec<Change> {
+        let (mut changes, gone) = (std::mem::take(&mut self.written), std::mem::take(&mut self.gone));
+        if !changes.is_empty() && !gone.is_empty() {
+            let gone: HashSet<&Bytes> = gone.iter().map(|change| &change.key).collect();
+            changes.retain(|change| !gone.contains(&change.key));
+        }
+        changes.extend(gone);
+        changes
     }
 
     /// Opens the batches that were saved.

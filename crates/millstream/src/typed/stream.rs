@@ -225,14 +225,13 @@ impl<T: Data, K> Stream<T, K> {
         let (limits, keyed, map) = (Limits::new(processors), self.keyed != Keyed::No, Arc::new(map));
         let shared = limits.clone();
         let made = Made::operator("map_blocking", move || {
-            let (map, threads) = (map.clone(), shared.threads());
+            let (map, limits) = (map.clone(), shared.clone());
             let begin = move |batch: &millstream_core::Batch, row: usize| {
-                let (batch, map, threads) = (batch.clone(), map.clone(), threads.clone());
+                let (batch, map, limits) = (batch.clone(), map.clone(), limits.clone());
                 async move {
-                    // The semaphore is never closed.
-                    let permit = threads.acquire_owned().await.ok();
+                    let thread = limits.thread().await;
                     let work = move || {
-                        let _permit = permit;
+                        let _thread = thread;
                         let value = view::<T>(&batch).get(row).ok_or_else(no_value)?;
                         outcome(map(value))
                     };

@@ -10,7 +10,7 @@ use std::{
 
 use millstream_core::{Error, ErrorKind, Result, Span};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::made::Adjust;
 
@@ -23,13 +23,36 @@ pub(crate) struct Limits {
     unordered: AtomicBool,
     /// A permit for each thread of a blocking step: held by the thread itself, also when nobody waits for it any more.
     threads: Arc<Semaphore>,
+    /// Permits of threads that are to go when these have ended.
+    surplus: AtomicUsize,
+}
+
+/// The right to use a thread.
+pub(crate) struct Thread {
+    permit: Option<OwnedSemaphorePermit>,
+    limits: Arc<Limits>,
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let surplus = self.limits.surplus.fetch_update(Relaxed, Relaxed, |surplus| surplus.checked_sub(1));
+        if let (Ok(_), Some(permit)) = (surplus, self.permit.take()) {
+            permit.forget();
+        }
+    }
 }
 
 impl Limits {
     pub(crate) fn new(in_flight: usize) -> Arc<Self> {
         let threads = Arc::new(Semaphore::new(in_flight.clamp(1, Semaphore::MAX_PERMITS)));
         let (timeout_ns, unordered) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Limits { in_flight: AtomicUsize::new(in_flight.max(1)), timeout_ns, unordered, threads })
+        Arc::new(Limits {
+            in_flight: AtomicUsize::new(in_flight.max(1)),
+            timeout_ns,
+            unordered,
+            threads,
+            surplus: AtomicUsize::new(0),
+        })
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -41,10 +64,13 @@ impl Limits {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
         let before = self.in_flight.swap(most, Relaxed);
         if most > before {
-            self.threads.add_permits(most - before);
+            let more = most - before;
+            let kept = self.surplus.fetch_update(Relaxed, Relaxed, |surplus| Some(surplus.saturating_sub(more)));
+            self.threads.add_permits(more - kept.unwrap_or(0).min(more));
         } else {
-            // Those that are working keep their permits; the limit on what is begun does the rest.
-            self.threads.forget_permits(before - most);
+            // Threads that are working keep their permits until they end.
+            let gone = self.threads.forget_permits(before - most);
+            self.surplus.fetch_add(before - most - gone, Relaxed);
         }
     }
 
@@ -65,8 +91,10 @@ impl Limits {
         self.unordered.store(true, Relaxed);
     }
 
-    pub(crate) fn threads(&self) -> Arc<Semaphore> {
-        self.threads.clone()
+    /// Waits until a thread may be used.
+    pub(crate) async fn thread(self: &Arc<Self>) -> Thread {
+        // The semaphore is never closed.
+        Thread { permit: self.threads.clone().acquire_owned().await.ok(), limits: self.clone() }
     }
 }
 
@@ -93,4 +121,33 @@ pub(crate) fn span(option: &str, value: &Value) -> Result<Option<Duration>> {
         Error::new(ErrorKind::Option, format!("`{option}` must be a duration, such as \"5s\"")).caused_by(cause)
     })?;
     Ok(span.map(|span| span.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn fewer_threads_and_then_more_are_never_more_than_said() {
+        let limits = Limits::new(4);
+        let mut threads = Vec::new();
+        let most = |threads: &mut Vec<Thread>| {
+            threads.extend(std::iter::from_fn(|| limits.thread().now_or_never()));
+            threads.len()
+        };
+        assert_eq!(most(&mut threads), 4);
+        // While all of them work.
+        limits.set_in_flight(1);
+        limits.set_in_flight(3);
+        threads.truncate(3);
+        assert_eq!(most(&mut threads), 3);
+        limits.set_in_flight(2);
+        limits.set_in_flight(5);
+        assert_eq!(most(&mut threads), 5);
+        limits.set_in_flight(2);
+        threads.clear();
+        assert_eq!(most(&mut threads), 2);
+    }
 }

@@ -184,7 +184,10 @@ impl<'a> Planning<'a> {
     fn node<P: ?Sized>(&mut self, entry: &Entry<P>, component: Planned, inputs: Vec<(usize, usize)>, form: Form) {
         if entry.buffer.is_some() {
             // Left out, it would be one that does nothing.
-            let error = plan_error("a buffer is a pipeline of its own", "in Rust start it with `Pipeline::start_group`, or plan it with `millstream::Buffered`");
+            let error = plan_error(
+                "a buffer is a pipeline of its own",
+                "in Rust start it with `Pipeline::start_group`, or plan it with `millstream::Buffered`",
+            );
             self.errors.push(at(error.within("buffer"), &outer(&entry.place)));
         }
         let kind = entry.kind().to_owned();

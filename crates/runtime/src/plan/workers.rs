@@ -30,11 +30,13 @@ pub(super) fn assign_last(nodes: &mut [Node]) -> Result<()> {
     let Planned::Step(step) = &node.component else { return Ok(()) };
     let written = node.concurrency;
     if written == Some(0) || written.is_some_and(|workers| workers > WORKERS_MAX) {
-        let error = Error::new(ErrorKind::Option, format!("`{}` cannot have {} workers", node.name, written.unwrap_or(0)));
+        let error =
+            Error::new(ErrorKind::Option, format!("`{}` cannot have {} workers", node.name, written.unwrap_or(0)));
         return Err(error.hint(format!("from 1 to {WORKERS_MAX}")));
     }
     if !step.scales() && written.is_some_and(|workers| workers > 1) {
-        let error = Error::new(ErrorKind::Plan, format!("`{}` keeps state that cannot be divided among workers", node.name));
+        let error =
+            Error::new(ErrorKind::Plan, format!("`{}` keeps state that cannot be divided among workers", node.name));
         return Err(error.hint("leave `concurrency` out"));
     }
     let inputs = || node.inputs.iter().filter_map(|&(from, _)| above.get(from));

@@ -21,7 +21,10 @@ pub(super) struct Queue {
     lines: HashMap<Bytes, Line>,
     /// When the front of each line that is not empty may go.
     due: BTreeSet<(Instant, Bytes)>,
+    records: usize,
     bytes: usize,
+    /// There is a line for each key.
+    by_key: bool,
     next_id: u64,
     /// Parts of what has been saved that have gone since.
     gone: Vec<u64>,
@@ -49,6 +52,9 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, batch: Batch, by_key: bool) {
+        if std::mem::replace(&mut self.by_key, by_key) != by_key {
+            self.line_up();
+        }
         if !by_key {
             return self.line(Bytes::new(), batch);
         }
@@ -61,12 +67,28 @@ impl Queue {
         }
     }
 
+    /// Puts all that waits in other lines, in the order in which it came.
+    fn line_up(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        self.due.clear();
+        (self.records, self.bytes) = (0, 0);
+        let mut parts: Vec<Part> = lines.into_values().flat_map(|line| line.parts).collect();
+        parts.sort_unstable_by_key(|part| part.id);
+        for part in parts {
+            if part.saved > 0 {
+                self.gone.push(part.id);
+            }
+            self.push(part.batch, self.by_key);
+        }
+    }
+
     fn line(&mut self, key: Bytes, batch: Batch) {
         let now = Instant::now();
         if self.lines.len() >= KEYS_SWEPT_AT && !self.lines.contains_key(&key) {
             self.lines.retain(|_, line| !line.parts.is_empty() || line.next_at > now);
         }
         self.bytes += batch.size();
+        self.records += batch.len();
         let line = self.lines.entry(key.clone()).or_insert_with(|| Line { parts: VecDeque::new(), next_at: now });
         if line.parts.is_empty() {
             self.due.insert((line.next_at, key));
@@ -77,7 +99,7 @@ impl Queue {
 
     /// Records that wait.
     pub(super) fn len(&self) -> usize {
-        self.lines.values().flat_map(|line| &line.parts).map(|part| part.batch.len()).sum()
+        self.records
     }
 
     /// When something may go.
@@ -85,18 +107,11 @@ impl Queue {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// The limit has changed: nobody waits for longer than until `latest`.
+    /// The limit has changed: nobody waits for longer than until `latest`, those that nothing waits of now neither.
     pub(super) fn hurry(&mut self, latest: Instant) {
-        while let Some((at, key)) = self.due.pop_last() {
-            if at <= latest {
-                self.due.insert((at, key));
-                return;
-            }
-            if let Some(line) = self.lines.get_mut(&key) {
-                line.next_at = latest;
-            }
-            self.due.insert((latest, key));
-        }
+        self.lines.values_mut().for_each(|line| line.next_at = line.next_at.min(latest));
+        let due = std::mem::take(&mut self.due);
+        self.due = due.into_iter().map(|(at, key)| (at.min(latest), key)).collect();
     }
 
     /// Emits what may go now.
@@ -113,12 +128,15 @@ impl Queue {
             {
                 let room = match interval.as_nanos() {
                     0 => usize::MAX,
-                    nanos => usize::try_from((now - line.next_at).as_nanos() / nanos).unwrap_or(usize::MAX).saturating_add(1),
+                    nanos => {
+                        usize::try_from((now - line.next_at).as_nanos() / nanos).unwrap_or(usize::MAX).saturating_add(1)
+                    }
                 };
                 let all = part.batch.len();
                 let going = room.min(all);
                 line.next_at += interval.saturating_mul(going as u32);
                 self.bytes -= part.batch.size();
+                self.records -= going;
                 if going == all {
                     out.emit(0, part.batch.clone());
                     if part.saved > 0 {
@@ -144,7 +162,8 @@ impl Queue {
             if part.saved == part.batch.len() {
                 continue;
             }
-            let records: Vec<Record> = (0..part.batch.len()).map(|row| saved(&part.batch, row)).collect::<Result<_>>()?;
+            let records: Vec<Record> =
+                (0..part.batch.len()).map(|row| saved(&part.batch, row)).collect::<Result<_>>()?;
             let value = rmp_serde::to_vec_named(&records)
                 .map_err(|cause| Error::new(ErrorKind::Bug, "cannot save records that wait").caused_by(cause))?;
             changes.push(change(part.id, Some(value.into())));

@@ -42,7 +42,11 @@ async fn a_rate_limit_spreads_records_over_time() {
         let (source, sink, bench) = (FakeSource::of(numbers(300)), FakeSink::plain(), Bench::new());
         let mut spec = spec(&source, &[|v| Ok(Some(v.to_owned()))], &sink);
         let limit = Some(limit(1000, "1s", false));
-        if at_source { spec.sources[0].rate_limit = limit } else { spec.steps[0].rate_limit = limit }
+        if at_source {
+            spec.sources[0].rate_limit = limit
+        } else {
+            spec.steps[0].rate_limit = limit
+        }
         let since = Instant::now();
         let summary = bench.start(&spec).wait().await.unwrap();
         // 300 at 1,000 a second, less what may be made up for.

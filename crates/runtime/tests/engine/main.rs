@@ -8,6 +8,7 @@ mod groups;
 mod hosting;
 mod limits;
 mod model;
+mod rounds;
 mod workers;
 
 use std::{sync::Arc, time::Duration};

@@ -116,8 +116,7 @@ async fn a_parked_key_stays_in_order_when_it_gets_another_worker() {
     let (source, sink, bench) = (keyed(6, 5), FakeSink::plain(), Bench::new());
     let mut spec = spec(&source, &[], &sink);
     let mut work = in_workers(fail, 4, Dispatch::Key);
-    let retry =
-        Retry { delay: "20ms".parse().unwrap(), backoff: 1.0, ..Retry::default() };
+    let retry = Retry { delay: "20ms".parse().unwrap(), backoff: 1.0, ..Retry::default() };
     work.errors = vec![ErrorRule { retry: Some(retry), ..ErrorRule::default() }];
     spec.steps = vec![work];
     let mut running = bench.start(&spec);

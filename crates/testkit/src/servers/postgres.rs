@@ -101,9 +101,9 @@ fn programs() -> Result<PathBuf, Missing> {
     let versions = std::fs::read_dir(VERSIONS).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
     let newest = versions.filter(|folder| has_all(folder)).max_by_key(|folder| version(folder));
     let folders = || std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
-    newest.or_else(|| folders().into_iter().find(|folder| has_all(folder))).ok_or_else(|| {
-        Missing::new("`postgres` is not installed (package postgresql; `cargo xtask test` installs it)")
-    })
+    newest
+        .or_else(|| folders().into_iter().find(|folder| has_all(folder)))
+        .ok_or_else(|| Missing::new("`postgres` is not installed (package postgresql; `cargo xtask test` installs it)"))
 }
 
 fn has_all(folder: &Path) -> bool {
