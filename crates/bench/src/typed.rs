@@ -54,7 +54,7 @@ fn folded(n: u64) -> u64 {
 }
 
 fn kept(n: u64) -> bool {
-    n % 4 != 0
+    !n.is_multiple_of(4)
 }
 
 fn fused(table: &mut Table) -> Result<()> {

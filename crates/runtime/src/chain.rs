@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_core::{Batch, Error, Failed, Output, Record, RecordRef, Result, ShardKey, Step as CoreStep};
+use millstream_core::{Batch, Error, Failed, Output, Record, Result, ShardKey, Step as CoreStep};
 use tracing::Instrument as _;
 
 use crate::{
@@ -225,19 +225,21 @@ impl StageTask {
             let mut from = 0;
             for Failed { record, error } in failed {
                 let one = record.get(0);
-                // Failures come in the order of their rows.
-                let Some(row) = (from..batch.len()).find(|row| same(batch.get(*row), one)) else { continue };
-                from = row + 1;
                 if one.key().is_some_and(|key| parked.contains_key(key)) {
                     continue;
                 }
-                gone[row] = true;
+                // Failures come in the order of their rows.
+                let found = (from..batch.len()).find(|row| same(&batch, *row, &record));
+                let first = found.unwrap_or(from);
+                if let Some(row) = found {
+                    (gone[row], from) = (true, row + 1);
+                }
                 self.outcomes += 1;
                 if let Some(again) = self.verdict(step, &record, &error).await? {
                     self.park(step, port, again);
                 }
                 if let Some(key) = one.key().filter(|key| self.parked.holds(Some(key), step)) {
-                    parked.insert(Bytes::copy_from_slice(key), row);
+                    parked.insert(Bytes::copy_from_slice(key), first);
                 }
             }
             let waits =
@@ -269,9 +271,13 @@ struct Again {
     delay: Duration,
 }
 
-/// Whether two are the same record.
-fn same(a: RecordRef<'_>, b: RecordRef<'_>) -> bool {
-    (a.sequence(), a.index()) == (b.sequence(), b.index()) && a.origin() == b.origin()
+/// Whether `row` of a batch is the record that a step has failed on. Where ways have met, the records of a batch may be told
+/// apart by nothing but their rows, which a step that fails leaves as they are.
+fn same(batch: &Batch, row: usize, failed: &Batch) -> bool {
+    let ((envelope, rows), (of, at)) = (batch.envelope(), failed.envelope());
+    let (a, b) = (batch.get(row), failed.get(0));
+    let in_place = !std::ptr::eq(envelope, of) || rows.get(row) == at.get(0);
+    in_place && (a.sequence(), a.index()) == (b.sequence(), b.index()) && a.origin() == b.origin()
 }
 
 /// Parks the records whose key waits before `step` or later already; answers with the others.

@@ -117,7 +117,8 @@ impl<'a> Coordinator<'a> {
         let age_max = lasting.host.as_ref().and_then(|host| host.age_max());
         let every = lasting.plan.checkpoint.every.0.min(age_max.unwrap_or(FAR));
         let reports = opened.ends.reports.take().unwrap_or_else(|| mpsc::unbounded_channel().1);
-        if decided == 0 {
+        let waiting: Vec<_> = lasting.asked.drain(..).map(|answer| (decided + 1, answer)).collect();
+        if decided == 0 || !waiting.is_empty() {
             // Fixes where everybody started, before the first record is read.
             opened.pace.urge();
         }
@@ -137,7 +138,7 @@ impl<'a> Coordinator<'a> {
             aim: Aim::Run,
             sinks_ended: 0,
             unacknowledged: 0,
-            waiting: Vec::new(),
+            waiting,
             patience: None,
             abort_at: None,
         }

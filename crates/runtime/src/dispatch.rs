@@ -15,6 +15,9 @@ use crate::{
     spec::Dispatch,
 };
 
+/// Waits for room in one edge.
+type Waiting = Pin<Box<dyn Future<Output = Result<Room, Gone>> + Send>>;
+
 /// The edges from one worker to all workers of one reader.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -62,8 +65,7 @@ impl Link {
             }
         }
         let since = std::time::Instant::now();
-        let mut rooms: Vec<Pin<Box<dyn Future<Output = Result<Room, Gone>> + Send>>> =
-            order().map(|sender| Box::pin(sender.room(&message)) as _).collect();
+        let mut rooms: Vec<Waiting> = order().map(|sender| Box::pin(sender.room(&message)) as _).collect();
         let room: Room = poll_fn(|context| {
             for room in &mut rooms {
                 if let Poll::Ready(room) = room.as_mut().poll(context) {

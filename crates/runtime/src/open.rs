@@ -11,7 +11,7 @@ use millstream_core::{
     Step as CoreStep, Store,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -61,6 +61,8 @@ pub(crate) struct Lasting {
     pub(crate) paused: bool,
     /// What is to be changed at the next epoch.
     pub(crate) change: Option<Change>,
+    /// Who asked for an epoch while nothing ran.
+    pub(crate) asked: Vec<oneshot::Sender<Epoch>>,
     /// Who waits for a change that has been made, until it runs.
     pub(crate) changed: Vec<Answer>,
     /// Stages that are ready, until all others are and they run.

@@ -213,6 +213,7 @@ impl Running {
             anew: false,
             paused: false,
             change: None,
+            asked: Vec::new(),
             changed: Vec::new(),
             built: Vec::new(),
         };

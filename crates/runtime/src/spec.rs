@@ -110,7 +110,9 @@ fn second() -> Span {
 
 /// Called with each failed record: the stage, the record, why, and how often it has failed by now. Must not block.
 #[derive(Clone)]
-pub struct OnFailed(pub Arc<dyn Fn(&str, &Record, &Error, u32) + Send + Sync>);
+pub struct OnFailed(pub Arc<FailedHook>);
+
+type FailedHook = dyn Fn(&str, &Record, &Error, u32) + Send + Sync;
 
 impl std::fmt::Debug for OnFailed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -285,8 +285,7 @@ impl StageTask {
     /// Lets every step do what it has begun. What it gives back meanwhile begins anew, until all is done.
     async fn settle_steps(&mut self) -> std::result::Result<(), Halt> {
         for step in 0..self.steps.len() {
-            loop {
-                let CoreStep::Operator(operator) = &mut self.steps[step].step else { break };
+            while let CoreStep::Operator(operator) = &mut self.steps[step].step {
                 let mut out = Output::default();
                 let done = operator.settle(&mut out).await;
                 if !self.emitted(step, done, &mut out).await? {

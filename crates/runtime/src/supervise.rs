@@ -103,8 +103,6 @@ async fn stop_asked(control: &mut mpsc::UnboundedReceiver<Control>, others: &mut
     loop {
         match control.recv().await {
             Some(Control::Drain(_) | Control::Stop) => return Ended::Stopped,
-            // Who waits for an epoch is told by the end of its channel that none was cut.
-            Some(Control::Checkpoint(_)) => {}
             Some(other) => others.push(other),
             None => std::future::pending().await,
         }
@@ -124,7 +122,9 @@ impl Lasting {
         match control {
             Control::Pause(paused) => self.paused = paused,
             Control::Concurrency { step, workers, answer } => self.wish(step, workers, answer),
-            Control::Drain(_) | Control::Stop | Control::Checkpoint(_) => {}
+            // If nothing opens any more, it is told by the end of its channel that no epoch was cut.
+            Control::Checkpoint(answer) => self.asked.push(answer),
+            Control::Drain(_) | Control::Stop => {}
         }
     }
 }

@@ -78,10 +78,11 @@ fn newest(plan: &Planned, pipeline: &str, key: &[u8], isolation: &str) -> Result
     all.connect()?;
     let count = all.partitions(topic)?.ok_or_else(|| not_seen(topic, &plan.access.shown))?;
     let partition: Partition = (topic.as_str().into(), partition_of(pipeline.as_bytes(), count));
-    let bounds = all.beginnings(std::slice::from_ref(&partition))?.into_iter().zip(all.ends(&[partition.clone()])?);
+    let asked = std::slice::from_ref(&partition);
+    let (first, end) = (all.beginnings(asked)?.pop(), all.ends(asked)?.pop());
     drop(all);
     // Nothing is concluded from an answer that is none.
-    let Some((first, end)) = bounds.last() else { return Err(not_seen(topic, &plan.access.shown)) };
+    let Some((first, end)) = first.zip(end) else { return Err(not_seen(topic, &plan.access.shown)) };
     let newest = newest_of(plan, (pipeline, key, isolation), &partition, first..end)?;
     tracing::debug!(topic, pipeline, isolation, first, end, found = newest.is_some(), "read the checkpoints");
     Ok(newest)

@@ -153,7 +153,7 @@ impl FakeSource {
     pub(super) fn play(&self, script: &Script) -> Result<()> {
         for act in &script.0 {
             match act {
-                Act::Batch(given) => drop(self.put(given)?),
+                Act::Batch(given) => self.put(given).map(drop)?,
                 Act::Pause(time) => self.add([Ready::Pause(*time)]),
                 Act::Fail(error) => self.add([Ready::Fail(error.clone())]),
                 Act::End => self.end(),

@@ -269,7 +269,8 @@ behaviours! {
         let (bed, source, gate, crowd) = (Bed::new(), FakeSource::live(), Gate::default(), Crowd::default());
         push(&source, 0..30);
         let check = bed.texts(&source).try_map(|text| if text == "7" { Err("seven") } else { Ok(text.clone()) });
-        bed.collect(crowded(check.name("check").filter(|text| text.len() == 2).name("long"), &crowd, &gate).name("work"));
+        let long = check.name("check").filter(|text| text.len() == 2).name("long");
+        bed.collect(crowded(long, &crowd, &gate).name("work"));
         let mut running = bed.start();
         let handle = running.handle();
         until("all under way", || crowd.now() == 20).await;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use millstream::{
-    BatchOf, Batching, Error, ErrorKind, Result, Stream, Worker,
+    BatchOf, Batching, Error, ErrorKind, Result, Worker,
     runtime::{Dispatch, Happening},
 };
 use millstream_testkit::{FakeSink, FakeSource};

@@ -49,8 +49,8 @@ fn records() -> u64 {
     if std::env::var_os("MILLSTREAM_LONG").is_some() { 10_000_000 } else { 250_000 }
 }
 
-/// Memory does not grow by more than this from one look to the next: what is compacted now and then, and what the allocator
-/// keeps. In the short run, 50 bytes that stay of each record are more.
+/// Memory does not grow by more than this from one look to the next: what is compacted now and then, and what the
+/// allocator keeps. In the short run, 50 bytes that stay of each record are more.
 const GROWTH_KIB_MAX: u64 = 24 << 10;
 
 /// Lets records flow, and looks at the memory before and behind the second half of them.

@@ -40,7 +40,7 @@ pub(super) fn assign_last(nodes: &mut [Node]) -> Result<()> {
         return Err(error.hint("leave `concurrency` out"));
     }
     let inputs = || node.inputs.iter().filter_map(|&(from, _)| above.get(from));
-    let keyed = node.inputs.first().is_some() && inputs().all(|input| input.dispatch == Dispatch::Key);
+    let keyed = !node.inputs.is_empty() && inputs().all(|input| input.dispatch == Dispatch::Key);
     node.dispatch = match node.written_dispatch {
         Some(dispatch) => dispatch,
         None if keyed => Dispatch::Key,

@@ -37,6 +37,14 @@ async fn paused_sources_read_nothing_and_what_was_read_is_committed() {
 }
 
 #[tokio::test]
+async fn an_epoch_that_is_asked_for_before_all_is_open_comes_when_it_is() {
+    let (source, sink, bench) = (FakeSource::live(), FakeSink::plain(), Bench::new());
+    let mut running = bench.start(&spec(&source, &[], &sink));
+    assert!(running.handle().checkpoint().await.unwrap() >= 1);
+    running.drain(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_rate_limit_spreads_records_over_time() {
     for at_source in [true, false] {
         let (source, sink, bench) = (FakeSource::of(numbers(300)), FakeSink::plain(), Bench::new());

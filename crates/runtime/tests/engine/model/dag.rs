@@ -179,17 +179,6 @@ fn case(seed: u64, dice: &mut Dice) -> Case {
 /// Steers a pipeline while it runs. Whether it is to end by a drain.
 async fn steer(mut dice: Dice, steps: Vec<String>, handle: Handle, drains: bool) {
     handle.started().await;
-    if std::env::var_os("MILLSTREAM_SEED").is_some() {
-        let (watched, mut events) = (handle.clone(), handle.events());
-        tokio::spawn(async move {
-            while let Ok(event) = events.recv().await {
-                let off = |(name, stage): (String, millstream_runtime::StageFigures)| {
-                    format!("{name} {} {}", stage.in_flight(), stage.parked)
-                };
-                eprintln!("DBG {event:?} {:?}", watched.status().stages.into_iter().map(off).collect::<Vec<_>>());
-            }
-        });
-    }
     for _ in 0..dice.roll(6) {
         tokio::time::sleep(Duration::from_millis(dice.roll(60))).await;
         match dice.roll(4) {
@@ -240,9 +229,6 @@ async fn lives(seed: u64, dice: &mut Dice, case: &Case, bench: &Bench) -> Summar
         case.world.open.store(0, Ordering::SeqCst);
         match ended {
             Ok(summary) => {
-                if std::env::var_os("MILLSTREAM_SEED").is_some() {
-                    eprintln!("life {life}: {:?} {kill:?}", summary.ended);
-                }
                 // One that was told to drain before all was open has stopped.
                 if summary.ended != Ended::Stopped {
                     balanced(&summary);
@@ -253,9 +239,6 @@ async fn lives(seed: u64, dice: &mut Dice, case: &Case, bench: &Bench) -> Summar
             }
             Err(error) => {
                 let text = error.chain();
-                if std::env::var_os("MILLSTREAM_SEED").is_some() {
-                    eprintln!("life {life}: {text} {kill:?}");
-                }
                 let known = text.contains("killed at") || text.contains("longer than its deadline");
                 assert!(known || text.contains("away") || text.contains("supervisor"), "seed {seed}: {error:?}");
             }

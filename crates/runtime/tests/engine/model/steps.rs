@@ -49,7 +49,7 @@ impl World {
 
     /// Some steps let all pass.
     pub(crate) fn faultless(&self, step: usize) -> bool {
-        self.hash(step, "", 0) % 3 == 0
+        self.hash(step, "", 0).is_multiple_of(3)
     }
 
     pub(crate) fn fate(&self, step: usize, value: &str) -> Fate {
@@ -71,9 +71,6 @@ impl World {
 
     /// Whether the record passes now, and if not, why.
     fn meet(&self, step: usize, value: &str) -> std::result::Result<bool, Error> {
-        if std::env::var("MILLSTREAM_TRACE").is_ok_and(|trace| value.starts_with(&trace)) {
-            eprintln!("TRACE step{step} {value} {:?}", self.fate(step, value));
-        }
         let mut failures = self.failures.lock().unwrap_or_else(|held| held.into_inner());
         let failed = failures.entry((step, value.to_owned())).or_default();
         match self.fate(step, value) {
@@ -321,11 +318,6 @@ impl Hold {
         let mut builder = BatchBuilder::new();
         for (id, record) in std::mem::take(&mut self.held) {
             self.changed.push(id);
-            if std::env::var("MILLSTREAM_TRACE")
-                .is_ok_and(|t| String::from_utf8_lossy(record.value.as_ref().unwrap()).starts_with(&t))
-            {
-                eprintln!("TRACE step{} lets go {id}", self.work.step);
-            }
             builder.push(&record);
         }
         out.emit(0, builder.finish());
@@ -348,11 +340,6 @@ impl Operator for Hold {
         for record in batch.into_bytes().iter() {
             let id = self.work.world.next.fetch_add(1, SeqCst);
             self.changed.push(id);
-            if std::env::var("MILLSTREAM_TRACE")
-                .is_ok_and(|t| String::from_utf8_lossy(record.value().unwrap()).starts_with(&t))
-            {
-                eprintln!("TRACE step{} holds {id}", self.work.step);
-            }
             self.held.insert(id, record.to_record());
         }
         self.since.get_or_insert_with(Timestamp::now);
