@@ -17,7 +17,7 @@ const NEEDED: [(&str, &str, &str); 13] = [
     ("ps", "procps", "examples that stop a process"),
     ("redis-server", "redis-server", "tests against Redis"),
     ("redis-cli", "redis-tools", "tests against Redis"),
-    ("java", "default-jre-headless", "tests against Kafka"),
+    ("javac", "default-jdk-headless", "tests against Kafka, and with its Java client"),
     ("mvn", "maven", "fetching Kafka"),
     ("kcat", "kcat", "tests against Kafka with a foreign client"),
     // The server itself is outside the `PATH`; this comes with it.
