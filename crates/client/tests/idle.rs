@@ -9,14 +9,8 @@ use std::time::Duration;
 use futures::executor::block_on;
 use millstream_client::{Ack, ConsumerOptions, PositionFiles, ProducerOptions};
 use millstream_core::SeekTo;
+use millstream_testkit::process::ticks;
 use support::{Memory, eventually};
-
-/// User and system time of this process so far, in ticks of 10 ms.
-fn ticks() -> u64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
 
 #[test]
 fn waiting_for_records_for_room_for_acks_and_for_a_stalled_sink_costs_no_time() {

@@ -1,6 +1,6 @@
 //! The key `buffer` of sinks.
 // Helpers of tests fail by panicking, like the tests.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod fake;
 

@@ -1,6 +1,12 @@
 //! The named steps of an epoch, where tests stop or kill a pipeline.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use millstream_core::Epoch;
 
@@ -60,6 +66,16 @@ impl Probe {
     /// A probe that calls `reached`.
     pub fn new(reached: impl Fn(Step, Epoch) + Send + Sync + 'static) -> Self {
         Probe(Some(Arc::new(reached)))
+    }
+
+    /// A probe that calls `then` when `step` is reached for the `nth` time, from 1 on.
+    pub fn at(step: Step, nth: u64, then: impl Fn() + Send + Sync + 'static) -> Self {
+        let passed = AtomicU64::new(0);
+        Probe::new(move |reached, _| {
+            if reached == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+                then();
+            }
+        })
     }
 
     pub(crate) fn reach(&self, step: Step, epoch: Epoch) {

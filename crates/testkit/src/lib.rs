@@ -2,6 +2,7 @@
 //!
 //! Fakes are real components: they keep the contracts of `millstream-core`, and can be made to fail, stall and reject.
 //! With the feature `conformance` there is the suite that every streaming system must pass: see `conformance`.
+//! With the feature `kills` there is a runner that lets pipelines die: see [`run_killed`].
 //! With the feature `servers` there are real servers too: see `servers`.
 
 #[cfg(feature = "conformance")]
@@ -10,7 +11,10 @@ mod count;
 mod fuzz;
 mod group;
 mod host;
+#[cfg(feature = "kills")]
+mod kills;
 mod member;
+pub mod process;
 #[cfg(feature = "servers")]
 pub mod servers;
 mod sink;
@@ -21,6 +25,8 @@ pub use count::CountValues;
 pub use fuzz::{Dice, fuzz};
 pub use group::FakeGroup;
 pub use host::{FakeServer, Kept, Outcome};
+#[cfg(feature = "kills")]
+pub use kills::{run_killed, silence_kills};
 pub use sink::FakeSink;
 pub use source::FakeSource;
 pub use topic::FakeTopic;

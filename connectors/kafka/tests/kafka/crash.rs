@@ -8,10 +8,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -30,18 +27,10 @@ use crate::{
 const ORDER: &str = "MILLSTREAM_KAFKA_CHILD";
 
 /// The steps that an epoch has where a host decides: sinks that share its transaction have nothing to commit.
-const STEPS: [Step; 10] = [
-    Step::BeforeBarrier,
-    Step::BetweenStages,
-    Step::BeforeFlush,
-    Step::AfterFlush,
-    Step::AfterPrepare,
-    Step::BeforeRecord,
-    Step::BeforeHost,
-    Step::AfterHost,
-    Step::AfterRecord,
-    Step::BeforeSourceCommit,
-];
+fn steps() -> Vec<Step> {
+    let all = Step::ALL.into_iter().chain(Step::HOSTED);
+    all.filter(|step| !matches!(step, Step::BeforeSinkCommit | Step::AfterSinkCommit)).collect()
+}
 
 /// Not a test of its own: what a child process does.
 #[test]
@@ -49,13 +38,8 @@ fn child() {
     let Ok(order) = std::env::var(ORDER) else { return };
     let order: Value = serde_json::from_str(&order).unwrap();
     let text = |name: &str| order[name].as_str().unwrap();
-    let step = order["step"].as_u64().map(|step| (STEPS[step as usize], order["nth"].as_u64().unwrap()));
-    let passed = AtomicU64::new(0);
-    let probe = Probe::new(move |reached, _| {
-        if step.is_some_and(|(step, nth)| step == reached && passed.fetch_add(1, Ordering::SeqCst) + 1 == nth) {
-            std::process::abort();
-        }
-    });
+    let step = order["step"].as_u64().map(|step| (steps()[step as usize], order["nth"].as_u64().unwrap()));
+    let probe = step.map_or_else(Probe::default, |(step, nth)| Probe::at(step, nth, || std::process::abort()));
     let sinks = order["sinks"].as_array().unwrap();
     let spec = spec(text("name"), Delivery::ExactlyOnce, &order["source"], sinks);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -175,9 +159,9 @@ async fn killed(source: Value, kills: usize, seed: u64) {
     let (from, first, second) = (topic(2), topic(2), topic(1));
     let feed = Feed::start(&brokers, &from, 2, (10, Duration::from_millis(10)));
     let job = Job::new(&from, source, &[&first, &second]);
-    let mut dice = Dice::new(seed);
+    let (mut dice, steps) = (Dice::new(seed), steps());
     let mut at_steps: BTreeMap<usize, usize> = BTreeMap::new();
-    let mut step = dice.roll(STEPS.len() as u64) as usize;
+    let mut step = dice.roll(steps.len() as u64) as usize;
     for life in 0..kills {
         if life % 2 == 0 {
             let mut process = job.start(None);
@@ -186,10 +170,10 @@ async fn killed(source: Value, kills: usize, seed: u64) {
         } else {
             let mut process = job.start(Some((step, 1 + dice.roll(3))));
             let status = tokio::task::block_in_place(|| process.wait());
-            assert!(!status.success(), "{:?}: {}", STEPS[step], process.said());
+            assert!(!status.success(), "{:?}: {}", steps[step], process.said());
             assert!(std::os::unix::process::ExitStatusExt::signal(&status).is_some(), "{}", process.said());
             *at_steps.entry(step).or_default() += 1;
-            step = (step + 1) % STEPS.len();
+            step = (step + 1) % steps.len();
         }
     }
     let each = feed.end().await;
@@ -202,8 +186,8 @@ async fn killed(source: Value, kills: usize, seed: u64) {
         }
     }
     assert_eq!(all_in(&brokers, &from).await.len(), each * 2);
-    let steps: Vec<_> = at_steps.keys().map(|step| STEPS[*step]).collect();
-    println!("{kills} kills, {} of them at {steps:?}; {} records", at_steps.values().sum::<usize>(), each * 2);
+    let died_at: Vec<_> = at_steps.keys().map(|step| steps[*step]).collect();
+    println!("{kills} kills, {} of them at {died_at:?}; {} records", at_steps.values().sum::<usize>(), each * 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -188,9 +188,10 @@ async fn a_commit_whose_outcome_nobody_hears_is_settled_by_recovery() {
         let ordered = counted.load(Ordering::SeqCst);
         if step == Step::BeforeHost && ordered < rounds && epochs.fetch_add(1, Ordering::SeqCst) % 8 == 7 {
             counted.store(ordered + 1, Ordering::SeqCst);
+            // Before the step goes on: a thread might come to it too late, when the answer has been heard.
+            kafka.proxy(1).refuse();
+            kafka.proxy(1).cut_after(Flow::ToClient, 60 + 60 * (ordered as u64 % 6));
             std::thread::spawn(move || {
-                kafka.proxy(1).refuse();
-                kafka.proxy(1).cut_after(Flow::ToClient, 60 + 60 * (ordered as u64 % 6));
                 std::thread::sleep(Duration::from_secs(5));
                 kafka.proxy(1).heal();
             });

@@ -1,33 +1,13 @@
 //! Whole pipelines, exactly once, killed at named steps: what goes into a topic comes out of two, once each.
 
-use std::{
-    panic,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use millstream_core::{Delivery, Registry, Resume};
-use millstream_runtime::{Entry, PipelineSpec, Plan, PlanOptions, Probe, RunOptions, Running, Step};
-use millstream_state::{Memory, MemoryStore};
-use millstream_testkit::{Dice, FakeSink, servers::Kafka, started};
+use millstream_runtime::{Entry, PipelineSpec, Plan, PlanOptions};
+use millstream_testkit::{run_killed, servers::Kafka, silence_kills, started};
 use serde_json::{Value, json};
 
 use crate::support::*;
-
-const STEPS: [Step; 9] = [
-    Step::BeforeBarrier,
-    Step::BeforeFlush,
-    Step::AfterFlush,
-    Step::AfterPrepare,
-    Step::BeforeRecord,
-    Step::BeforeHost,
-    Step::AfterHost,
-    Step::AfterRecord,
-    Step::BeforeSourceCommit,
-];
 
 const RECORDS: usize = 2_000;
 
@@ -44,34 +24,10 @@ fn spec(source: &Value, sinks: [&Value; 2]) -> PipelineSpec {
     spec
 }
 
-/// Runs to the end of the source, killed on the way: each kill at one step of the `nth` epoch to reach it.
-async fn run(spec: &PipelineSpec, kills: usize, seed: u64) -> usize {
+fn planned(spec: &PipelineSpec) -> Plan {
     let mut registry = Registry::default();
     millstream_kafka::components().into_iter().for_each(|component| registry.add(component));
-    let (memory, mut dice, mut killed) = (Memory::new(), Dice::new(seed), 0);
-    for life in 0.. {
-        let kill = (life < kills).then(|| (STEPS[dice.roll(STEPS.len() as u64) as usize], 1 + dice.roll(2)));
-        let passed = AtomicU64::new(0);
-        let mut options = RunOptions::new(Box::new(MemoryStore::new(memory.clone())), Arc::new(FakeSink::truncating()));
-        options.restarts_per_minute_max = 0;
-        options.until_end = true;
-        options.probe = Probe::new(move |step, _| {
-            if kill.is_some_and(|(at, nth)| at == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == nth) {
-                panic!("killed at {step:?}");
-            }
-        });
-        let plan = Plan::new(spec, &registry, PlanOptions::default()).unwrap();
-        match tokio::time::timeout(LONG * 2, Running::start(plan, options).wait()).await.expect("an end in time") {
-            Ok(_) if life >= kills => break,
-            // It came to its end before the step.
-            Ok(_) => {}
-            Err(error) => {
-                assert!(error.chain().contains("killed at"), "{error:?}");
-                killed += 1;
-            }
-        }
-    }
-    killed
+    Plan::new(spec, &registry, PlanOptions::default()).unwrap()
 }
 
 /// The numbers in a topic, as readers of committed records see them.
@@ -89,12 +45,7 @@ async fn numbers_in(topic: &str) -> Vec<usize> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_transaction_over_two_topics_is_exactly_once_however_often_it_is_killed() {
     let _kafka = started!(Kafka::shared());
-    let usual = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if !info.payload().downcast_ref::<String>().is_some_and(|text| text.starts_with("killed at")) {
-            usual(info);
-        }
-    }));
+    silence_kills();
     let mut killed = 0;
     for (seed, more) in [(0, json!({"group": name("group")})), (1, json!({})), (2, json!({"group": name("group")}))] {
         let (from, first, second) = (topic(2), topic(2), topic(1));
@@ -104,7 +55,7 @@ async fn one_transaction_over_two_topics_is_exactly_once_however_often_it_is_kil
         assert!(sink.flush().await.unwrap().rejected.is_empty());
         sink.close().await.unwrap();
         let spec = spec(&options(&from, more), [&options(&first, json!({})), &options(&second, json!({}))]);
-        killed += run(&spec, 5, seed).await;
+        killed += run_killed(|| planned(&spec), 5, 2, seed, LONG * 2).await;
         for topic in [first, second] {
             let got = tokio::time::timeout(Duration::from_secs(60), numbers_in(&topic)).await.unwrap();
             assert!(got == (0..RECORDS).collect::<Vec<_>>(), "seed {seed}: {} numbers in {topic}", got.len());

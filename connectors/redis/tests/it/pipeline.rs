@@ -1,37 +1,17 @@
 //! Whole pipelines, exactly once, killed at named steps: what goes in comes out, once.
 
-use std::{
-    panic,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::Arc;
 
 use millstream_core::{Delivery, PlanContext, Planner, Registry, SinkPlan, SourcePlan};
-use millstream_runtime::{Entry, PipelineSpec, Plan, PlanOptions, Probe, RunOptions, Running, Step};
-use millstream_state::{Memory, MemoryStore};
+use millstream_runtime::{Entry, PipelineSpec, Plan, PlanOptions};
 use millstream_testkit::{
-    Dice, FakeSink,
+    run_killed,
     servers::{Redis, RedisCluster},
-    started,
+    silence_kills, started,
 };
 use serde_json::{Value, json};
 
 use crate::support::*;
-
-const STEPS: [Step; 10] = [
-    Step::BeforeBarrier,
-    Step::BeforeFlush,
-    Step::AfterFlush,
-    Step::AfterPrepare,
-    Step::BeforeRecord,
-    Step::BeforeHost,
-    Step::AfterHost,
-    Step::AfterRecord,
-    Step::BeforeSinkCommit,
-    Step::AfterSinkCommit,
-];
 
 fn exact(options: &Value) -> Arc<dyn SinkPlan> {
     let context = PlanContext { delivery: Delivery::ExactlyOnce, ..PlanContext::default() };
@@ -60,47 +40,16 @@ fn spec_of(name: &str, source: &Value, sinks: &[&Value]) -> PipelineSpec {
     spec
 }
 
-/// Runs to the end of the source, killed on the way: each kill at one step of the `nth` epoch to reach it.
-async fn run(spec: &PipelineSpec, kills: usize, seed: u64) -> usize {
-    let (memory, mut dice, mut killed) = (Memory::new(), Dice::new(seed), 0);
-    for life in 0.. {
-        let kill = (life < kills).then(|| (STEPS[dice.roll(STEPS.len() as u64) as usize], 1 + dice.roll(4)));
-        let passed = AtomicU64::new(0);
-        let mut options = RunOptions::new(Box::new(MemoryStore::new(memory.clone())), Arc::new(FakeSink::truncating()));
-        options.restarts_per_minute_max = 0;
-        options.until_end = true;
-        options.probe = Probe::new(move |step, _| {
-            if kill.is_some_and(|(at, nth)| at == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == nth) {
-                panic!("killed at {step:?}");
-            }
-        });
-        let plan = Plan::new(spec, &Registry::default(), PlanOptions::default()).unwrap();
-        match tokio::time::timeout(PATIENCE * 3, Running::start(plan, options).wait()).await.expect("an end in time") {
-            Ok(_) if life >= kills => break,
-            // It came to its end before the step.
-            Ok(_) => {}
-            Err(error) => {
-                assert!(error.chain().contains("killed at"), "{error:?}");
-                killed += 1;
-            }
-        }
-    }
-    killed
+/// Runs to the end of the source, killed on the way.
+async fn run(spec: &PipelineSpec, seed: u64) -> usize {
+    let plan = || Plan::new(spec, &Registry::default(), PlanOptions::default()).unwrap();
+    run_killed(plan, 8, 4, seed, PATIENCE * 3).await
 }
 
 fn check(got: &[usize], seed: u64) {
     let missing: Vec<usize> = (0..5000).filter(|number| got.binary_search(number).is_err()).collect();
     let twice: Vec<usize> = got.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
     assert!(missing.is_empty() && twice.is_empty(), "seed {seed}: missing {missing:?}, twice {twice:?}");
-}
-
-fn silence_kills() {
-    let usual = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if !info.payload().downcast_ref::<String>().is_some_and(|text| text.starts_with("killed at")) {
-            usual(info);
-        }
-    }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,7 +62,7 @@ async fn a_group_and_a_sink_of_one_server_are_exactly_once_however_often_they_ar
         fill(redis, &from, 0..5000).await;
         let source = json!({"stream": from, "group": {"name": "g", "max_deliveries": 100, "claim_idle": "2s"}, "batch": {"count": 100}});
         let spec = spec(&key(), &options(redis, source), &options(redis, json!({"stream": to})));
-        killed += run(&spec, 8, seed).await;
+        killed += run(&spec, seed).await;
         let mut source = source_at(redis, json!({"stream": to}), until_end()).await;
         let mut got: Vec<usize> = all(&mut *source).await.iter().map(|value| value[1..].parse().unwrap()).collect();
         got.sort();
@@ -133,7 +82,7 @@ async fn a_cluster_is_exactly_once_in_two_phases_however_often_it_is_killed() {
         fill_cluster(json!({"url": cluster.url(), "stream": from, "shards": 3})).await;
         let source = json!({"url": cluster.url(), "stream": from, "batch": {"count": 100}});
         let spec = spec(&key(), &source, &json!({"url": cluster.url(), "stream": to, "shards": 4}));
-        killed += run(&spec, 8, seed).await;
+        killed += run(&spec, seed).await;
         check(&stored(json!({"url": cluster.url(), "stream": to})).await, seed);
     }
     assert!(killed >= 8, "{killed} kills");
@@ -172,7 +121,7 @@ async fn a_group_in_one_slot_of_a_cluster_is_exactly_once_also_beside_a_sink_ove
         let source = json!({"url": url, "stream": from, "group": group, "batch": {"count": 100}});
         let near = json!({"url": url, "stream": to, "shards": 2});
         let spec = spec_of(&key(), &source, &[&json!({"url": url, "stream": far, "shards": 4}), &near]);
-        killed += run(&spec, 8, seed).await;
+        killed += run(&spec, seed).await;
         check(&stored(json!({"url": url, "stream": to})).await, seed);
         check(&stored(json!({"url": url, "stream": far})).await, seed);
         for shard in 0..2 {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use millstream_testkit::process::ticks_of;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
@@ -48,9 +49,9 @@ impl Fifo {
 
     /// Waits until its writer can write no more and has read ahead what it may: it works no more.
     fn stalls(&self, writer: &Child) {
-        let (mut last, mut still) = (String::new(), 0);
+        let (mut last, mut still) = (0, 0);
         until("a writer that waits", || {
-            let now = processor_time(writer);
+            let now = ticks_of(writer.id());
             still = if now == last { still + 1 } else { 0 };
             last = now;
             self.is_full() && still >= 40
@@ -63,14 +64,6 @@ impl Fifo {
         let _ = self.end.read_to_end(&mut self.read);
         std::str::from_utf8(&self.read).unwrap()
     }
-}
-
-/// The time that a process has worked, in user mode and in the kernel, as the system writes it.
-fn processor_time(of: &Child) -> String {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", of.id())).unwrap();
-    // Behind the name, which may hold anything, the times are the 12th and 13th.
-    let behind_name = stat.rsplit(')').next().unwrap_or_default();
-    behind_name.split_whitespace().skip(11).take(2).collect()
 }
 
 fn start(folder: &Folder, timeout: &str) -> Kept {

@@ -4,7 +4,8 @@ use millstream_core::{Body, ColumnBuilder, Error, ErrorKind, Form, Forms, Rows, 
 use std::sync::Arc;
 
 use super::{
-    Data, Typed,
+    Data,
+    children::Children,
     rows::{emit_values, view},
     typed,
 };
@@ -46,23 +47,12 @@ where
 {
     Made::transform(verb, split, |split, batch, out| {
         let batch = batch.into_bytes();
-        let (mut values, mut parents) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-        let (mut filtered, mut created) = (0, 0);
+        let mut children = Children::with_capacity(batch.len());
         let failed = try_each_record(&batch, |row, record| {
-            values.truncate(parents.len());
-            split(record.value().ok_or_else(tombstone)?, &mut values)?;
-            match values.len() - parents.len() {
-                0 => filtered += 1,
-                outputs => created += outputs - 1,
-            }
-            parents.resize(values.len(), row as u32);
-            Ok(())
+            let bytes = record.value().ok_or_else(tombstone)?;
+            children.add(row, |values| split(bytes, values))
         });
-        values.truncate(parents.len());
-        out.filtered(filtered);
-        out.created(created);
-        failed.into_iter().for_each(|(row, error)| out.fail(&batch, row as usize, error));
-        out.emit(0, batch.derive(parents, Typed::body(values)));
+        children.emit(batch, failed, out);
     })
 }
 

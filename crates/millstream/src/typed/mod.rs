@@ -1,6 +1,7 @@
 //! Streams of values of a Rust type: their bodies, and the steps that handle them one by one.
 
 mod body;
+mod children;
 mod convert;
 mod data;
 mod envelope;

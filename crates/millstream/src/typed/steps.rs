@@ -3,7 +3,8 @@
 use millstream_core::{Batch, Error, ErrorKind, Output};
 
 use super::{
-    Data, RecordOf, Typed,
+    Data, RecordOf,
+    children::Children,
     rows::{View, emit_values, partition, pick, view},
     typed,
 };
@@ -78,24 +79,14 @@ where
 {
     Made::transform("flat_map", map, |map, batch, out| {
         let Some(batch) = typed::<T>(batch, out) else { return };
-        let (mut values, mut parents) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-        let (mut filtered, mut created) = (0, 0);
+        let mut children = Children::with_capacity(batch.len());
         let failed = view::<T>(&batch).each(|row, value| {
-            // What a record left that panicked half-way.
-            values.truncate(parents.len());
-            values.extend(map(value));
-            match values.len() - parents.len() {
-                0 => filtered += 1,
-                outputs => created += outputs - 1,
-            }
-            parents.resize(values.len(), row as u32);
-            Ok(())
+            children.add(row, |values| {
+                values.extend(map(value));
+                Ok(())
+            })
         });
-        values.truncate(parents.len());
-        out.filtered(filtered);
-        out.created(created);
-        fail_all(&batch, failed, out);
-        out.emit(0, batch.derive(parents, Typed::body(values)));
+        children.emit(batch, failed, out);
     })
 }
 
@@ -139,7 +130,7 @@ fn unknown(chosen: &str, outputs: &[String]) -> Error {
     Error::new(ErrorKind::Data, format!("a record was routed to `{chosen}`, which is no output")).hint(hint)
 }
 
-fn fail_all(batch: &Batch, failed: Vec<(u32, Error)>, out: &mut Output) {
+pub(super) fn fail_all(batch: &Batch, failed: Vec<(u32, Error)>, out: &mut Output) {
     failed.into_iter().for_each(|(row, error)| out.fail(batch, row as usize, error));
 }
 

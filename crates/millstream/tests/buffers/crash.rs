@@ -3,7 +3,6 @@
 use std::{
     path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use millstream::{
@@ -78,12 +77,9 @@ fn the_child() {
     let summary = run(async {
         let options = |plan: &millstream::runtime::Plan| {
             let mut options = home.options(plan);
-            let (mine, reached) = (plan.name == who, AtomicU64::new(0));
-            options.probe = Probe::new(move |of, _| {
-                if mine && of == Step::ALL[step] && reached.fetch_add(1, Ordering::SeqCst) + 1 == nth {
-                    std::process::abort();
-                }
-            });
+            if plan.name == who {
+                options.probe = Probe::at(Step::ALL[step], nth, || std::process::abort());
+            }
             options
         };
         Group::start(buffered, &home, options).await.unwrap().wait().await.unwrap()

@@ -18,7 +18,6 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -121,12 +120,7 @@ fn child() {
     let Ok(order) = std::env::var(CHILD) else { return };
     let parts: Vec<&str> = order.splitn(4, ' ').collect();
     let (step, nth): (usize, u64) = (parts[1].parse().unwrap(), parts[2].parse().unwrap());
-    let (step, passed) = (Step::ALL[step], AtomicU64::new(0));
-    let probe = Probe::new(move |reached, _| {
-        if reached == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == nth {
-            std::process::abort();
-        }
-    });
+    let probe = Probe::at(Step::ALL[step], nth, || std::process::abort());
     let folder = Path::new(parts[3]);
     let plan = plan(parts[0], folder);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod web;
+
 use std::{path::Path, process::Command};
 
 use millstream_testkit::{servers::Postgres, started};

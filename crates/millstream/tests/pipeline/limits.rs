@@ -10,23 +10,12 @@ use std::{
 };
 
 use millstream::{Batching, Error, ErrorKind, RateLimit, Size, Span, Stream, runtime::LimitsSpec};
-use millstream_testkit::FakeSource;
+use millstream_testkit::{
+    FakeSource,
+    process::{resident_kib, ticks},
+};
 
 use crate::bed::{Bed, Crowd, Gate, on_several_threads, retry, rule, still, until};
-
-/// Memory that this process has now, in KiB.
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Processor time of this process so far, in clock ticks of 10 ms.
-fn ticks() -> u64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let behind_name = stat.rsplit_once(')').unwrap().1;
-    behind_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
-}
 
 /// Runs a behaviour alone in a process of its own.
 fn alone(test: &str, behaviour: impl Future<Output = ()>) {

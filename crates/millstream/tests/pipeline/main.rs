@@ -20,7 +20,7 @@
 //! | named batchers, chosen by route | `dispatch::several_batchers_*` |
 //! | partial batches at drain | `shutdown::a_drain_*`; `batches::an_open_batch_*` |
 //! | back-pressure end to end, never spins, on one thread | `backpressure`; `limits` |
-//! | collector | the tests of `tests/collector` |
+//! | collector | `collector` |
 //! | rules of errors; skip later stages; `on_failed` first | `errors` |
 //! | what a dead letter keeps | `errors::a_dead_letter_*` |
 //! | a panic costs its record; a batch handler's its batch | `panics`; `batches::a_panic_*`; `waiting::a_panic_*` |
@@ -40,6 +40,7 @@ mod bed;
 
 mod backpressure;
 mod batches;
+mod collector;
 mod control;
 mod dispatch;
 mod envelope;

@@ -10,7 +10,10 @@ use millstream_core::{
     SourcePlan, StepPlan,
 };
 use millstream_runtime::{Dispatch, Entry, PipelineSpec, RateLimit};
-use millstream_testkit::{FakeSink, FakeSource};
+use millstream_testkit::{
+    FakeSink, FakeSource,
+    process::{resident_kib, ticks},
+};
 
 use crate::{Bench, MapPlan, spec, until};
 
@@ -65,20 +68,6 @@ impl Source for Reading {
         position.set(ShardKey::new("endless", 0), &self.0)?;
         Ok(position)
     }
-}
-
-/// A figure of `/proc/self/status` in KiB.
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Processor time of this process so far, in clock ticks of 10 ms.
-fn ticks() -> u64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let behind_name = stat.rsplit_once(')').unwrap().1;
-    behind_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
 /// Runs the test of that name alone in a process of its own.

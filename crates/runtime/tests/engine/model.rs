@@ -3,32 +3,13 @@
 mod dag;
 pub(crate) mod steps;
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use millstream_core::{Delivery, Error, ErrorKind, SinkPlan, SourcePlan, StepPlan};
 use millstream_runtime::{DeadLetterSpec, Ended, Entry, PipelineSpec, Probe, Step, Summary};
-use millstream_testkit::{CountValues, FakeGroup, FakeServer, FakeSink, FakeSource, Outcome};
+use millstream_testkit::{CountValues, Dice, FakeGroup, FakeServer, FakeSink, FakeSource, Outcome};
 
 use crate::{Bench, MapFn, MapPlan, balanced, numbers};
-
-/// A small generator (splitmix64), so that a seed is all that a failure needs.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-}
 
 /// Drops what ends in 3, fails what ends in 7, passes the rest.
 const SIEVE: MapFn = |value| match value.as_bytes().last() {
@@ -190,17 +171,13 @@ async fn lives(
     let steps = [&Step::ALL[..], &Step::HOSTED[..]].concat();
     for life in 0.. {
         let kill = (life < 3).then(|| (steps[dice.roll(steps.len() as u64) as usize], 1 + dice.roll(8)));
-        let passed = AtomicU64::new(0);
         if let Some(server) = server.filter(|server| server.checkpoint("test").is_some_and(|last| last.finished)) {
             // Killed behind the very end: the next run starts anew, and its records come behind those that are there.
             server.clear();
             group.inspect(|group| group.forget());
         }
-        let probe = Probe::new(move |step, _| {
-            if kill.is_some_and(|(at, nth)| at == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == nth) {
-                panic!("killed at {step:?}");
-            }
-        });
+        let probe =
+            kill.map_or_else(Probe::default, |(step, nth)| Probe::at(step, nth, move || panic!("killed at {step:?}")));
         let mut running = bench.start_with(spec, |options| {
             options.probe = probe;
             options.restarts_per_minute_max = 0;
@@ -219,7 +196,7 @@ fn sorted(mut values: Vec<String>) -> Vec<String> {
 }
 
 async fn run(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let bench = Bench::new();
     let case = if dice.roll(2) == 0 { ours(&mut dice) } else { hosted(&mut dice) };
     let summary = lives(seed, &mut dice, &case.spec, &bench, case.server.as_ref(), case.group.as_ref()).await;
@@ -249,7 +226,7 @@ async fn run(seed: u64) {
 
 /// A group that takes shards away and gives them back while the pipeline runs, and is killed.
 async fn restless(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let (server, bench, shards) = (FakeServer::new(), Bench::new(), 3);
     let group = FakeGroup::new(shards).in_batches_of(1 + dice.roll(20) as usize).on(&server);
     let records = numbers(300 + dice.roll(1000) as usize);

@@ -7,14 +7,11 @@ use std::{
 
 use millstream_core::{Delivery, Error, ErrorKind, StepPlan};
 use millstream_runtime::{Dispatch, Ended, Entry, ErrorRule, PipelineSpec, Retry};
-use millstream_testkit::{FakeSink, FakeSource};
+use millstream_testkit::{Dice, FakeSink, FakeSource};
 
 use crate::{
     Bench, MapFn, balanced,
-    model::{
-        Dice,
-        steps::{Kind, Work, World},
-    },
+    model::steps::{Kind, Work, World},
     named, spec, until,
 };
 
@@ -54,7 +51,7 @@ async fn rounds(rounds: u64, alive: impl Fn() -> usize) {
     let (source, sink, bench, world) =
         (FakeSource::live().in_batches_of(7), FakeSink::truncating(), Bench::new(), faultless());
     let spec = pipeline(&source, &sink, &world);
-    let mut dice = Dice(rounds);
+    let mut dice = Dice::new(rounds);
     let mut pushed = Vec::new();
     for round in 0..rounds {
         let before = alive();

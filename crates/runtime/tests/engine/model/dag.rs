@@ -3,10 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -14,10 +11,10 @@ use millstream_core::{Class, Delivery, Error, ErrorKind, SinkPlan, SourcePlan, S
 use millstream_runtime::{
     Dispatch, Ended, Entry, ErrorRule, Handle, Match, PipelineSpec, Probe, RateLimit, Retry, Step, Summary,
 };
-use millstream_testkit::{FakeSink, FakeSource};
+use millstream_testkit::{Dice, FakeSink, FakeSource};
 
 use super::{
-    Dice, away,
+    away,
     steps::{Fate, Kind, Work, World},
 };
 use crate::{Bench, balanced};
@@ -206,20 +203,19 @@ async fn lives(seed: u64, dice: &mut Dice, case: &Case, bench: &Bench) -> Summar
     let resized: Vec<String> = case.steps.iter().filter(|(_, most)| *most > 0).map(|(name, _)| name.clone()).collect();
     for life in 0.. {
         let kill = (life < 3 && dice.roll(2) == 0).then(|| (Step::ALL[dice.roll(10) as usize], 1 + dice.roll(20)));
-        let (passed, killed) = (AtomicU64::new(0), Arc::new(Mutex::new(None)));
+        let killed = Arc::new(Mutex::new(None));
         let (told, again) = (killed.clone(), dice.roll(2) == 0);
-        let probe = Probe::new(move |step, _| {
-            if kill.is_some_and(|(at, nth)| at == step && passed.fetch_add(1, Ordering::SeqCst) + 1 == nth) {
-                *told.lock().unwrap() = Some(step);
-                panic!("killed at {step:?}");
-            }
-        });
+        let die = move |step| {
+            *told.lock().unwrap() = Some(step);
+            panic!("killed at {step:?}");
+        };
+        let probe = kill.map_or_else(Probe::default, |(step, nth)| Probe::at(step, nth, move || die(step)));
         let mut running = bench.start_with(&case.spec, |options| {
             options.probe = probe;
             options.restarts_per_minute_max = if again { 1000 } else { 0 };
         });
         let drains = life < 3 && dice.roll(3) == 0;
-        let steering = tokio::spawn(steer(Dice(dice.roll(u64::MAX)), resized.clone(), running.handle(), drains));
+        let steering = tokio::spawn(steer(Dice::new(dice.roll(u64::MAX)), resized.clone(), running.handle(), drains));
         let ended = running.wait().await;
         steering.abort();
         // A kill of the coordinator is one of the process: nothing is closed.
@@ -284,7 +280,7 @@ fn in_order(seed: u64, what: &str, values: &[String]) {
 }
 
 pub(super) async fn run(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let bench = Bench::new();
     let case = case(seed, &mut dice);
     if std::env::var_os("MILLSTREAM_SEED").is_some() {

@@ -1,4 +1,4 @@
-//! What is accepted, what is committed, and who is told what.
+//! A source that the program pushes into: what is accepted, what is committed, and who is told what.
 
 use std::{
     sync::{Arc, Mutex},

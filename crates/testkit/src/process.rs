@@ -1,0 +1,34 @@
+//! What the system says of a process.
+
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::fs;
+
+/// Memory that this process has now, in KiB.
+///
+/// # Panics
+/// Where there is no `/proc`.
+pub fn resident_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("a system with /proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|figure| figure.parse().ok()).expect("a figure")
+}
+
+/// The time that this process has worked so far, in ticks of 10 ms.
+///
+/// # Panics
+/// Where there is no `/proc`.
+pub fn ticks() -> u64 {
+    ticks_of(std::process::id())
+}
+
+/// The time that a process has worked so far, in user mode and in the kernel, in ticks of 10 ms.
+///
+/// # Panics
+/// If there is no such process.
+pub fn ticks_of(process: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("a process");
+    // Behind the name, which may hold anything, the times are the 12th and 13th.
+    let behind_name = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    behind_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
