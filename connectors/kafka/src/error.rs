@@ -53,7 +53,7 @@ pub(crate) fn kind_of(code: Code) -> ErrorKind {
 /// What a person can do about a code; empty where the message says it all.
 fn hint_of(code: Code) -> &'static str {
     match kind_of(code) {
-        ErrorKind::Permission if code == Code::SSL => "check `tls.ca`, `tls.certificate` and the broker's name",
+        ErrorKind::Permission if code == Code::SSL => "check `tls.ca`, `tls.cert` and the broker's name",
         ErrorKind::Permission if matches!(code, Code::Authentication | Code::SaslAuthenticationFailed) => {
             "check user, password and `auth.mechanism`"
         }

@@ -138,8 +138,8 @@ fn set_tls(config: &mut ClientConfig, tls: &KafkaTls) {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     // Without a file, the places where the operating system may keep its authorities are searched.
     config.set("ssl.ca.location", tls.ca.as_deref().map_or("probe".to_owned(), text));
-    if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
-        config.set("ssl.certificate.location", text(certificate)).set("ssl.key.location", text(key));
+    if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+        config.set("ssl.certificate.location", text(cert)).set("ssl.key.location", text(key));
     }
     if let Some(password) = &tls.key_password {
         config.set("ssl.key.password", password.expose());

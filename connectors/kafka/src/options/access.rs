@@ -15,7 +15,7 @@ pub struct KafkaTls {
     /// A PEM file with the authorities to trust. By default those of the operating system.
     pub ca: Option<PathBuf>,
     /// A PEM file with our own certificate, for brokers that ask for one.
-    pub certificate: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
     /// A PEM file with the private key of our certificate.
     pub key: Option<PathBuf>,
     /// The password of that key.
@@ -113,9 +113,9 @@ impl KafkaAuth {
 
 impl KafkaTls {
     pub(crate) fn validate(&self) -> Result<()> {
-        match (&self.certificate, &self.key) {
-            (Some(_), None) => Err(wrong("key", "the certificate has no key", "give `certificate` and `key`")),
-            (None, Some(_)) => Err(wrong("certificate", "the key has no certificate", "give `certificate` and `key`")),
+        match (&self.cert, &self.key) {
+            (Some(_), None) => Err(wrong("key", "the certificate has no key", "give `cert` and `key`")),
+            (None, Some(_)) => Err(wrong("cert", "the key has no certificate", "give `cert` and `key`")),
             (None, None) if self.key_password.is_some() => {
                 Err(wrong("key_password", "there is no key that the password is for", "leave it out"))
             }

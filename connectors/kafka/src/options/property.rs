@@ -53,7 +53,7 @@ const OWNED: &[(&str, &str)] = &[
     ("security.protocol", "`tls` and `auth`, or the scheme `kafka+tls`"),
     ("session.timeout.ms", "`membership.session_timeout`"),
     ("ssl.ca.location", "`tls.ca`"),
-    ("ssl.certificate.location", "`tls.certificate`"),
+    ("ssl.certificate.location", "`tls.cert`"),
     ("ssl.key.location", "`tls.key`"),
     ("ssl.key.password", "`tls.key_password`"),
     ("transaction.timeout.ms", "`transaction_timeout`"),

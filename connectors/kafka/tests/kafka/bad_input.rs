@@ -35,7 +35,7 @@ async fn every_way_in_works() {
     let (user, password) = PLAIN_USER;
     let (scram_user, scram_password) = SCRAM_USER;
     let login = format!("{user}:{password}@");
-    let own = json!({"ca": certificates.authority, "certificate": certificates.client, "key": certificates.client_key});
+    let own = json!({"ca": certificates.authority, "cert": certificates.client, "key": certificates.client_key});
     let scram = |mechanism: &str| json!({"mechanism": mechanism, "user": scram_user, "password": scram_password});
     let doors = [
         json!({"url": at(Listener::Sasl, "kafka", &login, &topic)}),
@@ -121,7 +121,7 @@ fn wrong_options_are_refused_before_anything_is_opened() {
         (json!({"url": url, "auth": {"user": "me"}}), &["auth", "password"]),
         (json!({"url": url, "auth": {"mechanism": "oauthbearer"}}), &["auth", "token"]),
         (json!({"url": url, "auth": {"mechanism": "plane"}}), &["auth", "mechanism", "plane"]),
-        (json!({"url": url, "tls": {"certificate": "x"}}), &["tls", "key"]),
+        (json!({"url": url, "tls": {"cert": "x"}}), &["tls", "key"]),
         (json!({"url": url, "property": {"no.such.property": 1}}), &["property", "no.such.property"]),
         (json!({"url": url, "property": {"group": {"id": "x"}}}), &["property", "group.id"]),
         (json!({"url": url, "property": {"socket.timeout.ms": "soon"}}), &["property", "socket.timeout.ms"]),
@@ -174,7 +174,7 @@ fn wrong_options_are_refused_before_anything_is_opened() {
 #[test]
 fn nothing_shows_a_secret() {
     let options = json!({
-        "url": "kafka://me:hidden-1@a/t", "tls": {"certificate": "c", "key": "k", "key_password": "hidden-2"},
+        "url": "kafka://me:hidden-1@a/t", "tls": {"cert": "c", "key": "k", "key_password": "hidden-2"},
         "property": {"ssl.key.pem": "hidden-3"},
     });
     let plan = source_plan(&options);
