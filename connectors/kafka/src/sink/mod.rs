@@ -93,6 +93,13 @@ impl KafkaSink {
         }
     }
 
+    /// A producer of our own whose batches are no larger than `cap`, with its books.
+    fn produce(&self, cap: u64) -> Result<(Producer, Ledger)> {
+        let context = Context::new(&self.plan.access);
+        let ledger = context.ledgers.open()?;
+        Ok((producer::start(&self.plan.access, &self.plan.config_of(cap), context)?, ledger))
+    }
+
     /// Goes on with a producer whose batches are no larger than `cap`.
     async fn narrow(&mut self) -> Result<()> {
         self.settled().await?;
@@ -215,6 +222,9 @@ impl Sink for KafkaSink {
     async fn open(&mut self, _: &[(Epoch, Token)]) -> Result<()> {
         self.open = None;
         let options = &self.plan.options;
+        let mut cap = options.batch.bytes.0;
+        // A producer needs some time until it can send: it begins now, with the limit that most topics allow.
+        let early = if self.joined.is_none() { Some(self.produce(cap)?) } else { None };
         let access = self.plan.access.clone();
         let cluster = blocking(move || {
             let cluster = Cluster::asking(&access)?;
@@ -224,7 +234,6 @@ impl Sink for KafkaSink {
         let cluster: Arc<Cluster> = cluster.await?.map_err(|error: Error| error)?;
         let default = self.plan.address.topics.first().cloned();
         let mut topics = Topics::new(options.partition);
-        let mut cap = options.batch.bytes.0;
         if let Some(name) = &default {
             let limit = topics.look_up(name, &cluster).await?;
             if !topics.has(name) {
@@ -232,13 +241,10 @@ impl Sink for KafkaSink {
             }
             cap = cap.min(limit.unwrap_or(cap));
         }
-        let (producer, ledger) = match &self.joined {
-            Some(shared) => shared.enter(cap)?,
-            None => {
-                let context = Context::new(&self.plan.access);
-                let ledger = context.ledgers.open()?;
-                (producer::start(&self.plan.access, &self.plan.config_of(cap), context)?, ledger)
-            }
+        let (producer, ledger) = match (&self.joined, early) {
+            (Some(shared), _) => shared.enter(cap)?,
+            (None, Some(early)) if cap == options.batch.bytes.0 => early,
+            (None, _) => self.produce(cap)?,
         };
         let names = Names::new(options.topic_by(&self.plan.address), default);
         self.open = Some(Open { cluster: Some(cluster), producer, ledger, names, topics, cap });
