@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use anyhow::{Result, ensure};
-use millstream::{Raw, Stream, at};
+use millstream::{Raw, Stream};
 use millstream_core::{Batch, Body, Column, Extent, Form, Output, Step, StepPlan, Transform};
 
 use crate::{
@@ -24,7 +24,7 @@ const BATCH_RECORDS: usize = (256 << 10) / RECORD_BYTES;
 /// Measures the case.
 pub(crate) fn run(table: &mut Table) -> Result<()> {
     let folder = data::folder()?;
-    let flow = |name: &str, step: fn(Stream<Raw, at::Source>) -> Stream<Raw>| {
+    let flow = |name: &str, step: fn(Stream<Raw>) -> Stream<Raw>| {
         let blocks = Blocks::plain(BATCH_RECORDS, RECORDS / BATCH_RECORDS as u64);
         let records = blocks.records();
         let pipeline = step(pipeline(name, folder.path()).source_of(blocks)).sink("drop:");

@@ -110,12 +110,28 @@ impl SourcePlan for Ready<dyn SourcePlan> {
         self.0.form()
     }
 
+    fn start(&self) -> millstream_core::SeekTo {
+        self.0.start()
+    }
+
     fn describe(&self) -> String {
         self.0.describe()
     }
 
+    fn transaction(&self) -> Option<String> {
+        self.0.transaction()
+    }
+
     fn create(&self) -> millstream::Result<Box<dyn millstream_core::Source>> {
         self.0.create()
+    }
+
+    fn observer(&self) -> millstream::Result<Box<dyn millstream_core::Source>> {
+        self.0.observer()
+    }
+
+    fn over(&self) {
+        self.0.over();
     }
 }
 
@@ -126,6 +142,18 @@ impl SinkPlan for Ready<dyn SinkPlan> {
 
     fn describe(&self) -> String {
         self.0.describe()
+    }
+
+    fn transaction(&self) -> Option<String> {
+        self.0.transaction()
+    }
+
+    fn host(&self) -> millstream::Result<Box<dyn millstream_core::Host>> {
+        self.0.host()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.0.warnings()
     }
 
     fn create(&self) -> millstream::Result<Box<dyn millstream_core::Sink>> {
@@ -145,4 +173,29 @@ pub(crate) fn resident() -> Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kilobytes: f64 = line.split_whitespace().next().context("no figure")?.parse()?;
     Ok(kilobytes / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_core::Record;
+
+    use super::*;
+
+    /// Longer than anybody should wait.
+    const LATE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn who_waits_for_an_answer_of_a_wrapped_source_is_told_that_its_run_is_over() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (sender, source) = channel(ChannelOptions::default());
+            let ready = Ready(source);
+            let pushed = tokio::spawn(async move { sender.push_and_wait(Record::new("s", "value")).await });
+            // It waits now.
+            tokio::task::yield_now().await;
+            ready.over();
+            let told = tokio::time::timeout(LATE, pushed).await.expect("nobody was told").unwrap();
+            assert!(told.is_err(), "{told:?}");
+        });
+    }
 }

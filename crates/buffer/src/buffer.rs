@@ -87,7 +87,7 @@ pub struct BufferFigures {
     pub records: u64,
     /// How long the oldest of them has been waiting.
     pub oldest_age: Option<Duration>,
-    /// Records dropped unread to make room (`drop_oldest`), since the buffer was made.
+    /// Records dropped unread to make room (`drop_oldest`), or lost to damage that was cut out, since the buffer was made.
     pub dropped: u64,
     /// How long the pipeline has been waiting for room.
     pub waiting: Option<Duration>,

@@ -8,13 +8,15 @@ use millstream_core::{
     Timestamp, Told,
 };
 
-use crate::format::{BLOCK_HEADER_BYTES, BlockHeader, Id, KIND_RECORDS, VERSION, block_check, flag};
+use crate::format::{BLOCK_HEADER_BYTES, BlockHeader, Id, block_check, flag};
 
 /// What lies at the front of some bytes of a log.
 #[derive(Debug)]
 pub(crate) enum Decoded {
     /// A good block: its records, its length with the header.
     Block(Batch, BlockHeader),
+    /// A good gap: what a repair has made of damage.
+    Gap(BlockHeader),
     /// The block is longer than the bytes: so many are needed.
     More(u64),
     /// No block, and why.
@@ -40,7 +42,10 @@ pub(crate) fn decode(bytes: &Bytes, id: Id, offset: u64, most: u64) -> Decoded {
     if block_check(id, offset, &bytes[..24], &body) != header.check {
         return Decoded::Bad("a block's checksum is wrong");
     }
-    if header.version != VERSION as u8 || header.kind != KIND_RECORDS {
+    if header.is_gap() {
+        return Decoded::Gap(header);
+    }
+    if !header.is_plausible() {
         return Decoded::Bad("a block is of a kind that this build does not know");
     }
     match records(body, &header) {

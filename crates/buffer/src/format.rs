@@ -14,6 +14,9 @@
 //! file without the header. Its check is xxh3 over the body, seeded by xxh3 over the 24 bytes before the check, seeded by
 //! the id and the offset: an old block of another file, or of another place, is never taken for this one.
 //!
+//! Kind 1 is records. Kind 2 is a **gap**: a repair has put its header in front of bytes that could not be read, which are
+//! its body and say nothing; `records` were in it. Readers skip it.
+//!
 //! A slot is written in turn with its twin and has its own check, so a torn write leaves the other. The writer's says how
 //! far blocks count (the **published** length) and is synced; the reader's says how far they are delivered.
 //!
@@ -45,6 +48,8 @@ pub(crate) const SEGMENT_HEADER_BYTES: u64 = 64;
 pub(crate) const BLOCK_HEADER_BYTES: usize = 32;
 /// A block of records.
 pub(crate) const KIND_RECORDS: u8 = 1;
+/// What a repair makes of damage: records that are lost, and bytes that say nothing.
+pub(crate) const KIND_GAP: u8 = 2;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"millsseg";
 pub(crate) const CONTROL_MAGIC: [u8; 8] = *b"millsbuf";
@@ -137,6 +142,16 @@ impl BlockHeader {
             written_at: u64_at(bytes, 16) as i64,
             check: u64_at(bytes, 24),
         })
+    }
+
+    /// Whether it may stand in front of a block: most bytes that are none are found out without a look at the rest.
+    pub(crate) fn is_plausible(&self) -> bool {
+        self.version == VERSION as u8 && matches!(self.kind, KIND_RECORDS | KIND_GAP)
+    }
+
+    /// Whether it is in front of a gap.
+    pub(crate) fn is_gap(&self) -> bool {
+        self.version == VERSION as u8 && self.kind == KIND_GAP
     }
 
     /// Bytes of the whole block.

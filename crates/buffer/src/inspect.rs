@@ -7,10 +7,9 @@ use serde::Serialize;
 
 use crate::{
     control,
-    decode::{Decoded, decode},
     format::{Id, Mark},
-    reading::{OpenSegment, READ_BYTES},
     segment::{Segment, list},
+    walk::{Piece, walk},
 };
 
 /// What a buffer holds.
@@ -56,12 +55,16 @@ pub struct Verified {
     pub blocks: u64,
     /// Records in them.
     pub records: u64,
-    /// Bytes of them.
+    /// Bytes of them, and of what a repair has cut out.
     pub bytes: u64,
     /// Bytes behind the published length: of an epoch that does not count, or not yet.
     pub uncounted_bytes: u64,
-    /// Places that cannot be read; a segment is left at the first of them.
+    /// Places that cannot be read, oldest first.
     pub damages: Vec<Damage>,
+    /// Records that count and are in those places.
+    pub damaged_records: u64,
+    /// Records that were in places which a repair has cut out.
+    pub lost_records: u64,
 }
 
 /// A place that cannot be read.
@@ -71,6 +74,8 @@ pub struct Damage {
     pub path: PathBuf,
     /// Byte in the file where the block begins.
     pub byte: u64,
+    /// So many bytes, up to the next good block.
+    pub bytes: u64,
     /// What is wrong.
     pub why: String,
 }
@@ -82,9 +87,11 @@ pub fn info(folder: &Path) -> Result<Info> {
     let oldest = delivered.max(floor);
     let mut oldest_at = None;
     if let Some(segment) = segments.iter().find(|segment| segment.end() > oldest.offset && oldest < published) {
-        let mut first = |_: Batch, at: Timestamp| {
-            oldest_at = Some(at.to_rfc3339());
-            Ok(false)
+        let mut first = |piece: Piece| {
+            if let Piece::Block(_, at) = piece {
+                oldest_at = Some(at.to_rfc3339());
+            }
+            Ok(oldest_at.is_none())
         };
         walk(segment, id, oldest.offset, published.offset, &mut first)?;
     }
@@ -107,62 +114,93 @@ pub fn info(folder: &Path) -> Result<Info> {
     })
 }
 
-/// Reads every block of the buffer in `folder` that counts, and checks it.
+/// Reads every block of the buffer in `folder` that counts, and checks it; goes on behind every damaged place.
 pub fn verify(folder: &Path) -> Result<Verified> {
     let opened = Opened::open(folder)?;
     let mut verified = Verified::default();
-    let mut before: Option<&Segment> = None;
-    for segment in &opened.segments {
-        if let Some(before) = before.filter(|before| before.end() != segment.start.offset) {
-            let why = format!("it ends at {}, and the next file begins at {}", before.end(), segment.start.offset);
-            verified.damages.push(Damage { path: before.path.clone(), byte: before.place(before.end()), why });
-        }
-        before = Some(segment);
-        let mut count = |batch: Batch, _: Timestamp| {
-            verified.blocks += 1;
-            verified.records += batch.len() as u64;
+    for (at, segment) in opened.segments.iter().enumerate() {
+        let end = opened.published.offset.min(segment.end());
+        let mut count = |piece: Piece| {
+            match piece {
+                Piece::Block(batch, _) => {
+                    verified.blocks += 1;
+                    verified.records += batch.len() as u64;
+                }
+                Piece::Gap(records) => verified.lost_records += records,
+                Piece::Damage(from, to, why) => {
+                    verified.bytes = verified.bytes.saturating_sub(to - from);
+                    verified.damages.push(Damage::at(segment, from, to, why));
+                }
+            }
             Ok(true)
         };
-        let end = opened.published.offset.min(segment.end());
-        let Walked { offset, bad } = walk(segment, opened.id, segment.start.offset, end, &mut count)?;
-        verified.bytes += offset - segment.start.offset;
+        let begin = segment.start.offset.min(end);
+        walk(segment, opened.id, begin, end, &mut count)?;
+        verified.bytes += end - begin;
         verified.uncounted_bytes += segment.end() - end.max(segment.start.offset);
-        if let Some(why) = bad {
-            verified.damages.push(Damage {
-                path: segment.path.clone(),
-                byte: segment.place(offset),
-                why: why.to_owned(),
-            });
+        // What should be there and is not.
+        let next = opened.segments.get(at + 1).map(|next| next.start.offset);
+        let to = next.map_or(opened.published.offset, |next| next.min(opened.published.offset));
+        if segment.end() < to {
+            let why = format!("it ends at {} of the log, and blocks count up to {to}", segment.end());
+            verified.damages.push(Damage::at(segment, segment.end(), to, &why));
+        } else if next.is_some_and(|next| next < segment.end()) {
+            let why = format!("it ends at {} of the log, and the next file begins before", segment.end());
+            verified.damages.push(Damage::at(segment, segment.end(), segment.end(), &why));
         }
     }
-    let end = opened.segments.last().map_or(0, Segment::end);
-    if end < opened.published.offset {
-        let why = format!("it ends at {end}, and {} bytes counted", opened.published.offset);
-        verified.damages.push(Damage { path: folder.to_owned(), byte: 0, why });
-    }
+    let first = opened.segments.first().map_or(opened.published, |first| first.start);
+    let there = verified.records + verified.lost_records;
+    verified.damaged_records = opened.published.records.saturating_sub(first.records).saturating_sub(there);
     Ok(verified)
 }
 
 /// Gives the records that are not delivered, batch by batch in order, until `each` says `false`. Damage is an error.
 pub fn dump(folder: &Path, mut each: impl FnMut(&Batch, Timestamp) -> Result<bool>) -> Result<()> {
+    read(folder, |seen| match seen {
+        Seen::Records(batch, at) => each(batch, at),
+        Seen::Damage(damage) => {
+            let message = format!("cannot read {} at byte {}: {}", damage.path.display(), damage.byte, damage.why);
+            Err(Error::new(ErrorKind::Corrupt, message).hint("--skip-damaged shows what is behind it"))
+        }
+    })
+}
+
+/// What [`read`] meets.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// Records that are not delivered, and when they were written.
+    Records(&'a Batch, Timestamp),
+    /// A place that cannot be read, and is passed over.
+    Damage(Damage),
+}
+
+/// The same, and what lies behind damaged places, too.
+pub fn read(folder: &Path, mut each: impl FnMut(Seen<'_>) -> Result<bool>) -> Result<()> {
     let Opened { id, published, delivered, segments, .. } = Opened::open(folder)?;
     for segment in segments.iter().filter(|segment| segment.end() > delivered.offset) {
         let mut go_on = true;
-        let mut give = |batch: Batch, at: Timestamp| {
-            go_on = each(&batch, at)?;
+        let mut give = |piece: Piece| {
+            go_on = match piece {
+                Piece::Block(batch, at) => each(Seen::Records(&batch, at))?,
+                Piece::Gap(_) => true,
+                Piece::Damage(from, to, why) => each(Seen::Damage(Damage::at(segment, from, to, why)))?,
+            };
             Ok(go_on)
         };
         let from = delivered.offset.max(segment.start.offset);
-        let Walked { offset, bad } = walk(segment, id, from, published.offset.min(segment.end()), &mut give)?;
-        if let Some(why) = bad {
-            let place = format!("{} at byte {}", segment.path.display(), segment.place(offset));
-            return Err(Error::new(ErrorKind::Corrupt, format!("cannot read {place}: {why}")));
-        }
+        walk(segment, id, from, published.offset.min(segment.end()), &mut give)?;
         if !go_on {
             break;
         }
     }
     Ok(())
+}
+
+impl Damage {
+    fn at(segment: &Segment, from: u64, to: u64, why: &str) -> Self {
+        Damage { path: segment.path.clone(), byte: segment.place(from), bytes: to - from, why: why.to_owned() }
+    }
 }
 
 /// A buffer as its files say.
@@ -184,48 +222,4 @@ impl Opened {
         let control::Told { id, published, delivered, dropped, .. } = told;
         Ok(Opened { id, published, delivered, dropped, segments })
     }
-}
-
-/// How far a segment was read.
-struct Walked {
-    offset: u64,
-    bad: Option<&'static str>,
-}
-
-/// Reads the blocks of a segment from `from` up to `end`, until `each` says `false`.
-fn walk(
-    segment: &Segment,
-    id: Id,
-    from: u64,
-    end: u64,
-    each: &mut dyn FnMut(Batch, Timestamp) -> Result<bool>,
-) -> Result<Walked> {
-    let file = match OpenSegment::open(segment.clone()) {
-        // Delivered meanwhile.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Walked { offset: end, bad: None }),
-        file => file?,
-    };
-    let mut offset = from;
-    let mut bytes = bytes::Bytes::new();
-    while offset < end {
-        match decode(&bytes, id, offset, end - offset) {
-            Decoded::Block(batch, header) => {
-                offset += header.total();
-                bytes = bytes.slice(header.total() as usize..);
-                if !each(batch, Timestamp(header.written_at))? {
-                    break;
-                }
-            }
-            Decoded::More(needed) => {
-                let most = needed.max(READ_BYTES as u64).min(end - offset);
-                let more = file.read(offset, usize::try_from(most).unwrap_or(READ_BYTES))?;
-                if (more.len() as u64) < needed {
-                    return Ok(Walked { offset, bad: Some("a block is cut short") });
-                }
-                bytes = more;
-            }
-            Decoded::Bad(why) => return Ok(Walked { offset, bad: Some(why) }),
-        }
-    }
-    Ok(Walked { offset, bad: None })
 }

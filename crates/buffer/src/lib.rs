@@ -29,13 +29,16 @@ pub mod format;
 pub mod inspect;
 mod options;
 mod reading;
+mod repair;
 mod segment;
 mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub use buffer::{Buffer, BufferFigures};
 pub use options::{BufferSpec, DISK_BYTES_MIN, WhenFull};
+pub use repair::{Repaired, repair};
 pub use sink::BufferSink;
 pub use source::BufferSource;

@@ -18,6 +18,7 @@ use crate::{
     format::{Id, Mark},
     options::WhenFull,
     reading::{OpenSegment, READ_BYTES},
+    walk::gap_over,
 };
 
 /// The reading end of a buffer, as planned: a log that is followed.
@@ -62,6 +63,7 @@ impl SourcePlan for BufferSource {
             ahead: Bytes::new(),
             file: None,
             dropped: 0,
+            gap: None,
         }))
     }
 }
@@ -85,8 +87,10 @@ struct Reader {
     /// Bytes of the log from `at` on that have been read.
     ahead: Bytes,
     file: Option<OpenSegment>,
-    /// Records that were dropped before they were read.
+    /// Records that were dropped before they were read, or lost to damage that a repair has cut out.
     dropped: u64,
+    /// Where the gap begins behind which nothing has been handed out yet.
+    gap: Option<u64>,
 }
 
 #[async_trait]
@@ -123,7 +127,7 @@ impl Source for Reader {
             Ok((disk.id(), at, disk.dropped))
         };
         (self.id, self.at, self.dropped) = self.inner.run(work).await?;
-        (self.committed, self.ahead, self.file) = (self.at, Bytes::new(), None);
+        (self.committed, self.ahead, self.file, self.gap) = (self.at, Bytes::new(), None, None);
         Ok(())
     }
 
@@ -152,6 +156,7 @@ impl Source for Reader {
                     let records = self.at.records + u64::from(header.records);
                     self.at = Mark { offset: self.at.offset + header.total(), records };
                     let at = self.at;
+                    self.gap = None;
                     self.inner.view.send_if_modified(|view| {
                         view.handed = at;
                         // Who waits for the end only.
@@ -160,7 +165,18 @@ impl Source for Reader {
                     return Ok(Event::Batch(Read::from(batch)));
                 }
                 Decoded::More(bytes) => bytes,
-                Decoded::Bad(why) => return Err(self.damaged(why).await),
+                Decoded::Gap(header) => {
+                    let (offset, records) = (self.at.offset + header.total(), u64::from(header.records));
+                    self.pass_gap(Mark { offset, records: self.at.records + records });
+                    continue;
+                }
+                Decoded::Bad(why) => match self.gap_here().await? {
+                    Some(end) => {
+                        self.pass_gap(end);
+                        continue;
+                    }
+                    None => return Err(self.damaged(why).await),
+                },
             };
             self.fill(more, left).await?;
         }
@@ -176,12 +192,14 @@ impl Source for Reader {
     async fn commit(&mut self, upto: &Position, _: Option<&Stamp>) -> Result<()> {
         let Some(saved) = upto.shard::<Saved>(&self.shard)? else { return Ok(()) };
         let (mark, dropped) = (Mark { offset: saved.offset, records: saved.records }, self.dropped);
+        let passed = self.passed(mark);
         self.inner
             .run(move |inner, disk| {
                 inner.same(&saved.buffer, disk.id())?;
                 let oldest_at = disk.deliver(mark, dropped)?;
                 inner.view.send_modify(|view| {
-                    (view.delivered, view.floor, view.oldest_at) = (disk.delivered, disk.floor(), oldest_at);
+                    (view.delivered, view.floor, view.oldest_at) =
+                        (disk.delivered.max(passed), disk.floor(), oldest_at);
                 });
                 Ok(())
             })
@@ -207,6 +225,34 @@ impl Reader {
         (self.at, self.ahead, self.file) = (floor, Bytes::new(), None);
         let dropped = self.dropped;
         self.inner.view.send_modify(|view| (view.handed, view.dropped) = (floor, dropped));
+    }
+
+    /// Skips what a repair has cut out; its records are lost.
+    fn pass_gap(&mut self, end: Mark) {
+        let records = end.records.saturating_sub(self.at.records);
+        tracing::warn!(sink = %self.inner.name, records, bytes = end.offset - self.at.offset, "records of the buffer were lost to damage");
+        self.dropped += records;
+        self.gap.get_or_insert(self.at.offset);
+        (self.at, self.ahead, self.file) = (end, Bytes::new(), None);
+        let (dropped, passed) = (self.dropped, self.passed(self.committed));
+        self.inner.view.send_modify(|view| {
+            (view.handed, view.dropped) = (end, dropped);
+            view.delivered = view.delivered.max(passed);
+        });
+    }
+
+    /// How far all is delivered when what is before `mark` is: a gap right behind it holds up nobody, though only the next
+    /// epoch brings the checkpoint over it.
+    fn passed(&self, mark: Mark) -> Mark {
+        if self.gap.is_some_and(|gap| gap <= mark.offset) { self.at } else { mark }
+    }
+
+    /// The end of the gap in which the position lies, if it does: a repair knows no positions but that of the control file.
+    async fn gap_here(&self) -> Result<Option<Mark>> {
+        let Some(file) = self.file.clone() else { return Ok(None) };
+        let (id, at) = (self.id, self.at.offset);
+        let found = tokio::task::spawn_blocking(move || gap_over(&file, id, at)).await;
+        found.map_err(|_| Error::new(ErrorKind::Bug, "cannot read the buffer: its thread was stopped"))?
     }
 
     /// How many bytes lie between the position and the end of its segment, as far as that is known.
@@ -260,6 +306,6 @@ impl Reader {
         });
         let place = place.unwrap_or_else(|| self.inner.folder.display().to_string());
         Error::new(ErrorKind::Corrupt, format!("cannot read {place}: {why}"))
-            .hint("`millstream buffer verify` shows what can be read; restore the file from a backup")
+            .hint("restore the file from a backup, or give up what cannot be read: `millstream buffer verify` shows it, and `millstream buffer repair` cuts it out")
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn execute(command: Command, talk: &Talk) -> Outcome {
         Command::File(command) => command.execute(talk),
         Command::Redis(command) => command.execute(),
         Command::Kafka(command) => command.execute(talk),
-        Command::Buffer(command) => command.execute(),
+        Command::Buffer(command) => command.execute(talk),
         Command::State(command) => command.execute(talk),
         Command::Dlq(command) => command.execute(),
         Command::Top(command) => command.execute(talk),

@@ -1,18 +1,20 @@
 //! Runs any number of pipelines to their end in one tokio runtime, steered by signals.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use millstream::{
     BufferTask, Group, GroupHandle, Home, Member,
+    buffer::Buffer,
     core::{Error, Result, Role},
-    observe::Shape,
+    observe::{Observed, Shape},
     runtime::{Ended, Handle, Plan, RunOptions, Summary},
 };
 use tokio::task::JoinSet;
 
 use crate::{
+    count::thousands,
     exit::Exit,
-    observing::{Watched, Watching},
+    observing::{Watched, Watching, buffers},
     progress::{Gauge, Progress, watched as gauged},
     reader::Reader,
     signals::Signals,
@@ -32,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) tasks: Vec<(BufferTask, RunOptions, Story)>,
     /// The state directory.
     pub(crate) home: Home,
+    /// The pipeline's variables.
+    pub(crate) vars: BTreeMap<String, String>,
     /// Tell the promise and the books.
     pub(crate) told: bool,
     /// Dead letters make the exit code 1.
@@ -71,6 +75,8 @@ struct Started {
     group: GroupHandle,
     /// It writes to standard output, and has nothing to do when nobody reads that.
     prints: bool,
+    /// What it delivers, if it is the task of a buffer.
+    buffer: Option<Buffer>,
     story: Story,
     told: bool,
     letters_fail: bool,
@@ -84,9 +90,9 @@ async fn drive(jobs: Vec<Job>, settings: &Settings, talk: &Talk) -> Result<Exit>
     let mut tasks: JoinSet<Told> = JoinSet::new();
     let mut all: Vec<Started> = Vec::new();
     for job in jobs {
-        for (mut member, shape, gauges, started) in start(job, progress.shown(), talk).await? {
+        for (mut member, observed, gauges, started) in start(job, progress.shown(), talk).await? {
             progress.add(&started.story, started.handle.clone(), gauges);
-            watched.add(shape, &started.story, started.handle.clone());
+            watched.add(observed, &started.story);
             let (at, begun) = (all.len(), started.handle.clone());
             tasks.spawn(async move { Told::Began(at, begun.started().await) });
             tasks.spawn(async move { Told::Ended(at, Box::new(member.wait().await)) });
@@ -137,8 +143,9 @@ async fn drive(jobs: Vec<Job>, settings: &Settings, talk: &Talk) -> Result<Exit>
 }
 
 /// Starts a pipeline with the tasks of its buffers; each with what is shown of it.
-async fn start(job: Job, shows: bool, talk: &Talk) -> Result<Vec<(Member, Shape, Vec<Arc<Gauge>>, Started)>> {
-    let Job { plan, options, story, tasks, home, told, letters_fail, locate } = job;
+async fn start(job: Job, shows: bool, talk: &Talk) -> Result<Vec<(Member, Observed, Vec<Arc<Gauge>>, Started)>> {
+    let Job { plan, options, story, tasks, home, vars, told, letters_fail, locate } = job;
+    let pipeline = plan.name.clone();
     let (mut shown, mut parts) = (vec![(Shape::of(&plan), prints(&plan), story)], Vec::new());
     for (task, options, story) in tasks {
         shown.push((Shape::of(&task.plan), prints(&task.plan), story));
@@ -154,9 +161,16 @@ async fn start(job: Job, shows: bool, talk: &Talk) -> Result<Vec<(Member, Shape,
     }
     let started = running.members.into_iter().zip(shown).map(|(member, (shape, prints, story))| {
         let (handle, group, locate) = (member.handle.clone(), group.clone(), locate.clone());
-        let started = Started { handle, group, prints, story, told, letters_fail, locate };
+        // The buffers are the pipeline's; where it rests, each task has its own.
+        let of = running.resting.then(|| member.name.clone());
+        let mut observed = Observed::new(shape, handle.clone()).with_vars(vars.clone());
+        if member.buffer.is_none() || running.resting {
+            observed = observed.with_buffers(buffers(&pipeline, group.clone(), of));
+        }
+        let buffer = member.buffer.clone();
+        let started = Started { handle, group, prints, buffer, story, told, letters_fail, locate };
         // They are the pipeline's, which comes first.
-        (member, shape, std::mem::take(&mut gauges), started)
+        (member, observed, std::mem::take(&mut gauges), started)
     });
     Ok(started.collect())
 }
@@ -187,7 +201,15 @@ impl Started {
         if self.told {
             self.story.tell_end(talk, &summary);
         }
-        let undone = summary.parked() > 0 || (stopping && summary.ended == Ended::Stopped);
+        let left = self.buffer.as_ref().map_or(0, |buffer| buffer.figures().records);
+        if left > 0 {
+            let story = &self.story.name;
+            talk.say(&format!(
+                "{story}: {} records are left in the buffer; the next run delivers them",
+                thousands(left)
+            ));
+        }
+        let undone = summary.parked() > 0 || left > 0 || (stopping && summary.ended == Ended::Stopped);
         let dead = self.letters_fail && summary.dead() > 0;
         match (dead, undone) {
             (true, _) => Exit::Failed,

@@ -4,16 +4,17 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Args;
 use millstream::{
-    Home, Span,
+    BufferStatus, GroupHandle, GroupStatus, Home, Span,
+    buffer::BufferFigures,
     core::{Error, Result},
     key_reader,
     observe::{
-        Observed, Observer, READY_WITHIN, Shape,
+        BufferReport, Observed, Observer, READY_WITHIN, ReadBuffers,
         control::ControlSocket,
         http::{Reach, Server, address},
     },
     registry,
-    runtime::Handle,
+    runtime::Phase,
 };
 use tokio::task::JoinSet;
 
@@ -94,10 +95,10 @@ impl Watched {
     }
 
     /// A pipeline has been started.
-    pub(crate) fn add(&self, shape: Shape, story: &Story, handle: Handle) {
+    pub(crate) fn add(&self, observed: Observed, story: &Story) {
         let hiding = story.clone();
         let view = self.home.as_ref().and_then(|home| home.view(&story.name));
-        let mut observed = Observed::new(shape, handle).hiding(Arc::new(move |text: &str| hiding.hide(text)));
+        let mut observed = observed.hiding(Arc::new(move |text: &str| hiding.hide(text)));
         if let Some(view) = view {
             observed = observed.with_state(Arc::new(move |stage, limit| {
                 let shown = view.show(stage, limit, key_reader)?;
@@ -116,6 +117,42 @@ impl Watched {
     pub(crate) async fn close(mut self) {
         self.servers.shutdown().await;
     }
+}
+
+/// How the buffers of a pipeline are read: all of them, or the one of a task.
+pub(crate) fn buffers(pipeline: &str, group: GroupHandle, task: Option<String>) -> Arc<ReadBuffers> {
+    let pipeline = pipeline.to_owned();
+    Arc::new(move || {
+        let GroupStatus { pipeline: status, buffers } = group.status();
+        let wanted = buffers.into_iter().filter(|(sink, _)| match &task {
+            Some(task) => task.strip_prefix(&pipeline).and_then(|rest| rest.strip_prefix('.')) == Some(sink),
+            None => true,
+        });
+        let report = |(sink, buffer): (String, BufferStatus)| {
+            let BufferFigures { records, bytes, disk_bytes, disk_bytes_max, oldest_age, dropped, waiting } =
+                buffer.figures;
+            // Or its disk is full.
+            let trouble = || match status.as_ref().map(|status| (&status.phase, status.waiting.get(&sink))) {
+                Some((Phase::Restarting(cause), _)) if cause.starts_with(&format!("{sink}: ")) => Some(cause.clone()),
+                Some((_, waiting)) => waiting.cloned(),
+                None => None,
+            };
+            BufferReport {
+                pipeline: pipeline.clone(),
+                waiting: buffer.waiting.or_else(trouble),
+                sink,
+                records,
+                bytes,
+                disk_bytes,
+                disk_bytes_max,
+                fill: if disk_bytes_max == 0 { 0.0 } else { (disk_bytes as f64 / disk_bytes_max as f64).min(1.0) },
+                oldest_age_seconds: oldest_age.map(|age| age.as_secs_f64()),
+                dropped,
+                waiting_seconds: waiting.map(|waiting| waiting.as_secs_f64()),
+            }
+        };
+        wanted.map(report).collect()
+    })
 }
 
 async fn answer(socket: ControlSocket, observer: Observer) {

@@ -1,6 +1,6 @@
 //! Pipelines made from URLs: what `relay`, `produce`, `consume`, `clock` and `file decode` run.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use millstream::{
@@ -285,6 +285,7 @@ impl Stream {
             letters_fail: !kept,
             tasks: Vec::new(),
             home,
+            vars: BTreeMap::new(),
             locate: Arc::new(move |error| place(error, &expressions).into()),
         };
         let on_screen = self.prints && std::io::IsTerminal::is_terminal(&std::io::stdout());
@@ -294,7 +295,7 @@ impl Stream {
 }
 
 /// Says in words where on the command line an error lies: `--filter:1:7`, or the URL.
-fn place(error: Error, expressions: &[(&'static str, String)]) -> Error {
+pub(crate) fn place(error: Error, expressions: &[(&'static str, String)]) -> Error {
     let Some(place) = error.place().filter(|place| place.location.is_none()).cloned() else { return error };
     let Some((first, rest)) = place.path.split_first() else { return error };
     if let Some((flag, text)) = expressions.iter().find(|(flag, _)| flag == first) {

@@ -20,6 +20,8 @@ mod crash;
 mod crash_state;
 #[path = "cli/examples.rs"]
 mod examples;
+#[path = "cli/fault_buffer.rs"]
+mod fault_buffer;
 #[path = "cli/fault_disk.rs"]
 mod fault_disk;
 #[path = "cli/fault_pipes.rs"]
@@ -38,5 +40,9 @@ mod ss;
 mod support;
 #[path = "cli/talk.rs"]
 mod talk;
+#[path = "cli/terminal.rs"]
+mod terminal;
 #[path = "cli/watching.rs"]
 mod watching;
+#[path = "cli/watching_buffers.rs"]
+mod watching_buffers;

@@ -13,7 +13,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    Body, Envelope, Forms, Sequences, Shards, Times,
+    Body, Envelope, Forms, Record, Sequences, Shards, Times,
     column::Column,
     record_ref::{RecordRef, Records},
     rows::Rows,
@@ -96,6 +96,11 @@ impl Batch {
     /// Record `i`; panics beyond [`Batch::len`], like a slice.
     pub fn get(&self, i: usize) -> RecordRef<'_> {
         self.records().get(i)
+    }
+
+    /// Record `i` by itself, its value as bytes whatever the body is; panics beyond [`Batch::len`], like a slice.
+    pub fn record(&self, i: usize) -> Record {
+        self.slice(i, i + 1).into_bytes().get(0).to_record()
     }
 
     /// All records in order.

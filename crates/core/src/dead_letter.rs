@@ -27,17 +27,11 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// The letter for `record`, which `stage` gave up on after `attempts` tries.
     pub fn new(record: Record, stage: &str, error: &Error, attempts: u32) -> Self {
-        let mut causes = vec![error.message().to_owned()];
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            causes.push(error.to_string());
-            cause = error.source();
-        }
         DeadLetter {
             record,
             stage: stage.to_owned(),
             code: error.facts().code.to_owned(),
-            causes,
+            causes: error.causes(),
             hint: error.hint_text().map(str::to_owned),
             attempts,
             failed_at: Timestamp::now(),

@@ -21,6 +21,8 @@ struct Inner {
     hint: Option<String>,
     place: Option<Place>,
     cause: Option<Cause>,
+    /// The message is what the cause itself says.
+    speaks_for_cause: bool,
 }
 
 /// Where in what the user wrote an error lies.
@@ -142,7 +144,32 @@ pub enum Blame {
 impl Error {
     /// An error of `kind`; `message` says what could not be done, in lower case.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, message: message.into(), hint: None, place: None, cause: None }))
+        let message = message.into();
+        Error(Box::new(Inner { kind, message, hint: None, place: None, cause: None, speaks_for_cause: false }))
+    }
+
+    /// An error of another type, or a text, as one of `kind`. What it says is the message, and its causes are the causes, so
+    /// that nothing is told twice; the error itself can still be [found](Error::find). One of ours only changes its kind.
+    ///
+    /// ```
+    /// # use millstream_core::{Error, ErrorKind, Result};
+    /// fn port(text: &str) -> Result<u16> {
+    ///     text.parse().map_err(|cause| Error::of(ErrorKind::Rejected, cause))
+    /// }
+    /// let error = port("http").unwrap_err();
+    /// assert_eq!(error.chain(), "invalid digit found in string");
+    /// assert!(error.find::<std::num::ParseIntError>().is_some());
+    /// ```
+    pub fn of(kind: ErrorKind, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        match error.into().downcast::<Error>() {
+            Ok(ours) => ours.with_kind(kind),
+            Err(cause) => {
+                let mut error = Error::new(kind, cause.to_string());
+                error.0.cause = Some(Arc::from(cause));
+                error.0.speaks_for_cause = true;
+                error
+            }
+        }
     }
 
     /// Adds what to do about it.
@@ -156,6 +183,7 @@ impl Error {
     #[must_use]
     pub fn caused_by(mut self, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.0.cause = Some(Arc::new(cause));
+        self.0.speaks_for_cause = false;
         self
     }
 
@@ -163,7 +191,8 @@ impl Error {
     #[must_use]
     pub fn context(self, message: impl Into<String>) -> Self {
         let (kind, hint, place) = (self.0.kind, self.0.hint.clone(), self.0.place.clone());
-        Error(Box::new(Inner { kind, message: message.into(), hint, place, cause: Some(Arc::new(self)) }))
+        let (message, cause) = (message.into(), Some(Arc::new(self) as Cause));
+        Error(Box::new(Inner { kind, message, hint, place, cause, speaks_for_cause: false }))
     }
 
     /// Says that the error lies in the option `key` of what encloses it. Call from the inside out.
@@ -241,20 +270,47 @@ impl Error {
         self.0.place.as_ref()
     }
 
-    /// Message and causes, joined by colons: one line for logs and dead letters.
-    pub fn chain(&self) -> String {
-        let mut text = self.0.message.clone();
+    /// The first error of type `E` among what it was made [of](Error::of) and its causes, also inside of I/O errors.
+    pub fn find<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        let mut error = self.0.cause.as_deref().map(|cause| cause as Dyn<'_>);
+        while let Some(at) = error {
+            if let Some(found) = at.downcast_ref::<E>() {
+                return Some(found);
+            }
+            error = beneath(at);
+        }
+        None
+    }
+
+    /// Its message and those of its causes, outermost first; without those that the one before says already.
+    pub fn causes(&self) -> Vec<String> {
+        let mut texts = vec![self.0.message.clone()];
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            let part = error.to_string();
-            if !text.ends_with(&part) {
-                text.push_str(": ");
-                text.push_str(&part);
+            let text = error.to_string();
+            if texts.last().is_none_or(|before| !before.ends_with(&text)) {
+                texts.push(text);
             }
             cause = error.source();
         }
-        text
+        texts
     }
+
+    /// Message and causes, joined by colons: one line for logs and dead letters.
+    pub fn chain(&self) -> String {
+        self.causes().join(": ")
+    }
+}
+
+type Dyn<'a> = &'a (dyn std::error::Error + 'static);
+
+/// What lies behind an error, also where it speaks for its cause.
+fn beneath(error: Dyn<'_>) -> Option<Dyn<'_>> {
+    if let Some(ours) = error.downcast_ref::<Error>() {
+        return ours.0.cause.as_deref().map(|cause| cause as Dyn<'_>);
+    }
+    let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    inside.map(|inside| inside as Dyn<'_>).or_else(|| error.source())
 }
 
 impl fmt::Display for Error {
@@ -283,7 +339,8 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.cause.as_ref().map(|cause| &**cause as &(dyn std::error::Error + 'static))
+        let cause = self.0.cause.as_deref()?;
+        if self.0.speaks_for_cause { cause.source() } else { Some(cause) }
     }
 }
 
@@ -307,5 +364,31 @@ mod tests {
         assert_eq!(error.hint_text(), Some("did you mean `path`?"));
         assert_eq!(error.place().unwrap().path, ["sink", "pth"]);
         assert_eq!(error.chain(), "cannot plan the sink: unknown option `pth`");
+    }
+    #[test]
+    fn an_error_of_another_type_is_told_once_and_can_be_found() {
+        #[derive(Debug)]
+        struct Declined(std::io::Error);
+        impl fmt::Display for Declined {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the bank has declined")
+            }
+        }
+        impl std::error::Error for Declined {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+
+        assert_eq!(Error::of(ErrorKind::Data, "no card").causes(), ["no card"]);
+        let declined = || Declined(std::io::Error::other(Error::new(ErrorKind::Throttled, "later")));
+        let error = Error::of(ErrorKind::Rejected, declined());
+        assert_eq!((error.kind(), error.causes()), (ErrorKind::Rejected, vec![error.message().into(), "later".into()]));
+        let error = error.context("cannot charge");
+        assert_eq!(error.chain(), "cannot charge: the bank has declined: later");
+        assert!(error.find::<Declined>().is_some() && error.find::<fmt::Error>().is_none());
+        let wrapped = Error::of(ErrorKind::Data, std::io::Error::other(declined()));
+        assert!(wrapped.find::<Declined>().is_some());
+        assert_eq!(wrapped.find::<Error>().map(Error::kind), Some(ErrorKind::Throttled));
     }
 }

@@ -88,7 +88,8 @@ pub trait Operator: Send {
 pub struct Output {
     batches: Vec<(usize, Batch)>,
     failed: Vec<Failed>,
-    returned: Vec<Batch>,
+    returned: Vec<(Option<usize>, Batch)>,
+    came_by: Option<usize>,
     counts: StepCounts,
 }
 
@@ -97,6 +98,8 @@ pub struct Output {
 pub struct Failed {
     /// The record, alone in its batch, as the step got it.
     pub record: Batch,
+    /// The input by which it had come, if the step said so: see [`Output::came_by`].
+    pub input: Option<usize>,
     /// Why.
     pub error: Error,
 }
@@ -122,7 +125,14 @@ impl Output {
 
     /// Reports the record at `row` of `batch` as failed.
     pub fn fail(&mut self, batch: &Batch, row: usize, error: Error) {
-        self.failed.push(Failed { record: batch.slice(row, row + 1), error });
+        self.failed.push(Failed { record: batch.slice(row, row + 1), input: self.came_by, error });
+    }
+
+    /// By which input what is reported as failed or given back from here on had come, and will come again. A step with several
+    /// inputs says so in `advance`, `settle` and the like; else, and with `None`, it is the input whose batch is being handled,
+    /// or the first.
+    pub fn came_by(&mut self, input: Option<usize>) {
+        self.came_by = input;
     }
 
     /// Reports rows as failed, and answers with the others; `None` if there are none left.
@@ -141,7 +151,7 @@ impl Output {
     /// Gives back records that were taken and not begun: they come again, in this order, behind what has failed of their keys.
     pub fn give_back(&mut self, batch: Batch) {
         if !batch.is_empty() {
-            self.returned.push(batch);
+            self.returned.push((self.came_by, batch));
         }
     }
 
@@ -170,13 +180,18 @@ impl Output {
         !self.failed.is_empty()
     }
 
+    /// What failed, for who can say more of why.
+    pub fn failed_mut(&mut self) -> &mut [Failed] {
+        &mut self.failed
+    }
+
     /// Takes what failed.
     pub fn take_failed(&mut self) -> Vec<Failed> {
         std::mem::take(&mut self.failed)
     }
 
-    /// Takes what was given back, in order.
-    pub fn take_returned(&mut self) -> Vec<Batch> {
+    /// Takes what was given back, in order, with the input by which it had come, if the step said so.
+    pub fn take_returned(&mut self) -> Vec<(Option<usize>, Batch)> {
         std::mem::take(&mut self.returned)
     }
 

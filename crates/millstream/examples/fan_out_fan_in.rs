@@ -42,7 +42,7 @@ async fn main() -> Result<()> {
     let readings = readings.map(|(place, celsius)| Reading { place: place.to_owned(), celsius });
 
     let pipeline = Pipeline::new("fan-out-fan-in").in_memory();
-    let readings: Stream<Reading> = pipeline.values(readings).into();
+    let readings = pipeline.values(readings);
     // Broadcast: a clone reads every record, too, and nothing is copied.
     let celsius = readings.clone().map(|reading| (reading.place.clone(), Fact::Celsius(reading.celsius)));
     // Route: each record goes to one of these.

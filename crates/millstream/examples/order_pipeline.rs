@@ -14,9 +14,7 @@ use std::{
     time::Duration,
 };
 
-use millstream::{
-    Error, ErrorKind, ErrorRule, Home, Retry, Span, core::Class, prelude::*, runtime::Match, state::read_dead_letters,
-};
+use millstream::prelude::*;
 
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 struct Order {
@@ -44,14 +42,11 @@ async fn charge(calls: Arc<AtomicU32>, (order, price): (Order, u32)) -> Result<S
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let folder = std::env::temp_dir().join(format!("millstream-order-pipeline-{}", std::process::id()));
-    let home = Home::new(&folder);
     // Only what another try can help is tried again: three times, after 10 ms, 20 ms, 40 ms.
-    let retry = Retry { attempts: Some(3), delay: Span(Duration::from_millis(10)), ..Retry::default() };
-    let matches = Match { class: Some(Class::Unavailable), ..Match::default() };
+    let again = ErrorRule::of(Class::Unavailable).retry(Retry::times(3).delay(Duration::from_millis(10)));
     let calls = Arc::new(AtomicU32::new(0));
 
-    let pipeline = Pipeline::new("order-pipeline").home(home.clone());
+    let pipeline = Pipeline::new("order-pipeline").in_memory();
     pipeline
         .source("file:examples/data/shop.ndjson")
         .json::<Order>()
@@ -68,7 +63,7 @@ async fn main() -> Result<()> {
         .map_async(move |order| charge(calls.clone(), order))
         .concurrency(2)
         .timeout(Duration::from_secs(5))
-        .on_error(ErrorRule { matches, retry: Some(retry), then: None })
+        .on_error(again)
         .name("charge")
         // Together again, and printed in one piece.
         .batch(Batching::open())
@@ -83,12 +78,12 @@ async fn main() -> Result<()> {
     let summary = pipeline.run().await?;
 
     println!("{} dead letters", summary.dead());
-    let mut letters = read_dead_letters(&home.pipeline("order-pipeline"), 0, 100)?;
-    letters.sort_by_key(|(_, letter)| letter.record.sequence);
-    for (_, letter) in letters {
+    let mut letters = pipeline.dead_letters()?;
+    letters.sort_by_key(|letter| letter.record.sequence);
+    for letter in letters {
         let (stage, code, attempts) = (letter.stage, letter.code, letter.attempts);
         let why = letter.causes.first().map_or("", String::as_str);
         println!("`{stage}` gave up with {code} after {attempts} attempts: {why}");
     }
-    std::fs::remove_dir_all(folder).map_err(|cause| Error::io("cannot remove the state", cause))
+    Ok(())
 }

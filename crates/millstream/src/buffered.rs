@@ -5,8 +5,7 @@ use std::sync::Arc;
 use millstream_buffer::{Buffer, BufferSink, BufferSource, WhenFull};
 use millstream_core::{Delivery, Error, ErrorKind, Form, Registry, Role, SinkPlan, Size, SourcePlan, Way};
 use millstream_runtime::{
-    BufferSpec, CheckpointSpec, DeadLetterSpec, Entry, ErrorRule, LimitsSpec, Match, PipelineSpec, Plan, PlanOptions,
-    Then,
+    BufferSpec, CheckpointSpec, DeadLetterSpec, Entry, ErrorRule, LimitsSpec, PipelineSpec, Plan, PlanOptions, Then,
 };
 
 use crate::Home;
@@ -223,8 +222,7 @@ fn when_full(when_full: WhenFull) -> Vec<ErrorRule> {
         // The buffer itself sees to these.
         WhenFull::Block | WhenFull::DropOldest => return Vec::new(),
     };
-    let code = Some(ErrorKind::Full.facts().code.to_owned());
-    vec![ErrorRule { matches: Match { code, ..Match::default() }, retry: None, then: Some(then) }]
+    vec![ErrorRule::of(ErrorKind::Full).then(then)]
 }
 
 /// Shows the end of a buffer as what it is.

@@ -5,7 +5,7 @@ pub use millstream_bundle::systems::stdio::{Collector, CollectorOptions, Pushed,
 
 use crate::{
     Pipeline,
-    stream::{Stream, at},
+    stream::Stream,
     typed::{Data, Typed, written_bytes},
 };
 
@@ -30,7 +30,7 @@ impl Pipeline {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn collector<T: Data>(&self, options: CollectorOptions) -> (Collector<T>, Stream<T, at::Source>) {
+    pub fn collector<T: Data>(&self, options: CollectorOptions) -> (Collector<T>, Stream<T>) {
         let (collector, plan) = stdio::collector(options, held_bytes::<T>, Typed::body);
         (collector, self.enter_typed(plan, "collector"))
     }

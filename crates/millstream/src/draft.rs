@@ -4,9 +4,12 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use millstream_buffer::BufferSpec;
 use millstream_core::{Error, ErrorKind, Registry, Result, SinkPlan, SourcePlan, StepPlan};
-use millstream_runtime::{Dispatch, Entry, ErrorRule, OnFailed, PipelineSpec, RateLimit};
+use millstream_runtime::{Dispatch, Entry, ErrorRule, OnFailed, PipelineSpec, Plan, RateLimit, RunOptions, StateSpec};
 
-use crate::{Home, work::Limits};
+use crate::{Home, failure::Classifiers, home::Letters, work::Limits};
+
+/// Why a merge has no settings.
+const MERGE: &str = "`merge` only joins streams, and is no step";
 
 /// One entry of a draft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub(crate) enum Id {
     Source(usize),
     Step(usize),
     Sink(usize),
+    /// Several streams that flow together: no entry of its own.
+    Merge,
 }
 
 /// An output of an entry: its only one, or one of several.
@@ -39,7 +44,12 @@ pub(crate) struct Draft {
     pub(crate) spec: PipelineSpec,
     pub(crate) registry: Registry,
     pub(crate) home: Home,
+    /// Whether the state directory was chosen.
+    pub(crate) at_home: bool,
+    /// Dead letters of a pipeline in memory without a state directory of its own.
+    pub(crate) letters: Letters,
     pub(crate) errors: Vec<Error>,
+    pub(crate) classifiers: Classifiers,
     /// Of sources whose values have a type, by their positions: how a test makes their values.
     #[cfg(feature = "testing")]
     pub(crate) typings: std::collections::BTreeMap<usize, crate::testing::Typing>,
@@ -54,7 +64,10 @@ impl Draft {
             spec: PipelineSpec { name, ..PipelineSpec::default() },
             registry: millstream_bundle::registry(),
             home: Home::from_environment(),
+            at_home: false,
+            letters: Letters::default(),
             errors: Vec::new(),
+            classifiers: Classifiers::default(),
             #[cfg(feature = "testing")]
             typings: Default::default(),
             sources: Vec::new(),
@@ -90,6 +103,7 @@ impl Draft {
             Id::Source(i) => self.sources.get_mut(i).map(|drafted| &mut drafted.entry.name),
             Id::Step(i) => self.steps.get_mut(i).map(|drafted| &mut drafted.entry.name),
             Id::Sink(i) => self.sinks.get_mut(i).map(|drafted| &mut drafted.entry.name),
+            Id::Merge => self.refuse("name", MERGE),
         };
         entry.into_iter().for_each(|slot| *slot = Some(name.clone()));
     }
@@ -99,6 +113,7 @@ impl Draft {
             Id::Source(i) => self.sources.get_mut(i).map(|drafted| &mut drafted.entry.errors),
             Id::Step(i) => self.steps.get_mut(i).map(|drafted| &mut drafted.entry.errors),
             Id::Sink(i) => self.sinks.get_mut(i).map(|drafted| &mut drafted.entry.errors),
+            Id::Merge => self.refuse("on_error", MERGE),
         };
         rules.into_iter().for_each(|rules| rules.push(rule.clone()));
     }
@@ -108,6 +123,7 @@ impl Draft {
             Id::Source(i) => self.sources.get_mut(i).map(|drafted| &mut drafted.entry.on_failed),
             Id::Step(i) => self.steps.get_mut(i).map(|drafted| &mut drafted.entry.on_failed),
             Id::Sink(i) => self.sinks.get_mut(i).map(|drafted| &mut drafted.entry.on_failed),
+            Id::Merge => self.refuse("on_failed", MERGE),
         };
         slot.into_iter().for_each(|slot| *slot = Some(hook.clone()));
     }
@@ -116,6 +132,7 @@ impl Draft {
         let slot = match id {
             Id::Source(i) => self.sources.get_mut(i).map(|drafted| &mut drafted.entry.rate_limit),
             Id::Step(i) => self.steps.get_mut(i).map(|drafted| &mut drafted.entry.rate_limit),
+            Id::Merge => self.refuse("rate_limit", MERGE),
             Id::Sink(_) => None,
         };
         slot.into_iter().for_each(|slot| *slot = Some(limit.clone()));
@@ -128,9 +145,12 @@ impl Draft {
     }
 
     pub(crate) fn concurrency(&mut self, id: Id, workers: u32) {
-        if let Some(drafted) = self.step_mut(id) {
-            drafted.entry.concurrency = Some(workers);
-        }
+        let entry = match id {
+            Id::Step(i) => self.steps.get_mut(i).map(|drafted| &mut drafted.entry),
+            Id::Merge => self.refuse("concurrency", MERGE),
+            Id::Source(_) | Id::Sink(_) => self.refuse("concurrency", "only a step has workers"),
+        };
+        entry.into_iter().for_each(|entry| entry.concurrency = Some(workers));
     }
 
     pub(crate) fn dispatch(&mut self, id: Id, dispatch: Dispatch) {
@@ -143,11 +163,36 @@ impl Draft {
         self.step_mut(id).and_then(|drafted| drafted.limits.clone())
     }
 
+    /// Options to run a plan of this pipeline.
+    pub(crate) fn options(&self, plan: &Plan) -> RunOptions {
+        let mut options = self.home.options(plan);
+        // A buffer's task is a pipeline of its own, on the disk.
+        if plan.name == self.spec.name
+            && let Some(letters) = self.kept_letters()
+        {
+            options.dead_letters = letters.sink();
+        }
+        options
+    }
+
+    /// The dead letters in memory, where they are there.
+    pub(crate) fn kept_letters(&self) -> Option<&Letters> {
+        let on_disk = self.at_home || self.spec.state == StateSpec::Embedded;
+        (!on_disk).then_some(&self.letters)
+    }
+
     fn step_mut(&mut self, id: Id) -> Option<&mut Drafted<dyn StepPlan>> {
         match id {
             Id::Step(i) => self.steps.get_mut(i),
-            Id::Source(_) | Id::Sink(_) => None,
+            Id::Source(_) | Id::Sink(_) | Id::Merge => None,
         }
+    }
+
+    /// A setting of something that has none of the kind.
+    fn refuse<S>(&mut self, setting: &str, why: &str) -> Option<S> {
+        let error = misuse(format!("`{setting}` says nothing here: {why}"), "say it behind the step that is meant");
+        self.errors.push(error);
+        None
     }
 
     /// The pipeline as written, with a name for every entry.
@@ -192,7 +237,7 @@ impl<'a> Names<'a> {
     fn port(&self, port: Port) -> Option<String> {
         match port.entry {
             Id::Source(i) => self.sources.get(i).cloned(),
-            Id::Sink(_) => None,
+            Id::Sink(_) | Id::Merge => None,
             Id::Step(i) => {
                 let name = self.steps.get(i)?;
                 let output = port.output.and_then(|output| self.draft.steps.get(i)?.outputs.get(output));

@@ -11,7 +11,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::Value;
 
-/// A state of type `V` for each key.
+/// A state of type `V` for each key. It changes by exactly those records that do not panic; see
+/// [`Folds`](millstream_state::Folds) for what that costs.
 pub(crate) struct Fold<K, F, E, V> {
     functions: Arc<(K, F, E)>,
     state: std::marker::PhantomData<fn() -> V>,
@@ -34,7 +35,7 @@ where
     K: Fn(RecordRef<'_>) -> Option<&[u8]> + Send + Sync + 'static,
     F: Fn(&mut V, RecordRef<'_>) + Send + Sync + 'static,
     E: Fn(&[u8], &V, &mut Value<'_>) + Send + Sync + 'static,
-    V: Default + Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     fn form(&self) -> Form {
         Form::Bytes
@@ -64,7 +65,7 @@ where
     K: Fn(RecordRef<'_>) -> Option<&[u8]> + Send + Sync,
     F: Fn(&mut V, RecordRef<'_>) + Send + Sync,
     E: Fn(&[u8], &V, &mut Value<'_>) + Send + Sync,
-    V: Default + Serialize + DeserializeOwned + Send + Sync,
+    V: Clone + Default + Serialize + DeserializeOwned + Send + Sync,
 {
     async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
         self.table.restore(state)
@@ -74,13 +75,25 @@ where
         let batch = batch.into_bytes();
         let (key, fold, _) = &*self.functions;
         let mut absorbed = 0;
-        let failed = try_each_record(&batch, |_, record| {
+        let key_of = |row| key(batch.get(row));
+        let again = |state: &mut V, row| fold(state, batch.get(row));
+        let (mut folds, mut late) = (self.table.fold(), Vec::new());
+        let mut failed = try_each_record(&batch, |row, record| {
+            if folds.is_torn() {
+                late.extend(folds.mend(key_of, again));
+            }
             if let Some(key) = key(record) {
-                fold(self.table.entry(key), record);
+                fold(folds.entry(row, key), record);
+                folds.done();
                 absorbed += 1;
             }
             Ok(())
         });
+        late.extend(folds.mend(key_of, again));
+        drop(folds);
+        absorbed -= late.len();
+        failed.extend(late);
+        failed.sort_unstable_by_key(|(row, _)| *row);
         out.absorbed(absorbed);
         out.filtered(batch.len() - absorbed - failed.len());
         for (row, error) in failed {

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use millstream_buffer::{Buffer, BufferFigures};
 use millstream_core::{Epoch, Error, ErrorKind, Result, Stamp, Way};
-use millstream_runtime::{Ended, Handle, Plan, Planned, RunOptions, Running, StateSpec, Status, Summary};
+use millstream_runtime::{Ended, Handle, Phase, Plan, Planned, RunOptions, Running, StateSpec, Status, Summary};
 use millstream_state::inspect;
 use serde::Serialize;
 use tokio::{
@@ -256,7 +256,11 @@ impl GroupHandle {
         let of = |(sink, handle, buffer): &(String, Handle, Buffer)| {
             let (figures, task) = (buffer.figures(), handle.status());
             let waiting = figures.waiting.map(|_| {
-                let why = task.waiting.get(sink).map(|why| format!(": {why}")).unwrap_or_default();
+                let why = match &task.phase {
+                    Phase::Restarting(cause) => Some(cause),
+                    _ => task.waiting.get(sink),
+                };
+                let why = why.map(|why| format!(": {why}")).unwrap_or_default();
                 format!("the buffer of `{sink}` is full, and the sink takes records more slowly than they come{why}")
             });
             (sink.clone(), BufferStatus { figures, waiting, task })
@@ -371,7 +375,11 @@ async fn see_off(task: Handle, buffer: Buffer, finished: bool, mut deadline: wat
     let delivered = async {
         match finished {
             true => std::future::pending().await,
-            false => buffer.handed_out().await,
+            false => {
+                // One that still opens does not know yet what is there.
+                task.started().await;
+                buffer.handed_out().await;
+            }
         }
     };
     tokio::select! {
@@ -405,7 +413,7 @@ async fn reached(deadline: &mut watch::Receiver<Option<Instant>>) {
 async fn over(task: &Handle) {
     let mut events = task.events();
     loop {
-        if matches!(task.status().phase, millstream_runtime::Phase::Over) {
+        if matches!(task.status().phase, Phase::Over) {
             return;
         }
         // One that was missed shows in the phase.

@@ -6,9 +6,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use millstream_core::{Result, Sink, SinkCapabilities, SinkPlan, Store};
+use millstream_core::{DeadLetter, Error, ErrorKind, Result, Sink, SinkCapabilities, SinkPlan, Size, Store};
 use millstream_runtime::{Plan, RunOptions, StateSpec};
 use millstream_state::{DEAD_LETTER_CAPABILITIES, DeadLetterLog, EmbeddedStore, Memory, MemoryStore, inspect::View};
+
+use crate::kept::{Keeping, Kept};
 
 /// A state directory. Each pipeline has a folder of its own in it, found by the pipeline's name.
 #[derive(Clone, Debug)]
@@ -83,5 +85,38 @@ impl SinkPlan for DeadLetters {
 
     fn create(&self) -> Result<Box<dyn Sink>> {
         Ok(Box::new(DeadLetterLog::new(self.folder.clone())))
+    }
+}
+
+/// Dead letters of a pipeline that leaves no trace on the disk: the newest of them.
+#[derive(Clone)]
+pub(crate) struct Letters(Kept<DeadLetter>);
+
+/// Enough for thousands of letters, and little for a process.
+const LETTERS_BYTES_MAX: Size = Size(16 << 20);
+
+impl Default for Letters {
+    fn default() -> Self {
+        Letters(Kept::at_most(LETTERS_BYTES_MAX))
+    }
+}
+
+impl Letters {
+    /// The letters that count, oldest first.
+    pub(crate) fn all(&self) -> Vec<DeadLetter> {
+        self.0.copies()
+    }
+
+    /// The sink that they are written to.
+    pub(crate) fn sink(&self) -> Arc<dyn SinkPlan> {
+        Arc::new(Keeping::new("dead letters", &self.0, |batch: millstream_core::Batch, kept: &Kept<DeadLetter>| {
+            for record in batch.into_bytes().iter() {
+                let bytes = record.value().unwrap_or_default();
+                let letter: DeadLetter = rmp_serde::from_slice(bytes)
+                    .map_err(|cause| Error::new(ErrorKind::Bug, "cannot read a dead letter").caused_by(cause))?;
+                kept.push_newest(letter, size_of::<DeadLetter>() + bytes.len());
+            }
+            Ok(())
+        }))
     }
 }

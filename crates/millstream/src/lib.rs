@@ -50,6 +50,8 @@ mod batch;
 #[cfg(doctest)]
 mod book;
 mod buffered;
+mod classified;
+mod collect;
 mod collector;
 mod connect;
 mod draft;
@@ -57,6 +59,7 @@ mod failure;
 mod fold;
 mod group;
 mod home;
+mod kept;
 mod made;
 mod pipeline;
 mod raw;
@@ -75,8 +78,9 @@ mod work;
 #[doc = include_str!("../../../docs/client.md")]
 mod guide {}
 
-pub use batch::{BatchOf, Batched, Batching, Trigger};
+pub use batch::{BatchOf, BatchWorker, Batched, Batching, Trigger};
 pub use buffered::{BufferTask, Buffered};
+pub use collect::Collected;
 pub use collector::{Collector, CollectorOptions, Pushed, Receipt};
 pub use connect::connect;
 pub use failure::Failure;
@@ -87,11 +91,13 @@ pub use millstream_bundle::{admin, key_reader, registry, systems};
 pub use millstream_client as client;
 pub use millstream_core as core;
 pub use millstream_core::{
-    Delivery, Error, ErrorKind, Record, RecordRef, Result, SeekTo, ShardKey, Size, Span, Timestamp,
+    Class, DeadLetter, Delivery, Error, ErrorKind, Record, RecordRef, Result, SeekTo, ShardKey, Size, Span, Timestamp,
 };
 pub use millstream_observe as observe;
 pub use millstream_runtime as runtime;
-pub use millstream_runtime::{Ended, ErrorRule, Handle, RateLimit, Retry, Running, Status, Summary, Then};
+pub use millstream_runtime::{
+    DeadLetterSpec, Ended, ErrorRule, Handle, Match, RateLimit, Retry, Running, Status, Summary, Then,
+};
 pub use millstream_state as state;
 pub use pipeline::Pipeline;
 pub use sink::End;
@@ -103,7 +109,7 @@ pub use work::{Answer, Outcomes, Prepared, Worker};
 /// What most programs use.
 pub mod prelude {
     pub use crate::{
-        BatchOf, Batching, Data, Delivery, Emit, Outcomes, Pipeline, Raw, Record, RecordRef, Result, Stream, Summary,
-        Value, Worker,
+        BatchOf, BatchWorker, Batching, Class, Data, Delivery, Emit, Error, ErrorKind, ErrorRule, Outcomes, Pipeline,
+        Raw, Record, RecordRef, Result, Retry, Stream, Summary, Then, Value, Worker,
     };
 }

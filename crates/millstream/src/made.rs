@@ -5,6 +5,8 @@ use std::{fmt, sync::Arc};
 use millstream_core::{Batch, Error, ErrorKind, Form, Operator, Output, Result, Step, StepPlan, Transform};
 use serde_json::Value;
 
+use crate::{classified::classified, failure::Classifiers};
+
 /// Options of a step that can change while it runs.
 pub(crate) trait Adjust: Send + Sync {
     /// Changes an option; `Ok(false)` if it has no such option.
@@ -23,6 +25,8 @@ pub(crate) struct Made {
     pub(crate) deterministic: bool,
     pub(crate) needs_end: bool,
     pub(crate) options: Vec<Arc<dyn Adjust>>,
+    /// What its pipeline was told of errors of other types.
+    pub(crate) classifiers: Classifiers,
     pub(crate) make: Box<dyn Fn() -> Step + Send + Sync>,
 }
 
@@ -38,6 +42,7 @@ impl Made {
             deterministic: true,
             needs_end: false,
             options: Vec::new(),
+            classifiers: Classifiers::default(),
             make: Box::new(make),
         }
     }
@@ -107,7 +112,7 @@ impl StepPlan for Made {
     }
 
     fn create(&self) -> Result<Step> {
-        Ok((self.make)())
+        Ok(classified((self.make)(), &self.classifiers))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use millstream_core::{Component, Delivery, Error, ErrorKind, Result, Role, SourcePlan, Url};
+use millstream_core::{Component, DeadLetter, Delivery, Error, ErrorKind, Result, Role, SourcePlan, Url};
 use millstream_runtime::{
     CheckpointSpec, DeadLetterSpec, Entry, ErrorRule, LimitsSpec, PipelineSpec, Plan, PlanOptions, Running, StateSpec,
     Summary,
@@ -14,7 +14,7 @@ use millstream_runtime::{
 use crate::{
     Buffered, Group, Home,
     draft::{Draft, Id, Port},
-    stream::{Raw, Stream, at},
+    stream::{Raw, Stream},
     typed::{Data, Values},
 };
 
@@ -53,29 +53,29 @@ impl Pipeline {
     }
 
     /// Reads from a URL, such as `file:book.txt`.
-    pub fn source(&self, url: &str) -> Stream<Raw, at::Source> {
+    pub fn source(&self, url: &str) -> Stream<Raw> {
         let entry = self.by_url(Role::Source, url, |component, options| Entry::named(component.name, options));
         self.enter_source(entry, "custom")
     }
 
     /// Reads with a component and its options, as in a pipeline file: `source_with("file", json!({"path": "*.log"}))`.
-    pub fn source_with(&self, component: &str, options: serde_json::Value) -> Stream<Raw, at::Source> {
+    pub fn source_with(&self, component: &str, options: serde_json::Value) -> Stream<Raw> {
         self.enter_source(Some(Entry::named(component, options)), component)
     }
 
     /// Reads from a source of your own.
-    pub fn source_of(&self, source: impl SourcePlan + 'static) -> Stream<Raw, at::Source> {
+    pub fn source_of(&self, source: impl SourcePlan + 'static) -> Stream<Raw> {
         self.enter_source(Some(Entry::ready(Arc::new(source))), "custom")
     }
 
     /// Reads from a source of your own whose batches carry [`Typed`](crate::Typed) bodies of `T`. A batch of any other body
     /// stops the pipeline.
-    pub fn typed_source_of<T: Data>(&self, source: impl SourcePlan + 'static) -> Stream<T, at::Source> {
+    pub fn typed_source_of<T: Data>(&self, source: impl SourcePlan + 'static) -> Stream<T> {
         self.enter_typed(source, "custom")
     }
 
     /// These values, and then the end. They are collected here; a run that is resumed goes on where it was.
-    pub fn values<T: Data>(&self, values: impl IntoIterator<Item = T>) -> Stream<T, at::Source> {
+    pub fn values<T: Data>(&self, values: impl IntoIterator<Item = T>) -> Stream<T> {
         self.enter_typed(Values::new(values.into_iter().collect()), "values")
     }
 
@@ -97,9 +97,42 @@ impl Pipeline {
         self.set(|spec| spec.errors.push(rule))
     }
 
-    /// Where dead letters go; if not said, into the state directory.
+    /// Says what errors of another type are, wherever one comes from a step of this pipeline: as the error itself, or as a cause
+    /// of it. What becomes of their records follows from that. `None`: that another one says it, or else that it is the record's
+    /// fault. An [`Error`] whose kind was chosen keeps it.
+    ///
+    /// ```
+    /// use millstream::prelude::*;
+    ///
+    /// # #[derive(Debug)]
+    /// enum BankError { Busy, NoCard }
+    /// # impl std::fmt::Display for BankError {
+    /// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { write!(f, "{self:?}") }
+    /// # }
+    /// # impl std::error::Error for BankError {}
+    ///
+    /// let pipeline = Pipeline::new("bank").classify(|error: &BankError| match error {
+    ///     BankError::Busy => ErrorKind::Unavailable, // tried again
+    ///     BankError::NoCard => ErrorKind::Rejected,  // a dead letter
+    /// });
+    /// # drop(pipeline);
+    /// ```
+    ///
+    /// What an `anyhow::Error` was made of is only seen under a `context`.
     #[must_use]
-    pub fn dead_letters(self, letters: DeadLetterSpec) -> Self {
+    pub fn classify<E, I>(self, classify: impl Fn(&E) -> I + Send + Sync + 'static) -> Self
+    where
+        E: std::error::Error + 'static,
+        I: Into<Option<ErrorKind>>,
+    {
+        self.draft().classifiers.add(classify);
+        self
+    }
+
+    /// Where dead letters go, and how many are too many. If not said, they are kept where the state is:
+    /// [`dead_letters`](Pipeline::dead_letters) reads them.
+    #[must_use]
+    pub fn dead_letters_to(self, letters: DeadLetterSpec) -> Self {
         self.set(|spec| spec.dead_letter = Some(letters))
     }
 
@@ -112,11 +145,15 @@ impl Pipeline {
     /// Keeps checkpoints and dead letters in this state directory.
     #[must_use]
     pub fn home(self, home: Home) -> Self {
-        self.draft().home = home;
+        {
+            let mut draft = self.draft();
+            (draft.home, draft.at_home) = (home, true);
+        }
         self
     }
 
-    /// Keeps checkpoints and state in memory only: a crash of the process begins anew.
+    /// Keeps checkpoints and state in memory only: a crash of the process begins anew. Dead letters are in memory, too (the
+    /// newest of them, up to 16 MiB), and nothing is written to the disk; with a [`home`](Pipeline::home), they are there.
     #[must_use]
     pub fn in_memory(self) -> Self {
         self.set(|spec| spec.state = StateSpec::Memory)
@@ -136,8 +173,22 @@ impl Pipeline {
     /// Starts it on the current tokio runtime.
     pub fn start(&self) -> Result<Running> {
         let plan = self.plan()?;
-        let options = self.draft().home.options(&plan);
+        let options = self.draft().options(&plan);
         Ok(Running::start(plan, options))
+    }
+
+    /// The dead letters that count, oldest first; also while it runs, and those of earlier runs. Not those that go
+    /// [elsewhere](Pipeline::dead_letters_to). Reads the state directory, which blocks.
+    pub fn dead_letters(&self) -> Result<Vec<DeadLetter>> {
+        let (name, home, kept) = {
+            let draft = self.draft();
+            (draft.spec.name.clone(), draft.home.clone(), draft.kept_letters().cloned())
+        };
+        if let Some(kept) = kept {
+            return Ok(kept.all());
+        }
+        let letters = millstream_state::read_dead_letters(&home.pipeline(&name), 0, usize::MAX)?;
+        Ok(letters.into_iter().map(|(_, letter)| letter).collect())
     }
 
     /// Starts it on the current tokio runtime, with the tasks that deliver what is in its sinks' [buffers](crate::End::buffer).
@@ -146,8 +197,9 @@ impl Pipeline {
             let draft = self.draft();
             (draft.spec()?, draft.registry.clone(), draft.home.clone())
         };
+        let pipeline = self.clone();
         let buffered = Buffered::new(&spec, &registry, PlanOptions::default(), &home).map_err(first)?;
-        Group::start(buffered, &home, |plan| home.options(plan)).await
+        Group::start(buffered, &home, |plan| pipeline.draft().options(plan)).await
     }
 
     /// Runs it to its end. One with buffers is run by [`Pipeline::start_group`].
@@ -182,7 +234,7 @@ impl Pipeline {
         }
     }
 
-    pub(crate) fn enter_source<T>(&self, entry: Option<Entry<dyn SourcePlan>>, label: &str) -> Stream<T, at::Source> {
+    pub(crate) fn enter_source<T>(&self, entry: Option<Entry<dyn SourcePlan>>, label: &str) -> Stream<T> {
         let id = entry.map(|entry| {
             let label = if entry.kind() == "custom" { label } else { entry.kind() }.to_owned();
             self.draft().source(entry, &label)
@@ -192,7 +244,7 @@ impl Pipeline {
         Stream::new(self, vec![Port { entry: id, output: None }], id)
     }
 
-    pub(crate) fn enter_typed<T: Data>(&self, source: impl SourcePlan + 'static, label: &str) -> Stream<T, at::Source> {
+    pub(crate) fn enter_typed<T: Data>(&self, source: impl SourcePlan + 'static, label: &str) -> Stream<T> {
         let stream = self.enter_source(Some(Entry::ready(Arc::new(source))), label);
         #[cfg(feature = "testing")]
         if let Id::Source(nth) = stream.newest {

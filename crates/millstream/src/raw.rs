@@ -34,6 +34,9 @@ impl<K> Stream<Raw, K> {
     /// Keeps a state of type `V` for each key, changed by `fold` with each record; at the end of the input each key's state
     /// becomes a record, whose value `emit` writes. The state is in the checkpoint: a record counts once, also after a crash.
     ///
+    /// What a record has changed by the time it panics is taken back. For that, a value without anything on the heap of up to
+    /// 64 bytes is copied before each record; any other is cloned once for each batch that touches its key.
+    ///
     /// `name` is needed because the state is found by it.
     pub fn fold<V>(
         self,
@@ -43,7 +46,7 @@ impl<K> Stream<Raw, K> {
         emit: impl Fn(&[u8], &V, &mut Value<'_>) + Send + Sync + 'static,
     ) -> Stream<Raw>
     where
-        V: Default + Serialize + DeserializeOwned + Send + Sync + 'static,
+        V: Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         self.step_of(Fold::new(key, fold, emit)).name(name)
     }
@@ -104,7 +107,7 @@ impl<K> Stream<Raw, K> {
     }
 }
 
-fn not_json(cause: serde_json::Error) -> Error {
+pub(crate) fn not_json(cause: serde_json::Error) -> Error {
     let message = if cause.is_data() { "the JSON does not fit the type" } else { "the value is not JSON" };
     Error::new(ErrorKind::Decode, message).caused_by(cause)
 }

@@ -67,7 +67,7 @@ impl<T, K> Stream<T, K> {
         End { pipeline, newest, kind: PhantomData }
     }
 
-    fn end(self, entry: Option<Entry<dyn SinkPlan>>, label: &str) -> End {
+    pub(crate) fn end(self, entry: Option<Entry<dyn SinkPlan>>, label: &str) -> End {
         let id = entry.map(|entry| {
             let label = if entry.kind() == "custom" { label } else { entry.kind() }.to_owned();
             self.pipeline.draft().sink(entry, &label, self.from.clone())

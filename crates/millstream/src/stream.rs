@@ -16,27 +16,21 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub enum Raw {}
 
-/// What a stream comes from: it decides which settings there are.
+/// What the newest step of a stream does: it decides which settings there are.
 pub mod at {
-    /// A source.
-    #[derive(Clone, Copy, Debug)]
-    pub enum Source {}
-    /// A step that handles each record at once.
+    /// It handles each record at once; or it is a source.
     #[derive(Clone, Copy, Debug)]
     pub enum Step {}
-    /// A step that waits for each record.
+    /// It waits for each record.
     #[derive(Clone, Copy, Debug)]
     pub enum Async {}
-    /// A step that waits for sets of records.
+    /// It waits for sets of records.
     #[derive(Clone, Copy, Debug)]
     pub enum Batches {}
-    /// A step with an object for each worker.
+    /// It has an object for each worker.
     #[derive(Clone, Copy, Debug)]
     pub enum Worker {}
-    /// Several streams that flow together.
-    #[derive(Clone, Copy, Debug)]
-    pub enum Merge {}
-    /// A sink.
+    /// It is a sink.
     #[derive(Clone, Copy, Debug)]
     pub enum Sink {}
 
@@ -55,8 +49,8 @@ pub mod at {
         ($trait:ident: $($kind:ident),*) => { $( impl $trait for $kind {} )* };
     }
 
-    may!(Entry: Source, Step, Async, Batches, Worker, Sink);
-    may!(Limited: Source, Step, Async, Batches, Worker);
+    may!(Entry: Step, Async, Batches, Worker, Sink);
+    may!(Limited: Step, Async, Batches, Worker);
     may!(Stage: Step, Async, Batches, Worker);
     may!(Timed: Async, Batches, Worker);
     may!(Bounded: Async, Batches);
@@ -73,12 +67,15 @@ pub(crate) enum Keyed {
     Yes,
 }
 
-/// Records with values of type `T` ([`Raw`]: bytes), on their way from `K` to whoever reads them.
+/// Records with values of type `T` ([`Raw`]: bytes), on their way to whoever reads them.
 ///
 /// Each method adds a step that reads this stream and answers with the stream behind it. Settings, such as
 /// [`name`](Stream::name), are those of the newest step; which there are depends on what it is. A clone is a second reader:
-/// it gets every record, too, without a copy (broadcast). Steps read better without `K`: a function of yours can take
-/// `impl Into<Stream<Order>>`.
+/// it gets every record, too, without a copy (broadcast).
+///
+/// Everywhere but right behind a step that waits the type is `Stream<T>`: of sources, of most steps, of what functions take.
+/// `K` stands for the settings of a step that waits ([`timeout`](Stream::timeout), [`in_flight`](Stream::in_flight)); where no
+/// more of them come, `.into()` makes a `Stream<T>` of it.
 #[must_use = "a stream that nobody reads cannot be planned: end it with a sink, or `drop`"]
 pub struct Stream<T, K = at::Step> {
     pub(crate) pipeline: Pipeline,
@@ -110,7 +107,7 @@ macro_rules! forget_kind {
     )* };
 }
 
-forget_kind!(Source, Async, Batches, Worker, Merge);
+forget_kind!(Async, Batches, Worker);
 
 impl<T, K> Stream<T, K> {
     pub(crate) fn new(pipeline: &Pipeline, from: Vec<Port>, newest: Id) -> Self {
@@ -132,15 +129,16 @@ impl<T, K> Stream<T, K> {
     }
 
     /// Both streams as one: records of each stay in order, and nothing is promised between the two. Two streams of one key
-    /// are no longer in order by key: [`partition_by`](Stream::partition_by) again, if the steps behind need that.
-    pub fn merge<L>(mut self, other: Stream<T, L>) -> Stream<T, at::Merge> {
+    /// are no longer in order by key: [`partition_by`](Stream::partition_by) again, if the steps behind need that. It is no step,
+    /// so it has no settings.
+    pub fn merge<L>(mut self, other: Stream<T, L>) -> Stream<T> {
         if !self.pipeline.same(&other.pipeline) {
             let error =
                 misuse("two streams of different pipelines cannot be merged", "make both from the same `Pipeline`");
             self.pipeline.draft().errors.push(error);
         }
         self.from.extend(other.from);
-        Stream::new(&self.pipeline, self.from, self.newest)
+        Stream::new(&self.pipeline, self.from, Id::Merge)
     }
 
     /// Deals the records out by the keys that they have already, as those that a log keeps: records of a key are handled in
@@ -152,8 +150,9 @@ impl<T, K> Stream<T, K> {
     }
 
     /// Adds a step behind this stream.
-    pub(crate) fn enter<U, L>(self, made: Made, limits: Option<Arc<Limits>>) -> Stream<U, L> {
+    pub(crate) fn enter<U, L>(self, mut made: Made, limits: Option<Arc<Limits>>) -> Stream<U, L> {
         let (verb, outputs) = (made.verb, made.outputs.clone());
+        made.classifiers = self.pipeline.draft().classifiers.clone();
         self.enter_entry(Entry::ready(Arc::new(made)), verb, outputs, limits)
     }
 
@@ -217,7 +216,7 @@ macro_rules! settings {
 
         impl<$($type,)? K: at::Stage> $handle<$($type,)? K> {
             /// So many workers, each with a step of its own; as many as what it reads has, if not said. Without
-            /// [`partition_by`](Stream::partition_by) records of different workers overtake each other.
+            /// [`partition_by`](Stream::partition_by) records of different workers overtake each other. A source has none.
             pub fn concurrency(self, workers: u32) -> Self {
                 self.pipeline.draft().concurrency(self.newest, workers);
                 self

@@ -3,11 +3,11 @@
 use millstream_core::{Error, ErrorKind, RecordRef};
 use millstream_testkit::{FakeSink, FakeSource};
 
-use crate::{Home, Pipeline, Raw, Result, Stream, Summary, at};
+use crate::{Home, Pipeline, Raw, Result, Stream, Summary};
 
 fn run(
     source: &FakeSource,
-    build: impl FnOnce(Stream<Raw, at::Source>) -> Stream<Raw>,
+    build: impl FnOnce(Stream<Raw>) -> Stream<Raw>,
 ) -> (Vec<String>, Summary, tempfile::TempDir) {
     let (folder, sink) = (tempfile::tempdir().unwrap(), FakeSink::plain());
     let pipeline = Pipeline::new("test").in_memory().home(Home::new(folder.path()));

@@ -35,6 +35,13 @@ pub enum Bottleneck {
         /// What it does about it.
         what: String,
     },
+    /// A buffer on disk has no room, and all before it waits.
+    Buffer {
+        /// The sink behind the buffer.
+        sink: String,
+        /// Why there is no room.
+        why: String,
+    },
     /// There is nothing to do.
     Idle,
     /// A stage holds up all before it.
@@ -77,6 +84,10 @@ pub enum Bottleneck {
 pub fn find(report: &PipelineReport) -> Bottleneck {
     if !matches!(report.phase.as_str(), "running" | "draining") {
         return Bottleneck::Phase { phase: report.phase.clone(), cause: report.cause.clone() };
+    }
+    if let Some(buffer) = report.buffers.iter().find(|buffer| buffer.waiting_seconds.is_some()) {
+        let why = buffer.waiting.clone().unwrap_or_else(|| format!("the buffer of `{}` is full", buffer.sink));
+        return Bottleneck::Buffer { sink: buffer.sink.clone(), why };
     }
     let stages: Vec<&StageReport> = report.stages.iter().filter(|stage| !stage.role.is_empty()).collect();
     let moves = |stage: &&StageReport| stage.rates.records_in > 0.0 || stage.rates.records_out > 0.0;
@@ -167,6 +178,7 @@ impl std::fmt::Display for Bottleneck {
             Bottleneck::Phase { phase, cause: None } => write!(f, "it does not run: {phase}"),
             Bottleneck::Phase { phase, cause: Some(cause) } => write!(f, "it does not run: {phase}: {cause}"),
             Bottleneck::Waiting { name, what } => write!(f, "nothing moves: `{name}` is {what}"),
+            Bottleneck::Buffer { why, .. } => write!(f, "everything waits: {why}"),
             Bottleneck::Idle => f.write_str("nothing to do: no record has come of late"),
             Bottleneck::Stage { name, role, busy, scales, workers } if *busy >= BUSY_MIN => {
                 let who = match workers {

@@ -3,7 +3,7 @@
 //!
 //! Times are seconds and sizes bytes; what only grows ends in `_total`, and never goes back while the process lives.
 
-use crate::report::{PipelineReport, Report, StageReport, Totals};
+use crate::report::{BufferReport, PipelineReport, Report, StageReport, Totals};
 
 /// One metric and its values.
 pub(crate) struct Figures<'a> {
@@ -81,6 +81,31 @@ const OF_STAGES: [Metric<StageReport>; 10] = [
     }),
 ];
 
+const OF_BUFFERS: [Metric<BufferReport>; 8] = [
+    ("buffer_records", "Records in the buffer that count for the pipeline and are not delivered.", |buffer| {
+        Some(buffer.records as f64)
+    }),
+    ("buffer_bytes", "Bytes in the buffer that are not delivered.", |buffer| Some(buffer.bytes as f64)),
+    ("buffer_disk_bytes", "Bytes on the disk, with what is delivered and not deleted yet.", |buffer| {
+        Some(buffer.disk_bytes as f64)
+    }),
+    ("buffer_disk_bytes_max", "Bytes that the buffer may hold on the disk.", |buffer| {
+        Some(buffer.disk_bytes_max as f64)
+    }),
+    ("buffer_fill_ratio", "How full the buffer is, from 0 to 1.", |buffer| Some(buffer.fill)),
+    (
+        "buffer_oldest_age_seconds",
+        "How long the oldest record has been waiting; 0 when the buffer is empty.",
+        |buffer| Some(buffer.oldest_age_seconds.unwrap_or(0.0)),
+    ),
+    ("buffer_records_dropped_total", "Records dropped unread to make room, since the buffer was made.", |buffer| {
+        Some(buffer.dropped as f64)
+    }),
+    ("buffer_waiting", "Whether the pipeline waits for the buffer or its disk.", |buffer| {
+        flag(buffer.waiting.is_some())
+    }),
+];
+
 const fn flag(so: bool) -> Option<f64> {
     Some(if so { 1.0 } else { 0.0 })
 }
@@ -127,6 +152,12 @@ pub(crate) fn all(report: &Report) -> Vec<Figures<'_>> {
     }
     for (name, help, value) in OF_STAGES {
         let samples = stages().filter_map(|(one, stage)| Some((of_stage(one, stage), value(stage)?)));
+        all.push(Figures { name, help, samples: samples.collect() });
+    }
+    for (name, help, value) in OF_BUFFERS {
+        let buffers = pipelines.iter().flat_map(|one| &one.buffers);
+        let samples =
+            buffers.filter_map(|one| Some((vec![("pipeline", &*one.pipeline), ("sink", &one.sink)], value(one)?)));
         all.push(Figures { name, help, samples: samples.collect() });
     }
     all

@@ -1,6 +1,7 @@
 //! The pipelines of a process that can be looked at and steered.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use serde_json::Value;
 use crate::{
     bottleneck,
     history::{History, Window},
-    report::{PipelineReport, Queue, Rates, Report, Shares, StageReport, Totals},
+    report::{BufferReport, PipelineReport, Queue, Rates, Report, Shares, StageReport, Totals},
     shape::Shape,
 };
 
@@ -24,12 +25,20 @@ pub type Hide = dyn Fn(&str) -> String + Send + Sync;
 /// Reads the keyed state of a running pipeline: of a stage, or of all; up to so many keys of each. Blocks.
 pub type ReadState = dyn Fn(Option<&str>, usize) -> Result<Value> + Send + Sync;
 
+/// Reads the figures of a pipeline's buffers.
+pub type ReadBuffers = dyn Fn() -> Vec<BufferReport> + Send + Sync;
+
+/// What is said of a sink whose buffer has no room.
+const NO_ROOM: &str = "waiting for room in its buffer";
+
 /// A running pipeline that can be looked at.
 pub struct Observed {
     pub(crate) shape: Shape,
     pub(crate) handle: Handle,
     pub(crate) hide: Arc<Hide>,
     pub(crate) state: Option<Arc<ReadState>>,
+    pub(crate) vars: BTreeMap<String, String>,
+    buffers: Option<Arc<ReadBuffers>>,
     history: Mutex<History>,
     failure: Mutex<Option<String>>,
 }
@@ -39,7 +48,8 @@ impl Observed {
     pub fn new(shape: Shape, handle: Handle) -> Self {
         let history = Mutex::new(History::new(Instant::now()));
         let hide = Arc::new(str::to_owned);
-        Observed { shape, handle, hide, state: None, history, failure: Mutex::default() }
+        let (state, vars, buffers) = (None, BTreeMap::new(), None);
+        Observed { shape, handle, hide, state, vars, buffers, history, failure: Mutex::default() }
     }
 
     /// Everything that is said of it goes through `hide`, which takes secrets out.
@@ -53,6 +63,20 @@ impl Observed {
     #[must_use]
     pub fn with_state(mut self, read: Arc<ReadState>) -> Self {
         self.state = Some(read);
+        self
+    }
+
+    /// How the figures of the buffers in front of its sinks are read.
+    #[must_use]
+    pub fn with_buffers(mut self, read: Arc<ReadBuffers>) -> Self {
+        self.buffers = Some(read);
+        self
+    }
+
+    /// The pipeline's variables: what `%vars` is in the expression of a tap. They may hold secrets, and are never told.
+    #[must_use]
+    pub fn with_vars(mut self, vars: BTreeMap<String, String>) -> Self {
+        self.vars = vars;
         self
     }
 
@@ -81,11 +105,21 @@ impl Observed {
             restarts: status.restarts,
             over_seconds: window.over.as_secs_f64(),
             stages: self.stages(&status, &window),
+            buffers: self.buffers(),
             ..PipelineReport::default()
         };
+        report.wait_for_room();
         report.unready = unready(&report, ready_within);
         report.bottleneck = bottleneck::find(&report).to_string();
         report
+    }
+
+    fn buffers(&self) -> Vec<BufferReport> {
+        let mut buffers = self.buffers.as_ref().map(|read| read()).unwrap_or_default();
+        for buffer in &mut buffers {
+            buffer.waiting = buffer.waiting.take().map(|why| (self.hide)(&why));
+        }
+        buffers
     }
 
     fn stages(&self, status: &Status, window: &Window) -> Vec<StageReport> {
@@ -106,6 +140,16 @@ impl Observed {
         let planned = |name: &str| self.shape.stages.iter().any(|stage| stage.name == name);
         let others = status.stages.keys().filter(|name| !planned(name)).map(|name| figures(name, 1, status, window));
         stages.chain(others).collect()
+    }
+}
+
+impl PipelineReport {
+    /// A sink whose buffer is full says so, where it says nothing else.
+    fn wait_for_room(&mut self) {
+        for buffer in self.buffers.iter().filter(|buffer| buffer.waiting_seconds.is_some()) {
+            let sinks = self.stages.iter_mut().filter(|stage| stage.role == "sink" && stage.name == buffer.sink);
+            sinks.for_each(|sink| sink.waiting = sink.waiting.take().or_else(|| Some(NO_ROOM.to_owned())));
+        }
     }
 }
 

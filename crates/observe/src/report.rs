@@ -47,6 +47,8 @@ pub struct PipelineReport {
     pub bottleneck: String,
     /// Sources, steps, sinks.
     pub stages: Vec<StageReport>,
+    /// Buffers on disk in front of its sinks. What delivers each is a pipeline of its own, `PIPELINE.SINK`.
+    pub buffers: Vec<BufferReport>,
 }
 
 /// One source, step or sink, or `dead letters`.
@@ -103,6 +105,34 @@ pub struct Shares {
     pub blocked: f64,
     /// Waiting for input, or for the world outside.
     pub idle: f64,
+}
+
+/// A buffer on disk in front of a sink.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BufferReport {
+    /// The pipeline that fills it.
+    pub pipeline: String,
+    /// The sink behind it.
+    pub sink: String,
+    /// Records that count for the pipeline and are not delivered.
+    pub records: u64,
+    /// Bytes that are not delivered.
+    pub bytes: u64,
+    /// Bytes on the disk: also what is delivered and not deleted yet.
+    pub disk_bytes: u64,
+    /// Bytes that it may hold on the disk.
+    pub disk_bytes_max: u64,
+    /// How full it is, from 0 to 1: its bytes on the disk of those that it may hold.
+    pub fill: f64,
+    /// How long the oldest of its records has been waiting.
+    pub oldest_age_seconds: Option<f64>,
+    /// Records dropped unread to make room, since the buffer was made.
+    pub dropped: u64,
+    /// How long the pipeline has been waiting for room in it.
+    pub waiting_seconds: Option<f64>,
+    /// Why nothing gets into it: it is full, or its disk is.
+    pub waiting: Option<String>,
 }
 
 /// What waits in front of a stage.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_core::{Batch, Error, Failed, Output, Record, Result, ShardKey, Step as CoreStep};
+use millstream_core::{Batch, Error, ErrorKind, Failed, Output, Record, Result, ShardKey, Step as CoreStep};
 use tracing::Instrument as _;
 
 use crate::{
@@ -28,14 +28,14 @@ impl StageTask {
                 continue;
             }
             if !retried && !self.parked.holds_none() {
-                batch = self.park_held(batch, step, port)?;
+                batch = self.park_held(batch, step, port).await?;
                 if batch.is_empty() {
                     continue;
                 }
             }
             let run = &mut self.steps[step];
             self.context.shared.taps.see(&run.who.name, Side::In, &batch);
-            let span = span::of_batch(&run.who.name, &batch);
+            let span = span::of_batch(&run.who.name, self.epoch, &batch);
             let since = Instant::now();
             let mut out = Output::default();
             let mut done = Ok(());
@@ -92,13 +92,14 @@ impl StageTask {
         let (batches, failed, returned) = (out.take_batches(), out.take_failed(), out.take_returned());
         self.outcomes += counts.filtered + counts.absorbed + (batches.len() + failed.len()) as u64;
         let mut again = Vec::new();
-        for Failed { record, error } in &failed {
+        for Failed { record, input, error } in &failed {
             // Boxed, as in the other tasks: failures are rare, and their records would make every idle task larger.
-            again.extend(Box::pin(self.verdict(step, record, error)).await?);
+            again.extend(Box::pin(self.verdict(step, input.unwrap_or(port), record, error)).await?);
         }
-        let returned = self.park_returned(step, port, returned, &again)?;
+        let returned = returned.into_iter().map(|(input, batch)| (input.unwrap_or(port), batch)).collect();
+        let returned = self.park_returned(step, returned, &again).await?;
         // Each goes to the front of its key, so the last one first.
-        again.into_iter().rev().for_each(|again| self.park(step, port, again));
+        again.into_iter().rev().for_each(|again| self.park(step, again));
         for Failed { record, .. } in &failed {
             self.settled(|key, _| record.get(0).key() == Some(&key[..]));
         }
@@ -123,7 +124,7 @@ impl StageTask {
             next.push(Work { step: step + 1, port: if last { out } else { 0 }, batch, retried: false });
         }
         // What was taken and not begun: behind what has failed of its key, else at once.
-        next.extend(returned.into_iter().map(|batch| Work { step, port, batch, retried: false }));
+        next.extend(returned.into_iter().map(|(port, batch)| Work { step, port, batch, retried: false }));
         Ok(next)
     }
 
@@ -131,11 +132,12 @@ impl StageTask {
     async fn verdict(
         &mut self,
         step: usize,
+        port: usize,
         failed: &Batch,
         error: &Error,
     ) -> std::result::Result<Option<Again>, Halt> {
         let who = self.steps[step].who.clone();
-        let shown = failed.clone().into_bytes().get(0).to_record();
+        let shown = failed.record(0);
         let Who { name, metrics, rules, on_failed } = &*who;
         let kept = saved(failed, 0);
         // What cannot be written down cannot be kept for another try.
@@ -144,41 +146,46 @@ impl StageTask {
         match self.context.record(record, self.epoch).await? {
             Fate::Park(delay) => {
                 let record = kept.map_err(|error| self.context.fatal(error))?;
-                Ok(Some(Again { record, attempts, delay }))
+                Ok(Some(Again { record, port, attempts, delay }))
             }
             Fate::Done => Ok(None),
         }
     }
 
-    fn park(&mut self, step: usize, port: usize, Again { record, attempts, delay }: Again) {
+    fn park(&mut self, step: usize, Again { record, port, attempts, delay }: Again) {
         self.steps[step].who.metrics.parked.add(1);
         self.parked.failed(record, step, port, attempts, delay);
     }
 
     /// What a step took and has not begun goes before all others of its key, where such wait; answers with the others.
-    fn park_returned(
+    async fn park_returned(
         &mut self,
         step: usize,
-        port: usize,
-        mut returned: Vec<Batch>,
+        mut returned: Vec<(usize, Batch)>,
         again: &[Again],
-    ) -> std::result::Result<Vec<Batch>, Halt> {
-        for batch in returned.iter_mut().rev() {
+    ) -> std::result::Result<Vec<(usize, Batch)>, Halt> {
+        let mut unwritable = Vec::new();
+        for (port, batch) in returned.iter_mut().rev() {
             let held = |key: &[u8]| {
                 self.parked.holds(Some(key), step) || again.iter().any(|again| again.record.key.as_deref() == Some(key))
             };
             let (held, free): (Vec<u32>, Vec<u32>) =
                 (0..batch.len() as u32).partition(|row| batch.get(*row as usize).key().is_some_and(held));
-            self.steps[step].who.metrics.parked.add(held.len() as u64);
             for row in held.into_iter().rev() {
-                let record = saved(batch, row as usize).map_err(|error| self.context.fatal(error))?;
-                self.parked.before(record, step, port);
+                match saved(batch, row as usize) {
+                    Ok(record) => {
+                        self.steps[step].who.metrics.parked.add(1);
+                        self.parked.before(record, step, *port);
+                    }
+                    Err(error) => unwritable.push(Unwritable::new(batch, row as usize, error)),
+                }
             }
             if free.len() < batch.len() {
                 *batch = batch.select(free);
             }
         }
-        returned.retain(|batch| !batch.is_empty());
+        returned.retain(|(_, batch)| !batch.is_empty());
+        self.give_up(step, unwritable).await?;
         Ok(returned)
     }
 
@@ -202,9 +209,24 @@ impl StageTask {
     }
 
     /// Parks the records whose key waits before `step` or later already; answers with the others.
-    fn park_held(&mut self, batch: Batch, step: usize, port: usize) -> std::result::Result<Batch, Halt> {
+    async fn park_held(&mut self, batch: Batch, step: usize, port: usize) -> std::result::Result<Batch, Halt> {
         let metrics = &self.steps[step].who.metrics;
-        park_held(batch, step, port, &mut self.parked, metrics).map_err(|error| self.context.fatal(error))
+        let (free, unwritable) = park_held(batch, step, port, &mut self.parked, metrics);
+        self.give_up(step, unwritable).await?;
+        Ok(free)
+    }
+
+    /// Records that would have to wait, and cannot: the rules of their step say what becomes of them, without another try.
+    async fn give_up(&mut self, step: usize, unwritable: Vec<Unwritable>) -> std::result::Result<(), Halt> {
+        for Unwritable { record, error } in unwritable {
+            let who = self.steps[step].who.clone();
+            let Who { name, metrics, rules, on_failed } = &*who;
+            let (record, attempts) = (record.into_bytes().get(0).to_record(), Rules::NO_RETRY);
+            let failed =
+                FailedRecord { stage: name, metrics, rules, on_failed, record: &record, error: &error, attempts };
+            Box::pin(self.context.record(failed, self.epoch)).await?;
+        }
+        Ok(())
     }
 
     /// In a batch that a step without state has failed on: where a record is parked, the later ones of its key wait behind it,
@@ -223,7 +245,7 @@ impl StageTask {
             let mut parked: HashMap<Bytes, usize> = HashMap::new();
             let mut gone = vec![false; batch.len()];
             let mut from = 0;
-            for Failed { record, error } in failed {
+            for Failed { record, error, .. } in failed {
                 let one = record.get(0);
                 if one.key().is_some_and(|key| parked.contains_key(key)) {
                     continue;
@@ -235,8 +257,8 @@ impl StageTask {
                     (gone[row], from) = (true, row + 1);
                 }
                 self.outcomes += 1;
-                if let Some(again) = self.verdict(step, &record, &error).await? {
-                    self.park(step, port, again);
+                if let Some(again) = self.verdict(step, port, &record, &error).await? {
+                    self.park(step, again);
                 }
                 if let Some(key) = one.key().filter(|key| self.parked.holds(Some(key), step)) {
                     parked.insert(Bytes::copy_from_slice(key), first);
@@ -248,12 +270,18 @@ impl StageTask {
             if behind.is_empty() {
                 return Ok(());
             }
+            let mut unwritable = Vec::new();
             for row in behind {
                 gone[row] = true;
-                let record = saved(&batch, row).map_err(|error| self.context.fatal(error))?;
-                self.steps[step].who.metrics.parked.add(1);
-                self.parked.behind(record, step, port);
+                match saved(&batch, row) {
+                    Ok(record) => {
+                        self.steps[step].who.metrics.parked.add(1);
+                        self.parked.behind(record, step, port);
+                    }
+                    Err(error) => unwritable.push(Unwritable::new(&batch, row, error)),
+                }
             }
+            self.give_up(step, unwritable).await?;
             *out = Output::default();
             batch = batch.select((0..batch.len() as u32).filter(|row| !gone[*row as usize]).collect());
             if let CoreStep::Transform(transform) = &mut self.steps[step].step {
@@ -267,6 +295,7 @@ impl StageTask {
 /// A record that is to be tried again.
 struct Again {
     record: Record,
+    port: usize,
     attempts: u32,
     delay: Duration,
 }
@@ -280,22 +309,42 @@ fn same(batch: &Batch, row: usize, failed: &Batch) -> bool {
     in_place && (a.sequence(), a.index()) == (b.sequence(), b.index()) && a.origin() == b.origin()
 }
 
-/// Parks the records whose key waits before `step` or later already; answers with the others.
+/// A record, alone in its batch, that would have to wait behind another of its key and cannot be written down.
+pub(crate) struct Unwritable {
+    record: Batch,
+    error: Error,
+}
+
+impl Unwritable {
+    fn new(batch: &Batch, row: usize, cause: Error) -> Self {
+        let what = "the record cannot wait behind another of its key, because it cannot be written down";
+        Unwritable { record: batch.slice(row, row + 1), error: Error::new(ErrorKind::Data, what).caused_by(cause) }
+    }
+}
+
+/// Parks the records whose key waits before `step` or later already; answers with the others, and with those that cannot be
+/// parked. Bytes always can.
 pub(crate) fn park_held(
     batch: Batch,
     step: usize,
     port: usize,
     parked: &mut Parked,
     metrics: &StageMetrics,
-) -> Result<Batch> {
+) -> (Batch, Vec<Unwritable>) {
+    let mut unwritable = Vec::new();
     let held = |row: usize, parked: &Parked| parked.holds(batch.get(row).key(), step);
     if !(0..batch.len()).any(|row| held(row, parked)) {
-        return Ok(batch);
+        return (batch, unwritable);
     }
     let (behind, free): (Vec<u32>, Vec<u32>) = (0..batch.len() as u32).partition(|row| held(*row as usize, parked));
-    metrics.parked.add(behind.len() as u64);
     for row in behind {
-        parked.behind(saved(&batch, row as usize)?, step, port);
+        match saved(&batch, row as usize) {
+            Ok(record) => {
+                metrics.parked.add(1);
+                parked.behind(record, step, port);
+            }
+            Err(error) => unwritable.push(Unwritable::new(&batch, row as usize, error)),
+        }
     }
-    Ok(batch.select(free))
+    (batch.select(free), unwritable)
 }

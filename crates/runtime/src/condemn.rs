@@ -1,9 +1,12 @@
 //! Records that a transaction was aborted for. When its epoch is played again they go to their error rule, and not to the
 //! sink.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
-use millstream_core::{Epoch, Error, Record, RecordRef, ShardKey};
+use millstream_core::{Epoch, Error, Record, ShardKey};
 
 /// Records of one sink that may be condemned at once. That many in one epoch are no accident, and each may cost a transaction.
 pub(crate) const CONDEMNED_MAX: usize = 10_000;
@@ -18,6 +21,18 @@ struct Identity {
     origin: ShardKey,
     sequence: u128,
     index: u64,
+    /// Where ways of one record have met, its children may be told apart by nothing but what they say. Two that say the same
+    /// are the same to whoever refuses one.
+    content: u64,
+}
+
+impl Identity {
+    fn of(Record { origin, sequence, index, key, value, .. }: &Record) -> Self {
+        // The same in each run of a process, and it outlives none.
+        let mut hasher = DefaultHasher::new();
+        (key, value).hash(&mut hasher);
+        Identity { origin: origin.clone(), sequence: *sequence, index: *index, content: hasher.finish() }
+    }
 }
 
 #[derive(Debug)]
@@ -39,17 +54,14 @@ impl Condemned {
     }
 
     /// A record was refused for the `attempts`th time.
-    pub(crate) fn add(&mut self, record: RecordRef<'_>, error: Error, attempts: u32) {
-        let identity = Identity { origin: record.origin().clone(), sequence: record.sequence(), index: record.index() };
-        self.0.insert(identity, Sentence { error, attempts, applied: None });
+    pub(crate) fn add(&mut self, record: &Record, error: Error, attempts: u32) {
+        self.0.insert(Identity::of(record), Sentence { error, attempts, applied: None });
     }
 
     /// Why a record that is known to have failed `attempts` times must not be given to the sink, and how often it has failed
     /// by now. Its rule is applied in `epoch`.
     pub(crate) fn apply(&mut self, record: &Record, attempts: u32, epoch: Epoch) -> Option<(Error, u32)> {
-        let Record { origin, sequence, index, .. } = record;
-        let identity = Identity { origin: origin.clone(), sequence: *sequence, index: *index };
-        let sentence = self.0.get_mut(&identity).filter(|sentence| sentence.attempts > attempts)?;
+        let sentence = self.0.get_mut(&Identity::of(record)).filter(|sentence| sentence.attempts > attempts)?;
         sentence.applied = Some(epoch);
         Some((sentence.error.clone(), sentence.attempts))
     }

@@ -146,6 +146,9 @@ impl<'a> Coordinator<'a> {
 
     /// Runs until the pipeline has ended, or is to be built anew, or cannot go on.
     pub(crate) async fn run(mut self) -> Result<Turn, Failure> {
+        if let Some(deadline) = self.lasting.drain {
+            self.drain(deadline);
+        }
         let turn = self.work().await;
         *lock(&self.lasting.shared.begun) = None;
         // The steps that still live are told, so that they can let go of what they hold.

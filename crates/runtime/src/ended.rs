@@ -1,50 +1,71 @@
 //! What the state knows of a stage that has told its steps of the end of input: what they emit then must come once.
+//!
+//! Workers come to the end in different epochs, and there may be another number of them when the state is read. So a mark says
+//! which worker of how many it was, and with that which groups of keys have been told: what a new worker has of them is not
+//! given to its steps again, because nothing more will come of it.
 
 use bytes::Bytes;
-use millstream_core::{Change, group};
+use millstream_core::{Change, GROUPS, group};
+
+use crate::dispatch::worker_of;
 
 /// The name under which the ends of a stage's workers are saved.
 pub(crate) fn ended_state(stage: &str) -> String {
     format!("{stage}#ended")
 }
 
-/// What the checkpoint knows of the end of one worker. Workers can come to the end in different epochs.
+/// What the checkpoint knows of the end of one worker.
 #[derive(Debug)]
 pub(crate) struct EndMark {
     mine: Bytes,
-    saved: bool,
-    /// Marks of workers of another number than there are now, for this one to remove.
-    old: Vec<Bytes>,
+    /// All groups of this worker have been told.
+    told: bool,
+    /// Workers, and of how many, that have been told, where this one has not.
+    others: Vec<(usize, usize)>,
+    /// Marks that are none for this run, for this worker to remove.
+    stale: Vec<Bytes>,
 }
 
 impl EndMark {
-    /// Of worker `worker` of `of`, by what the state holds.
-    pub(crate) fn new(state: &[Change], worker: usize, of: usize) -> Self {
-        let saved: Vec<(usize, usize)> = state.iter().filter_map(|change| read(&change.key)).collect();
-        // Among another number of workers, all must have come to it: whose keys are here now is not known.
-        let all = |&(_, of): &(usize, usize)| saved.iter().filter(|(_, other)| *other == of).count() == of;
-        let old = saved.iter().filter(|(other, number)| *number != of && other % of == worker);
-        EndMark {
-            mine: mark(worker, of),
-            saved: saved.contains(&(worker, of)) || saved.iter().any(all),
-            old: old.map(|&(other, number)| mark(other, number)).collect(),
+    /// Of worker `worker` of `of`, by what the state holds; `still` says whether an end by the checkpoint is one for this run.
+    pub(crate) fn new(state: &[Change], worker: usize, of: usize, still: bool) -> Self {
+        let marks: Vec<(usize, usize)> = state.iter().filter_map(|change| read(&change.key)).collect();
+        let mut mark = EndMark { mine: mark(worker, of), told: false, others: Vec::new(), stale: Vec::new() };
+        if !still {
+            let stale = marks.iter().filter(|(other, _)| other % of == worker);
+            mark.stale = stale.map(|&(other, number)| self::mark(other, number)).collect();
+            return mark;
         }
+        mark.others = marks;
+        let mut own = (0..GROUPS).filter(|&group| worker_of(group, of) == worker);
+        mark.told = !mark.others.is_empty() && own.all(|group| mark.has_told(group));
+        if mark.told {
+            mark.others.clear();
+        }
+        mark
     }
 
-    /// Whether the checkpoint says that the steps have been told.
-    pub(crate) fn saved(&self) -> bool {
-        self.saved
+    /// Whether the checkpoint says that the steps have been told of all that this worker has.
+    pub(crate) fn told(&self) -> bool {
+        self.told
     }
 
-    /// What is to be saved now.
+    /// Whether they have been told of these keys, while there are others of which they have not.
+    pub(crate) fn has_told(&self, group: u16) -> bool {
+        self.others.iter().any(|&(worker, of)| worker_of(group, of) == worker)
+    }
+
+    /// What is to be saved now: whether the steps have been told, and nothing waits in them.
     pub(crate) fn changes(&mut self, ended: bool) -> Vec<Change> {
-        if ended == self.saved {
-            return Vec::new();
-        }
-        self.saved = ended;
         let change = |key: Bytes, value| Change { group: group(b""), key, value };
-        let old = std::mem::take(&mut self.old).into_iter().map(|key| change(key, None));
-        old.chain([change(self.mine.clone(), ended.then(Bytes::new))]).collect()
+        let new = ended && !self.told;
+        self.told |= ended;
+        let mut changes: Vec<Change> =
+            self.stale.drain(..).filter(|key| !new || *key != self.mine).map(|key| change(key, None)).collect();
+        if new {
+            changes.push(change(self.mine.clone(), Some(Bytes::new())));
+        }
+        changes
     }
 }
 
@@ -52,31 +73,57 @@ fn mark(worker: usize, of: usize) -> Bytes {
     [(worker as u32).to_be_bytes(), (of as u32).to_be_bytes()].concat().into()
 }
 
+/// A mark that is damaged, or of a number of workers that cannot be, is none.
 fn read(key: &[u8]) -> Option<(usize, usize)> {
     let (worker, of) = key.split_first_chunk::<4>()?;
-    Some((u32::from_be_bytes(*worker) as usize, u32::from_be_bytes(of.try_into().ok()?) as usize))
+    let (worker, of) = (u32::from_be_bytes(*worker) as usize, u32::from_be_bytes(of.try_into().ok()?) as usize);
+    (worker < of && of <= usize::from(GROUPS)).then_some((worker, of))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn saved(marks: &[(usize, usize)]) -> Vec<Change> {
-        marks.iter().flat_map(|&(worker, of)| EndMark::new(&[], worker, of).changes(true)).collect()
+        marks.iter().flat_map(|&(worker, of)| EndMark::new(&[], worker, of, true).changes(true)).collect()
+    }
+
+    fn told(state: &[Change], worker: usize, of: usize) -> bool {
+        EndMark::new(state, worker, of, true).told()
     }
 
     #[test]
     fn each_worker_has_its_own_end() {
         let state = saved(&[(0, 2)]);
-        assert!(EndMark::new(&state, 0, 2).saved() && !EndMark::new(&state, 1, 2).saved());
+        assert!(told(&state, 0, 2) && !told(&state, 1, 2));
     }
 
     #[test]
-    fn among_another_number_of_workers_all_must_have_ended() {
-        assert!(!EndMark::new(&saved(&[(0, 2)]), 0, 1).saved());
-        let state = saved(&[(0, 2), (1, 2)]);
-        let mut mark = EndMark::new(&state, 0, 1);
-        assert!(mark.saved());
-        assert_eq!(mark.changes(false).iter().filter(|change| change.value.is_none()).count(), 3, "all marks go");
+    fn another_worker_is_told_of_what_those_before_it_have_not_been() {
+        let state = saved(&[(1, 2)]);
+        assert!(!told(&state, 0, 1) && !told(&state, 1, 3) && told(&state, 2, 3));
+        let mixed = EndMark::new(&state, 1, 3, true);
+        let groups = |told: bool| (0..GROUPS).filter(|group| mixed.has_told(*group) == told).collect::<Vec<_>>();
+        assert!(
+            groups(false).into_iter().all(|group| group < 512) && groups(true).into_iter().all(|group| group >= 512)
+        );
+        assert!(told(&saved(&[(0, 2), (1, 2)]), 0, 1));
+    }
+
+    #[test]
+    fn marks_of_an_end_that_is_none_for_this_run_are_removed_once() {
+        let state = saved(&[(0, 3), (1, 3), (2, 3), (0, 2)]);
+        let mut left: BTreeMap<Bytes, ()> = state.iter().map(|change| (change.key.clone(), ())).collect();
+        for worker in 0..2 {
+            let mut mark = EndMark::new(&state, worker, 2, false);
+            assert!(!mark.told() && !mark.has_told(7));
+            let changes = mark.changes(false);
+            assert!(changes.iter().all(|change| change.value.is_none() && left.remove(&change.key).is_some()));
+            assert!(mark.changes(false).is_empty());
+            assert_eq!(mark.changes(true).len(), 1);
+        }
+        assert!(left.is_empty());
     }
 }

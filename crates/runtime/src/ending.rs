@@ -26,11 +26,12 @@ impl Coordinator<'_> {
     pub(crate) fn obey(&mut self, control: Control) -> Option<Ended> {
         match control {
             Control::Drain(deadline) => {
+                let deadline = *self.lasting.drain.get_or_insert(Deadline::new(deadline));
                 match self.aim {
                     Aim::Run | Aim::Change(_) => self.drain(deadline),
                     Aim::Drain => {}
                     // It ends by itself; but no later than was asked for.
-                    Aim::Last(_) => self.abort_at = self.abort_at.or(Some(abort_at(deadline))),
+                    Aim::Last(_) => self.abort_at = self.abort_at.or(Some(deadline.abort)),
                 }
                 None
             }
@@ -74,15 +75,14 @@ impl Coordinator<'_> {
         self.lasting.shared.tell(if paused { Happening::Paused } else { Happening::Resumed });
     }
 
-    fn drain(&mut self, deadline: Duration) {
-        let deadline = deadline.min(FAR);
+    pub(crate) fn drain(&mut self, deadline: Deadline) {
         self.phase.send_replace(Phase::Draining);
         self.lasting.shared.tell(Happening::Draining);
         for (_, source) in &self.opened.ends.sources {
             let _ = source.send(SourceCommand::Stop);
         }
-        self.patience = Some(Instant::now() + deadline);
-        self.abort_at = Some(abort_at(deadline));
+        self.patience = Some(deadline.patience);
+        self.abort_at = Some(deadline.abort);
         self.aim = Aim::Drain;
     }
 
@@ -123,9 +123,21 @@ impl Coordinator<'_> {
     }
 }
 
-/// When a drain with this deadline is given up.
-fn abort_at(deadline: Duration) -> Instant {
-    Instant::now() + deadline.min(FAR) + deadline.min(LAST_EPOCH_WAIT)
+/// How long a drain may take, also over restarts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    /// When it gives up on what is parked.
+    pub(crate) patience: Instant,
+    /// When it gives up on everything.
+    pub(crate) abort: Instant,
+}
+
+impl Deadline {
+    /// From now on.
+    pub(crate) fn new(time: Duration) -> Self {
+        let patience = Instant::now() + time.min(FAR);
+        Deadline { patience, abort: patience + time.min(LAST_EPOCH_WAIT) }
+    }
 }
 
 /// A drain that was aborted.

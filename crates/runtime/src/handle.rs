@@ -127,7 +127,8 @@ pub struct Handle {
 
 impl Handle {
     /// Asks the sources to stop, lets everything in flight finish, commits the last epoch. What is still parked after
-    /// `deadline` stays in the state.
+    /// `deadline` stays in the state. A pipeline that still opens, or is about to start again, opens to the end and works off
+    /// what it has recovered, without reading; where there is no checkpoint there is nothing to do, and it has drained at once.
     pub fn drain(&self, deadline: Duration) {
         // A pipeline that is over has nothing to drain.
         let _ = self.control.send(Control::Drain(deadline));

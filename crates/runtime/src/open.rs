@@ -22,6 +22,7 @@ use crate::{
     dead_letter_task::{Causes, DeadLetterTask, Style},
     dispatch::worker_of,
     ended::{EndMark, ended_state},
+    ending::Deadline,
     handle::Shared,
     lease::{Kept, lock},
     pace::Pace,
@@ -59,6 +60,8 @@ pub(crate) struct Lasting {
     pub(crate) anew: bool,
     /// Sources are to read nothing.
     pub(crate) paused: bool,
+    /// It is to drain; also after a failure.
+    pub(crate) drain: Option<Deadline>,
     /// What is to be changed at the next epoch.
     pub(crate) change: Option<Change>,
     /// Who asked for an epoch while nothing ran.
@@ -67,6 +70,14 @@ pub(crate) struct Lasting {
     pub(crate) changed: Vec<Answer>,
     /// Stages that are ready, until all others are and they run.
     pub(crate) built: Vec<StageTask>,
+}
+
+/// Tasks that are ready to run, beside the stages in [`Lasting::built`].
+pub(crate) struct Ready {
+    sinks: Vec<SinkTask>,
+    letters: DeadLetterTask,
+    sources: Vec<SourceTask>,
+    opened: Opened,
 }
 
 /// Tasks that are running, and the coordinator's ends of their channels.
@@ -100,14 +111,14 @@ impl Lasting {
         }
     }
 
-    /// Opens everything and starts the tasks. Where it fails or is dropped, [`Lasting::abandon`] follows.
-    pub(crate) async fn open(&mut self) -> Result<Opened, Failure> {
-        let Recovered { checkpoint, start, share, anew } = self.recover().await?;
+    /// Opens everything, from what was recovered. [`Lasting::begin`] follows; where it fails or is dropped,
+    /// [`Lasting::abandon`].
+    pub(crate) async fn open(&mut self, recovered: Recovered) -> Result<Ready, Failure> {
+        let Recovered { checkpoint, start, share, anew } = recovered;
         // A restart inside the process does not change where the run began.
         self.start.get_or_insert(start);
         self.anew |= anew;
         let decided = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.epoch);
-        self.shared.metrics.roll_back(decided);
         let plan = self.plan.clone();
         let bounds = Bounds::new(&plan);
         self.shared.queues.clear();
@@ -116,23 +127,12 @@ impl Lasting {
         let (closed, closing) = mpsc::channel(1);
         let wiring = Wiring::new(&plan, &bounds);
         let still_ended = self.still_ended(checkpoint.as_ref());
-        let (ends, tasks) = (Ends::default(), JoinSet::new());
+        let ends = Ends::default();
         let figures = self.shared.metrics.read();
         let comes_in = figures.into_iter().filter(|(_, stage)| stage.parked == 0).map(|(name, _)| name).collect();
         let stop_side = (stopped, closed);
-        let mut build = Build {
-            lasting: self,
-            checkpoint,
-            share,
-            wiring,
-            bounds,
-            decided,
-            still_ended,
-            comes_in,
-            stop_side,
-            ends,
-            tasks,
-        };
+        let mut build =
+            Build { lasting: self, checkpoint, share, wiring, bounds, decided, still_ended, comes_in, stop_side, ends };
         let mut sinks = Vec::new();
         for (i, node) in plan.role(Role::Sink) {
             sinks.push(build.sink(i, node, &mut edges).await?);
@@ -147,13 +147,24 @@ impl Lasting {
         for (i, node) in plan.role(Role::Source) {
             sources.push(build.source(i, node, &mut edges).await?);
         }
-        let Build { wiring, checkpoint, mut ends, mut tasks, .. } = build;
+        let Build { wiring, checkpoint, mut ends, .. } = build;
+        ends.reports = Some(wiring.reports.1);
+        let opened = Opened { tasks: JoinSet::new(), ends, checkpoint, pace: wiring.pace, cut: stop, closing };
+        Ok(Ready { sinks, letters, sources, opened })
+    }
+
+    /// Starts the tasks. In a drain the sources read nothing.
+    pub(crate) fn begin(&mut self, ready: Ready) -> Opened {
+        let Ready { sinks, letters, mut sources, mut opened } = ready;
+        let tasks = &mut opened.tasks;
         sinks.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         tasks.spawn(letters.run());
         std::mem::take(&mut self.built).into_iter().for_each(|task| drop(tasks.spawn(task.run())));
+        for source in &mut sources {
+            source.paused = self.paused || self.drain.is_some();
+        }
         sources.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
-        ends.reports = Some(wiring.reports.1);
-        Ok(Opened { tasks, ends, checkpoint, pace: wiring.pace, cut: stop, closing })
+        opened
     }
 }
 
@@ -171,7 +182,6 @@ struct Build<'a> {
     /// For each step: what tells it of cuts and to close, and whom it tells by letting go.
     stop_side: (watch::Receiver<Epoch>, mpsc::Sender<()>),
     ends: Ends,
-    tasks: JoinSet<Result<(), Halt>>,
 }
 
 impl Build<'_> {
@@ -268,7 +278,7 @@ impl Build<'_> {
         let names: Vec<&str> = chain.iter().map(|&i| plan.nodes[i].name.as_str()).collect();
         let parked = self.parked(&names, head.dispatch, worker, head.workers).await?;
         let ended = self.lasting.store.scan(&ended_state(&tail.name)).await.map_err(failure("state"))?;
-        let end_mark = EndMark::new(&ended, worker, tail.workers);
+        let end_mark = EndMark::new(&ended, worker, tail.workers, self.still_ended[chain[0]]);
         let stateful = chain.iter().any(|&i| plan.nodes[i].stateful());
         let hold_back = stateful || plan.delivery == Delivery::ExactlyOnce;
         self.ends.stages += 1;
@@ -280,7 +290,7 @@ impl Build<'_> {
             outputs: edges.outputs(chain[chain.len() - 1], worker, tail.ports()),
             parked,
             epoch: self.decided + 1,
-            ended: end_mark.saved() && self.still_ended[chain[0]],
+            ended: end_mark.told(),
             end_mark,
             drained: false,
             halted: false,
@@ -306,7 +316,8 @@ impl Build<'_> {
             CoreStep::Operator(_) => self.lasting.store.scan(&node.name).await.map_err(failure("state"))?,
             CoreStep::Transform(_) => Vec::new(),
         };
-        state.retain(|change| worker_of(change.group, node.workers) == worker);
+        let told = |group| stage.end_mark.has_told(group);
+        state.retain(|change| worker_of(change.group, node.workers) == worker && !told(change.group));
         stage.steps.push(StepRun { who: Arc::new(who), step, held: 0 });
         if let Some(StepRun { step: CoreStep::Operator(operator), who, held }) = stage.steps.last_mut() {
             Operator::restore(&mut **operator, state).await.map_err(failure(&node.name))?;
@@ -366,7 +377,7 @@ impl Build<'_> {
             kept,
             retained_bytes_max: self.bounds.retained,
             count_max: self.lasting.options.count,
-            paused: self.lasting.paused,
+            paused: false,
             decided: self.decided,
             read_after: if self.checkpoint.is_some() { 0 } else { 1 },
             ended: self.still_ended[i] && capabilities.owner != Owner::Nobody,

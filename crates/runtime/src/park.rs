@@ -312,7 +312,7 @@ pub(crate) fn saved(batch: &Batch, row: usize) -> Result<Record> {
     let (Body::Parsed(parsed), rows) = batch.body() else { return Ok(batch.get(row).to_record()) };
     match parsed.pack(rows.get(row))? {
         Some(value) => Ok(Record { value: Some(value), form: Form::Bytes, ..batch.get(row).to_record() }),
-        None => Ok(batch.slice(row, row + 1).into_bytes().get(0).to_record()),
+        None => Ok(batch.record(row)),
     }
 }
 

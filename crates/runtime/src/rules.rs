@@ -78,6 +78,62 @@ pub enum Then {
     Restart,
 }
 
+impl ErrorRule {
+    /// A rule for errors of a [`Class`] or an [`ErrorKind`]. Without more said, a record becomes a dead letter, a connection
+    /// stops the pipeline.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use millstream_core::{Class, ErrorKind};
+    /// use millstream_runtime::{ErrorRule, Retry, Then};
+    ///
+    /// ErrorRule::of(Class::Unavailable).retry(Retry::times(5).delay(Duration::from_millis(200)));
+    /// ErrorRule::of(ErrorKind::Decode).then(Then::Drop);
+    /// ErrorRule::any().saying("deadlock|try again").retry(Retry::times(3));
+    /// ```
+    pub fn of(errors: impl Into<Match>) -> Self {
+        ErrorRule { matches: errors.into(), ..ErrorRule::default() }
+    }
+
+    /// A rule for all errors.
+    pub fn any() -> Self {
+        ErrorRule::default()
+    }
+
+    /// Only errors in whose message, or one of its causes, this regular expression is found.
+    #[must_use]
+    pub fn saying(mut self, regex: impl Into<String>) -> Self {
+        self.matches.message = Some(regex.into());
+        self
+    }
+
+    /// Tries again, before what [`then`](ErrorRule::then) says.
+    #[must_use]
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+
+    /// What to do in the end.
+    #[must_use]
+    pub fn then(mut self, then: Then) -> Self {
+        self.then = Some(then);
+        self
+    }
+}
+
+impl From<Class> for Match {
+    fn from(class: Class) -> Self {
+        Match { class: Some(class), ..Match::default() }
+    }
+}
+
+impl From<ErrorKind> for Match {
+    fn from(kind: ErrorKind) -> Self {
+        Match { code: Some(kind.facts().code.to_owned()), ..Match::default() }
+    }
+}
+
 /// What a rule says about one failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -172,6 +228,40 @@ fn built_in(error: &Error, fallback: Then) -> (Option<Retry>, Option<Then>) {
 }
 
 impl Retry {
+    /// So many times: after 1 s at first, and then after twice the time each, up to 30 s, if nothing else is said.
+    pub fn times(attempts: u32) -> Self {
+        Retry { attempts: Some(attempts), ..Retry::default() }
+    }
+
+    /// The same for ever.
+    pub fn forever() -> Self {
+        Retry::default()
+    }
+
+    /// The wait before the first of them.
+    #[must_use]
+    pub fn delay(self, delay: Duration) -> Self {
+        Retry { delay: Span(delay), ..self }
+    }
+
+    /// Each further wait is this many times the one before; 1 for waits that stay the same. At least 1.
+    #[must_use]
+    pub fn backoff(self, backoff: f64) -> Self {
+        Retry { backoff, ..self }
+    }
+
+    /// Waits vary at random by this share, from 0 to 1 (0.2 if not said).
+    #[must_use]
+    pub fn jitter(self, jitter: f64) -> Self {
+        Retry { jitter, ..self }
+    }
+
+    /// No wait is longer.
+    #[must_use]
+    pub fn delay_max(self, delay_max: Duration) -> Self {
+        Retry { delay_max: Span(delay_max), ..self }
+    }
+
     /// The wait before attempt `attempt` (1 is the first retry).
     pub fn wait(&self, attempt: u32, dice: f64) -> Duration {
         let grown = self.delay.0.as_secs_f64() * self.backoff.powi(attempt.saturating_sub(1).min(1000) as i32);
@@ -214,6 +304,19 @@ mod tests {
         assert_eq!(verdict(ErrorKind::Bug), Verdict::Then(Then::Stop));
         let connection = rules.connection(&Error::new(ErrorKind::Timeout, "x"), 1, 0.5);
         assert!(matches!(connection, Verdict::Retry(_)));
+    }
+
+    #[test]
+    fn rules_made_by_calls_are_those_of_files() {
+        let of_file = |yaml| millstream_core::parse_options::<ErrorRule>(&yaml).unwrap();
+        let retry = Retry::times(5).delay(Duration::from_millis(5)).backoff(3.0).jitter(0.5);
+        let called = ErrorRule::of(Class::Unavailable).retry(retry.delay_max(Duration::from_secs(9))).then(Then::Drop);
+        let retry = serde_json::json!({"attempts": 5, "delay": "5ms", "backoff": 3, "jitter": 0.5, "delay_max": "9s"});
+        let written = serde_json::json!({"match": {"class": "unavailable"}, "retry": retry, "then": "drop"});
+        assert_eq!(called, of_file(written));
+        let written = serde_json::json!({"match": {"code": "E_REJECTED", "message": "^no"}});
+        assert_eq!(ErrorRule::of(ErrorKind::Rejected).saying("^no"), of_file(written));
+        assert_eq!(ErrorRule::any().retry(Retry::forever()), of_file(serde_json::json!({"retry": {}})));
     }
 
     #[test]

@@ -212,6 +212,7 @@ impl Running {
             start: None,
             anew: false,
             paused: false,
+            drain: None,
             change: None,
             asked: Vec::new(),
             changed: Vec::new(),

@@ -112,21 +112,21 @@ impl SinkTask {
         }
     }
 
-    async fn take(&mut self, batch: Batch, open: &mut Open) -> Result<(), Halt> {
+    async fn take(&mut self, mut batch: Batch, open: &mut Open) -> Result<(), Halt> {
         self.context.shared.taps.see(&self.context.name, Side::In, &batch);
         let metrics = self.context.metrics.clone();
         metrics.batches.add(1);
         metrics.records_in.add(batch.len() as u64);
         metrics.bytes_in.add(batch.size() as u64);
-        let mut batch = batch.into_bytes();
         if !self.parked.is_empty() {
-            batch = park_held(batch, 0, 0, &mut self.parked, &metrics).map_err(|error| self.context.fatal(error))?;
+            // Bytes can always be written down; and a sink reads back what it was given, not what a step would.
+            (batch, _) = park_held(batch.into_bytes(), 0, 0, &mut self.parked, &metrics);
         }
         if self.joined.as_ref().is_some_and(|joined| !lock(&joined.condemned).is_empty()) {
             batch = self.leave_out(batch).await?;
         }
         if let Some(most) = self.capabilities.record_bytes_max {
-            batch = self.refuse_large(batch, most).await?;
+            batch = self.refuse_large(batch.into_bytes(), most).await?;
         }
         self.write(batch, 0, open).await
     }
@@ -135,7 +135,7 @@ impl SinkTask {
     async fn leave_out(&mut self, batch: Batch) -> Result<Batch, Halt> {
         let mut fits = Vec::with_capacity(batch.len());
         for row in 0..batch.len() {
-            let record = batch.get(row).to_record();
+            let record = batch.record(row);
             match self.sentence(&record, 0) {
                 Some((error, attempts)) => Box::pin(self.failed(record, &error, attempts)).await?,
                 None => fits.push(row as u32),
@@ -175,7 +175,8 @@ impl SinkTask {
         let mut failures = 0;
         loop {
             let since = std::time::Instant::now();
-            let written = self.sink.write(batch.clone()).instrument(span::of_batch(&self.context.name, &batch)).await;
+            let span = span::of_batch(&self.context.name, self.epoch, &batch);
+            let written = self.sink.write(batch.clone()).instrument(span).await;
             self.context.metrics.busy_ns.add_time(since.elapsed());
             match written {
                 Ok(id) => {
@@ -201,7 +202,10 @@ impl SinkTask {
         if open.writes.is_empty() {
             return Ok(());
         }
-        let outcomes = self.sink.flush().await.map_err(|error| self.context.fatal(error))?;
+        let since = std::time::Instant::now();
+        let flushed = self.sink.flush().await;
+        self.context.metrics.busy_ns.add_time(since.elapsed());
+        let outcomes = flushed.map_err(|error| self.context.fatal(error))?;
         if let (Some(joined), false) = (&self.joined, outcomes.rejected.is_empty()) {
             return Err(self.condemn(joined, outcomes.rejected, &open.writes));
         }
@@ -211,7 +215,7 @@ impl SinkTask {
             let mut delivered = batch.len() as u64;
             while let Some((_, row, error)) = rejected.next_if(|(of, ..)| *of == id) {
                 delivered -= 1;
-                Box::pin(self.failed(batch.get(row as usize).to_record(), &error, attempts + 1)).await?;
+                Box::pin(self.failed(batch.record(row as usize), &error, attempts + 1)).await?;
             }
             self.context.metrics.records_out.add(delivered);
         }
@@ -229,7 +233,7 @@ impl SinkTask {
         let mut halt = self.context.fatal(crate::task::bug("the sink refused a record that it was not given"));
         for (id, row, error) in rejected {
             let Some((_, batch, attempts)) = writes.iter().find(|(of, ..)| *of == id) else { return halt };
-            let record = batch.get(row as usize);
+            let record = batch.record(row as usize);
             let cause = error.clone().context(format!("the transaction is aborted by the record {}", record.id()));
             if !joined.repeats || condemned.len() >= CONDEMNED_MAX {
                 let why = if joined.repeats {
@@ -239,7 +243,7 @@ impl SinkTask {
                 };
                 return self.context.fail(cause.context(why), AfterFailure::Stop);
             }
-            condemned.add(record, error, attempts + 1);
+            condemned.add(&record, error, attempts + 1);
             halt = self.context.fail(cause, AfterFailure::Replay);
         }
         halt
@@ -287,7 +291,10 @@ impl SinkTask {
         self.context.reach(Step::BeforeFlush, epoch);
         self.settle(open).await?;
         self.context.reach(Step::AfterFlush, epoch);
-        let token = self.sink.prepare(epoch, barrier.last).await.map_err(|error| self.context.fatal(error))?;
+        let since = std::time::Instant::now();
+        let prepared = self.sink.prepare(epoch, barrier.last).await;
+        self.context.metrics.busy_ns.add_time(since.elapsed());
+        let token = prepared.map_err(|error| self.context.fatal(error))?;
         self.context.reach(Step::AfterPrepare, epoch);
         self.context.metrics.mark(epoch);
         open.tokens.extend(token.clone().map(|token| (epoch, token)));
@@ -309,7 +316,10 @@ impl SinkTask {
         }
         while let Some((of, token)) = open.tokens.pop_front_if(|(of, _)| *of <= epoch) {
             self.context.reach(Step::BeforeSinkCommit, of);
-            self.sink.commit(&token).await.map_err(|error| self.context.fatal(error))?;
+            let since = std::time::Instant::now();
+            let committed = self.sink.commit(&token).await;
+            self.context.metrics.busy_ns.add_time(since.elapsed());
+            committed.map_err(|error| self.context.fatal(error))?;
             self.context.reach(Step::AfterSinkCommit, of);
         }
         self.context.report(Report::Committed { sink: self.id, epoch })

@@ -267,9 +267,10 @@ impl StageTask {
                 .into_iter()
                 .filter_map(|(step, changes)| self.steps.get(step).map(|run| (parked_state(&run.who.name), changes))),
         );
+        let told = self.ended && self.steps.iter().all(|run| run.held == 0);
         // Only operators emit at the end; a pipeline without them keeps no state for it.
         if self.steps.iter().any(|run| matches!(run.step, CoreStep::Operator(_))) {
-            state.push((ended_state(&self.context.name), self.end_mark.changes(self.ended)));
+            state.push((ended_state(&self.context.name), self.end_mark.changes(told)));
         }
         state.retain(|(_, changes)| !changes.is_empty());
         self.epoch = barrier.epoch + 1;

@@ -10,11 +10,13 @@ use tokio::{
 
 use crate::{
     coordinate::{Coordinator, Turn},
+    ending::{Deadline, too_late},
     handle::{Control, Happening},
     metrics::StageFigures,
-    open::Lasting,
+    open::{Lasting, Ready},
     rules::Retry,
     run::{Ended, Phase, Start, Summary},
+    stage_task::sleep,
     task::{AfterFailure, Failure, dice},
 };
 
@@ -53,8 +55,10 @@ pub(crate) async fn supervise(
         lasting.shared.metrics.restarts.add(1);
         lasting.shared.tell(Happening::Restarting(failure.stage.clone(), failure.error.chain()));
         phase.send_replace(Phase::Restarting(cause));
-        if let Some(ended) = pause(wait, &mut lasting, &mut control).await {
-            break Ok(ended);
+        match pause(wait, &mut lasting, &mut control).await {
+            Ok(Some(ended)) => break Ok(ended),
+            Ok(None) => {}
+            Err(failure) => break Err(failure.error),
         }
     };
     if let Some(host) = &mut lasting.host
@@ -79,18 +83,18 @@ async fn attempt(
     started: &watch::Sender<Option<Start>>,
 ) -> Result<Turn, Failure> {
     lasting.apply_change();
-    // Opening can wait long for a system; a stop must not.
-    let mut meanwhile = Vec::new();
-    let opened = tokio::select! {
-        opened = lasting.open() => opened.map(Ok),
-        stopped = stop_asked(control, &mut meanwhile) => Ok(Err(stopped)),
+    let mut ear = Ear { control, drain: lasting.drain, others: Vec::new() };
+    let ready = open(lasting, &mut ear).await;
+    let Ear { drain, others, .. } = ear;
+    lasting.drain = drain;
+    others.into_iter().for_each(|control| lasting.note(control));
+    let opened = match ready {
+        Ok(Ok(ready)) => lasting.begin(ready),
+        not => {
+            lasting.abandon().await;
+            return not.map(|ended| Turn::Ended(ended.err().unwrap_or(Ended::Stopped)));
+        }
     };
-    lasting.abandon().await;
-    let opened = match opened? {
-        Ok(opened) => opened,
-        Err(stopped) => return Ok(Turn::Ended(stopped)),
-    };
-    meanwhile.into_iter().for_each(|control| lasting.note(control));
     phase.send_replace(if lasting.paused { Phase::Paused } else { Phase::Running });
     started.send_replace(lasting.start);
     lasting.shared.tell(Happening::Running(lasting.start.unwrap_or(Start::Fresh)));
@@ -98,22 +102,84 @@ async fn attempt(
     Coordinator::new(lasting, opened, control, phase).run().await
 }
 
-/// Waits for a wish to end; keeps others for when something runs.
-async fn stop_asked(control: &mut mpsc::UnboundedReceiver<Control>, others: &mut Vec<Control>) -> Ended {
-    loop {
-        match control.recv().await {
-            Some(Control::Drain(_) | Control::Stop) => return Ended::Stopped,
-            Some(other) => others.push(other),
-            None => std::future::pending().await,
+/// Opens everything. That can wait long for a system; a wish to end must not. What is to be drained before anything has been
+/// read is only what was recovered: without a checkpoint there is nothing.
+async fn open(lasting: &mut Lasting, ear: &mut Ear<'_>) -> Result<Result<Ready, Ended>, Failure> {
+    let recovered = tokio::select! {
+        biased;
+        ended = ear.ended(false) => return ended.map(Err),
+        recovered = lasting.recover() => recovered?,
+    };
+    // The books are those of the checkpoint, also if this is as far as it comes.
+    lasting.shared.metrics.roll_back(recovered.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.epoch));
+    let nothing = recovered.checkpoint.is_none();
+    tokio::select! {
+        biased;
+        ended = ear.ended(nothing) => ended.map(Err),
+        ready = lasting.open(recovered) => ready.map(Ok),
+    }
+}
+
+/// Listens while nothing runs.
+struct Ear<'a> {
+    control: &'a mut mpsc::UnboundedReceiver<Control>,
+    drain: Option<Deadline>,
+    /// What is to be heard when something runs.
+    others: Vec<Control>,
+}
+
+/// A wish that cannot wait until something runs.
+enum Told {
+    Stop,
+    Drain,
+}
+
+impl Ear<'_> {
+    /// Waits for a wish to end. A drain that comes to its deadline is a failure.
+    async fn told(&mut self) -> Result<Told, Failure> {
+        loop {
+            tokio::select! {
+                () = sleep(self.drain.map(|drain| drain.abort)) => return Err(too_late()),
+                Some(control) = self.control.recv() => match control {
+                    Control::Stop => return Ok(Told::Stop),
+                    Control::Drain(deadline) => {
+                        self.drain.get_or_insert(Deadline::new(deadline));
+                        return Ok(Told::Drain);
+                    }
+                    other => self.others.push(other),
+                },
+            }
+        }
+    }
+
+    /// Waits until it is to end: when it is told to stop, or to drain where there is `nothing` to be drained.
+    async fn ended(&mut self, nothing: bool) -> Result<Ended, Failure> {
+        loop {
+            if nothing && self.drain.is_some() {
+                return Ok(Ended::Drained);
+            }
+            if let Told::Stop = self.told().await? {
+                return Ok(Ended::Stopped);
+            }
         }
     }
 }
 
-async fn pause(wait: Duration, lasting: &mut Lasting, control: &mut mpsc::UnboundedReceiver<Control>) -> Option<Ended> {
-    let mut meanwhile = Vec::new();
-    let ended = tokio::time::timeout(wait, stop_asked(control, &mut meanwhile)).await.ok();
-    meanwhile.into_iter().for_each(|control| lasting.note(control));
-    ended
+/// Waits before the next try; not for a drain, which may have little time.
+async fn pause(
+    wait: Duration,
+    lasting: &mut Lasting,
+    control: &mut mpsc::UnboundedReceiver<Control>,
+) -> Result<Option<Ended>, Failure> {
+    let mut ear = Ear { control, drain: lasting.drain, others: Vec::new() };
+    let told = tokio::time::timeout(wait, ear.told()).await;
+    let Ear { drain, others, .. } = ear;
+    lasting.drain = drain;
+    others.into_iter().for_each(|control| lasting.note(control));
+    match told {
+        Ok(told) => told.map(|told| matches!(told, Told::Stop).then_some(Ended::Stopped)),
+        Err(_) => Ok(None),
+    }
 }
 
 impl Lasting {
@@ -124,6 +190,7 @@ impl Lasting {
             Control::Concurrency { step, workers, answer } => self.wish(step, workers, answer),
             // If nothing opens any more, it is told by the end of its channel that no epoch was cut.
             Control::Checkpoint(answer) => self.asked.push(answer),
+            // Heard before.
             Control::Drain(_) | Control::Stop => {}
         }
     }

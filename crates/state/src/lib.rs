@@ -34,4 +34,4 @@ pub mod conformance;
 pub use dead_letters::{DEAD_LETTER_CAPABILITIES, DeadLetterLog, encode_dead_letter, read_dead_letters};
 pub use embedded::EmbeddedStore;
 pub use memory::{Memory, MemoryStore};
-pub use table::{Key, KeyedTable};
+pub use table::{Folds, Key, KeyedTable};

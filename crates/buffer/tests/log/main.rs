@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod again;
+mod damage;
 
 use std::{fs, future::Future, path::PathBuf, time::Duration};
 
@@ -258,7 +259,8 @@ fn a_flipped_bit_is_a_clear_error_and_what_is_before_it_is_delivered() {
         assert!(error.message().contains(&name) && error.message().contains("checksum"), "{error:?}");
     });
     let verified = inspect::verify(&place.folder()).unwrap();
-    assert_eq!((verified.blocks, verified.records, verified.damages.len()), (1, 10, 1), "{verified:?}");
+    let damaged = (verified.damages.len(), verified.damaged_records);
+    assert_eq!((verified.blocks, verified.records, damaged), (2, 20, (1, 10)), "{verified:?}");
 }
 
 #[test]

@@ -1,11 +1,15 @@
-//! `millstream buffer info|verify|dump PIPELINE.SINK`
+//! `millstream buffer info|verify|dump|repair PIPELINE.SINK`
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use millstream::{
-    buffer::inspect::{self, Info, Verified},
-    core::Error,
+    buffer::{
+        Repaired,
+        inspect::{self, Damage, Info, Seen, Verified},
+        repair,
+    },
+    core::{Batch, Error},
 };
 use millstream_codec::{Newline, print};
 
@@ -15,9 +19,10 @@ use crate::{
     output::{self, Output},
     stream::StateDir,
     table::Table,
+    talk::Talk,
 };
 
-/// Look into the buffer on disk of a sink; also while it runs.
+/// Look into the buffer on disk of a sink, also while it runs; repair it.
 #[derive(Debug, Args)]
 pub(crate) struct BufferCommand {
     #[command(subcommand)]
@@ -52,6 +57,17 @@ enum What {
         /// Stop after N records
         #[arg(long, value_name = "N")]
         count: Option<u64>,
+        /// Print also what lies behind damaged places, which are told on standard error
+        #[arg(long)]
+        skip_damaged: bool,
+    },
+    /// Give up what cannot be read, so that what lies behind it is delivered. Only while nobody runs the pipeline
+    Repair {
+        #[command(flatten)]
+        which: Which,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -85,7 +101,7 @@ impl Which {
 }
 
 impl BufferCommand {
-    pub(crate) fn execute(self) -> Outcome {
+    pub(crate) fn execute(self, talk: &Talk) -> Outcome {
         match self.what {
             What::Info { which, json } => {
                 let info = inspect::info(&which.folder())?;
@@ -97,7 +113,14 @@ impl BufferCommand {
                 output::print(&if json { object(&verified) } else { checked(&verified) })?;
                 Ok(if verified.damages.is_empty() { Exit::Done } else { Exit::Failed })
             }
-            What::Dump { which, format, count } => dump(&which, format, count.unwrap_or(u64::MAX)),
+            What::Dump { which, format, count, skip_damaged } => {
+                dump(&which, format, count.unwrap_or(u64::MAX), skip_damaged.then_some(talk))
+            }
+            What::Repair { which, json } => {
+                let repaired = repair(&which.folder())?;
+                output::print(&if json { object(&repaired) } else { cut_out(&repaired) })?;
+                Ok(Exit::Done)
+            }
         }
     }
 }
@@ -129,9 +152,7 @@ fn told(info: &Info) -> String {
 
 fn checked(verified: &Verified) -> String {
     let mut text = String::new();
-    for damage in &verified.damages {
-        text.push_str(&format!("{} at byte {}: {}\n", damage.path.display(), thousands(damage.byte), damage.why));
-    }
+    verified.damages.iter().for_each(|damage| text.push_str(&place(damage)));
     let verdict = match verified.damages.len() {
         0 => "whole".to_owned(),
         1 => "1 damaged place".to_owned(),
@@ -142,10 +163,32 @@ fn checked(verified: &Verified) -> String {
     text.push_str(&format!(
         "{verdict}: {records} records in {blocks} blocks, {bytes} bytes; {uncounted} bytes do not count\n"
     ));
+    if verified.damaged_records > 0 {
+        text.push_str(&format!("{} records cannot be read\n", thousands(verified.damaged_records)));
+    }
+    if verified.lost_records > 0 {
+        text.push_str(&format!("{} records were lost to damage before\n", thousands(verified.lost_records)));
+    }
     text
 }
 
-fn dump(which: &Which, format: Format, count: u64) -> Outcome {
+/// `FILE at byte 4,096: a block's checksum is wrong (812 bytes)`, as a line.
+fn place(damage: &Damage) -> String {
+    let (byte, bytes) = (thousands(damage.byte), thousands(damage.bytes));
+    format!("{} at byte {byte}: {} ({bytes} bytes)\n", damage.path.display(), damage.why)
+}
+
+fn cut_out(repaired: &Repaired) -> String {
+    if repaired.damages.is_empty() {
+        return "nothing is damaged\n".to_owned();
+    }
+    let places: String = repaired.damages.iter().map(place).collect();
+    let [records, bytes] = [repaired.lost_records, repaired.lost_bytes].map(thousands);
+    format!("{places}cut out: {records} records in {bytes} bytes are lost; the bytes stay in the files\n")
+}
+
+/// Where damage is passed over, it is told to somebody.
+fn dump(which: &Which, format: Format, count: u64, skips: Option<&Talk>) -> Outcome {
     let format = match format {
         Format::Log => print::Format::Log,
         Format::Ndjson => print::Format::Ndjson,
@@ -153,7 +196,7 @@ fn dump(which: &Which, format: Format, count: u64) -> Outcome {
     };
     let printer = print::Printer { format, newline: Newline::default(), decode_json: false };
     let (mut left, mut output, mut gone) = (count, Output::new(), None);
-    inspect::dump(&which.folder(), |batch, _| {
+    let mut print = |batch: &Batch| {
         let mut lines = Vec::new();
         for record in batch.iter() {
             if left == 0 {
@@ -166,7 +209,17 @@ fn dump(which: &Which, format: Format, count: u64) -> Outcome {
         }
         gone = output.write(&lines).err();
         Ok(left > 0 && gone.is_none())
-    })?;
+    };
+    match skips {
+        None => inspect::dump(&which.folder(), |batch, _| print(batch))?,
+        Some(talk) => inspect::read(&which.folder(), |seen| match seen {
+            Seen::Records(batch, _) => print(batch),
+            Seen::Damage(damage) => {
+                talk.warn(place(&damage).trim_end());
+                Ok(true)
+            }
+        })?,
+    }
     match gone {
         Some(failure) => Err(failure),
         None => {

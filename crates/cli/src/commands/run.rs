@@ -86,7 +86,7 @@ impl Run {
                 let (options, story) = ready(&task.plan);
                 (task, options, story)
             });
-            let (tasks, plan) = (tasks.collect(), planned.pipeline);
+            let (tasks, plan, vars) = (tasks.collect(), planned.pipeline, file.spec().vars.clone());
             let name = plan.name.clone();
             let locate = move |error: millstream::Error| match error.place() {
                 Some(_) => file.diagnostic(error),
@@ -98,7 +98,7 @@ impl Run {
             };
             let letters_fail = self.fail_on_dead_letter;
             let (home, locate) = (home.clone(), Arc::new(locate));
-            jobs.push(Job { plan, options, story, tasks, home, told: true, letters_fail, locate });
+            jobs.push(Job { plan, options, story, tasks, home, vars, told: true, letters_fail, locate });
         }
         if !wrong.is_empty() {
             return Err(wrong.into());

@@ -1,7 +1,10 @@
 //! `millstream status [PIPELINE]`
 
 use clap::Args;
-use millstream::observe::{PipelineReport, StageReport};
+use millstream::{
+    Size,
+    observe::{BufferReport, PipelineReport, StageReport},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -46,13 +49,16 @@ impl StatusCommand {
     }
 }
 
-/// Each pipeline: a line about it, its stages, and what limits it.
+/// Each pipeline: a line about it, its stages, its buffers, and what limits it.
 pub(super) fn tables(found: &[Found]) -> String {
     let each = found.iter().map(|found| {
         let mut table = Table::new(&COLUMNS);
         found.report.stages.iter().for_each(|stage| table.row(cells(stage)));
         let Found { process, report } = found;
-        format!("{} ({})\n{}{}\n", head(report), process.pid, table.render(), report.bottleneck)
+        let mut buffers = Table::new(&BUFFER_COLUMNS);
+        report.buffers.iter().for_each(|buffer| buffers.row(buffer_cells(buffer)));
+        let buffers = if buffers.is_empty() { String::new() } else { buffers.render() };
+        format!("{} ({})\n{}{buffers}{}\n", head(report), process.pid, table.render(), report.bottleneck)
     });
     each.collect::<Vec<_>>().join("\n")
 }
@@ -95,5 +101,28 @@ pub(super) fn cells(stage: &StageReport) -> [String; 12] {
         stage.queue.map_or(String::new(), |queue| share(queue.fill())),
         thousands(stage.totals.parked),
         thousands(stage.totals.failures),
+    ]
+}
+
+/// Heads of the table of buffers.
+pub(super) const BUFFER_COLUMNS: [&str; 7] =
+    ["BUFFER", ">RECORDS", ">BYTES", ">OLDEST", ">FILL", ">DROPPED", "WAITING"];
+
+/// A buffer on disk as a row.
+pub(super) fn buffer_cells(buffer: &BufferReport) -> [String; 7] {
+    let age = |seconds: f64| match seconds {
+        seconds if seconds < 120.0 => format!("{seconds:.1} s"),
+        seconds if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
+        seconds => format!("{:.0} h", seconds / 3600.0),
+    };
+    let since = buffer.waiting_seconds.map(|seconds| format!(" (for {})", age(seconds))).unwrap_or_default();
+    [
+        buffer.sink.clone(),
+        thousands(buffer.records),
+        thousands(buffer.bytes),
+        buffer.oldest_age_seconds.map_or_else(|| "-".to_owned(), age),
+        format!("{:.0}% of {}", buffer.fill * 100.0, Size(buffer.disk_bytes_max)),
+        thousands(buffer.dropped),
+        buffer.waiting.as_ref().map(|why| format!("{why}{since}")).unwrap_or_default(),
     ]
 }

@@ -18,7 +18,7 @@ use crate::{
     count::thousands,
     exit::{Exit, Failure, Outcome},
     output::Output,
-    stream::readable,
+    stream::{place, readable},
     talk::Talk,
 };
 
@@ -51,9 +51,12 @@ impl Tap {
         let all = self.which.some(None)?;
         let (process, pipeline, point) = find(&all, &self.point)?;
         let mut client = Client::connect(&process)?;
-        let ask =
-            Ask::Tap { pipeline: Some(pipeline), point, r#where: self.r#where, count: self.count, rate: self.rate };
-        client.tap(&ask)?;
+        let (r#where, count, rate) = (self.r#where.clone(), self.count, self.rate);
+        let ask = Ask::Tap { pipeline: Some(pipeline), point, r#where, count, rate };
+        client.tap(&ask).map_err(|error| match error.place().and_then(|place| place.span) {
+            Some(_) => place(error.within("--where"), &[("--where", self.r#where.unwrap_or_default())]),
+            None => error,
+        })?;
         let printer = self.printing.printer();
         let mut told = Told { at: Instant::now(), what: LeftOut::default() };
         let mut newest = LeftOut::default();
@@ -62,7 +65,9 @@ impl Tap {
                 Ok(Some(Sight::Record(record))) => print(&printer, &record)?,
                 Ok(Some(Sight::LeftOut(left_out))) => {
                     newest = left_out;
-                    if told.at.elapsed() >= TOLD_EVERY {
+                    // An expression that fails is shown at once, and then now and again.
+                    let fails = newest.failed > 0 && told.what.failed == 0;
+                    if fails || told.at.elapsed() >= TOLD_EVERY {
                         told.tell(talk, &newest);
                     }
                 }

@@ -112,6 +112,14 @@ impl SourcePlan for WatchedPlan {
     fn create(&self) -> Result<Box<dyn Source>> {
         Ok(Box::new(Watched { inner: self.inner.create()?, gauge: self.gauge.clone() }))
     }
+
+    fn observer(&self) -> Result<Box<dyn Source>> {
+        self.inner.observer()
+    }
+
+    fn over(&self) {
+        self.inner.over();
+    }
 }
 
 struct Watched {
@@ -181,5 +189,75 @@ impl Source for Watched {
 
     async fn close(&mut self) -> Result<()> {
         self.inner.close().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use millstream::{
+        core::SinkPlan,
+        registry,
+        runtime::{Entry, PipelineSpec, PlanOptions},
+    };
+    use millstream_testkit::{FakeSink, FakeSource};
+
+    use super::*;
+
+    /// A source plan that counts what it is asked.
+    #[derive(Debug, Default)]
+    struct Counting {
+        over: AtomicU32,
+        observers: AtomicU32,
+    }
+
+    impl SourcePlan for Counting {
+        fn capabilities(&self) -> SourceCapabilities {
+            SourceCapabilities::LOG
+        }
+
+        fn form(&self) -> Form {
+            Form::Text
+        }
+
+        fn describe(&self) -> String {
+            "counting".to_owned()
+        }
+
+        fn create(&self) -> Result<Box<dyn Source>> {
+            FakeSource::of(Vec::<String>::new()).create()
+        }
+
+        fn observer(&self) -> Result<Box<dyn Source>> {
+            self.observers.fetch_add(1, Ordering::Relaxed);
+            self.create()
+        }
+
+        fn over(&self) {
+            self.over.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_watched_source_hears_that_its_run_is_over_and_is_observed_as_itself() {
+        let counting = Arc::<Counting>::default();
+        let spec = PipelineSpec {
+            name: "p".to_owned(),
+            sources: vec![Entry::ready(counting.clone() as Arc<dyn SourcePlan>)],
+            sinks: vec![Entry::ready(Arc::new(FakeSink::plain()) as Arc<dyn SinkPlan>)],
+            ..PipelineSpec::default()
+        };
+        let plan = Plan::new(&spec, &registry(), PlanOptions::default()).unwrap();
+        let (plan, gauges) = watched(plan);
+        assert_eq!(gauges.len(), 1);
+        for node in &plan.nodes {
+            if let Planned::Source(source) = &node.component {
+                source.observer().unwrap();
+                source.over();
+            }
+        }
+        let asked = (counting.observers.load(Ordering::Relaxed), counting.over.load(Ordering::Relaxed));
+        assert_eq!(asked, (1, 1));
     }
 }

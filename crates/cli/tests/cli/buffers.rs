@@ -1,5 +1,7 @@
 //! Sinks with buffers on disk, in pipeline files, and the tools that look into them.
 
+use std::io::Write as _;
+
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -68,8 +70,64 @@ fn damage_is_shown_with_file_and_place() {
     bytes[last] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
     let verified = place.run("buffer verify p.slow").code(1);
-    assert!(verified.out.contains("a block's checksum is wrong"), "{verified:?}");
-    place.run("run p.yaml").code(1).says("a block's checksum is wrong");
+    let name = "00000000000000000000.seg at byte 64: a block's checksum is wrong (";
+    assert!(verified.out.contains(name) && verified.out.contains("100 records cannot be read"), "{verified:?}");
+    place.run("run p.yaml").code(1).says("a block's checksum is wrong").says("millstream buffer repair");
+}
+
+/// Three blocks, one for each epoch, of which nothing was delivered.
+fn three_epochs() -> Folder {
+    let place = Folder::new();
+    let dead = "redis_stream: { url: \"redis://127.0.0.1:1/slow\" }";
+    let file = FILE.replace("path: in.txt", "path: in.txt, follow: true, start: beginning");
+    let every = "checkpoint: { every: 20ms }\n";
+    place.write("p.yaml", file.replace("file: { path: slow.txt }", dead) + every);
+    place.write("in.txt", "");
+    let child = place.command(["run", "p.yaml", "--drain-timeout", "1s"]).spawn().unwrap();
+    for epoch in 0..3 {
+        let mut input = std::fs::OpenOptions::new().append(true).open(place.path("in.txt")).unwrap();
+        input.write_all((0..10).map(|i| format!("{epoch}{i}\n")).collect::<String>().as_bytes()).unwrap();
+        until("the buffer to hold them", || {
+            let info = place.run("buffer info p.slow --json").out;
+            let info: Value = serde_json::from_str(&info).unwrap_or_default();
+            info["records"] == 10 * (epoch + 1)
+        });
+    }
+    signal(child.id(), Signal::INT);
+    finish(child).code(3).says("30 records are left in the buffer");
+    place.write("p.yaml", file + every);
+    place
+}
+
+#[test]
+fn what_lies_behind_damage_is_printed_and_after_a_repair_delivered() {
+    let place = three_epochs();
+    let segment = place.path(".millstream/p.slow/buffer/00000000000000000000.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    // In the value `15`, of the second block.
+    let at = bytes.windows(6).position(|window| window == b"141516").unwrap();
+    bytes[at + 2] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let text = |epochs: &[u32]| {
+        epochs.iter().flat_map(|epoch| (0..10).map(move |i| format!("{epoch}{i}\n"))).collect::<String>()
+    };
+    let stops = place.run("buffer dump p.slow --format raw").code(1).says("a block's checksum is wrong");
+    assert_eq!(stops.out, text(&[0]));
+    stops.says("--skip-damaged");
+    let rest = place.run("buffer dump p.slow --format raw --skip-damaged").code(0).says("a block's checksum is wrong");
+    assert_eq!(rest.out, text(&[0, 2]));
+    let repaired = place.run("buffer repair p.slow").code(0);
+    assert!(repaired.out.contains("cut out: 10 records in "), "{repaired:?}");
+    assert_eq!(place.run("buffer repair p.slow").code(0).out, "nothing is damaged\n");
+    let verified = place.run("buffer verify p.slow").code(0);
+    assert!(
+        verified.out.contains("whole: 20 records") && verified.out.contains("10 records were lost"),
+        "{verified:?}"
+    );
+    let done = place.run("run p.yaml --until-end").code(0);
+    assert!(done.err.contains("records of the buffer were lost to damage"), "{done:?}");
+    assert_eq!(place.read("slow.txt"), text(&[0, 2]));
+    assert_eq!(place.read("live.txt"), text(&[0, 1, 2]));
 }
 
 #[test]

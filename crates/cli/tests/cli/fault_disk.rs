@@ -10,13 +10,13 @@ use crate::{
 };
 
 /// A small file system; unmounted in the end.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 const SMALL_BYTES: u64 = 256 << 10;
 
 impl Small {
     /// Mounted as `small` in a folder; `None` where that cannot be done, which is said.
-    fn mount(folder: &Folder) -> Option<Small> {
+    pub(crate) fn mount(folder: &Folder) -> Option<Small> {
         let path = folder.path("small");
         std::fs::create_dir(&path).unwrap();
         let options = format!("size={SMALL_BYTES}");
@@ -35,7 +35,7 @@ impl Small {
     }
 
     /// Takes room away until only so many bytes are free.
-    fn leave(&self, bytes: u64) {
+    pub(crate) fn leave(&self, bytes: u64) {
         let stat = rustix::fs::statvfs(&self.0).unwrap();
         let more = (stat.f_bfree * stat.f_frsize).saturating_sub(bytes);
         let file = File::options().create(true).append(true).open(self.0.join("ballast")).unwrap();
@@ -44,7 +44,7 @@ impl Small {
         let _ = file.write_all_at(&vec![0; more as usize], from);
     }
 
-    fn free(&self) {
+    pub(crate) fn free(&self) {
         std::fs::remove_file(self.0.join("ballast")).unwrap();
     }
 }
@@ -56,13 +56,13 @@ impl Drop for Small {
 }
 
 /// A run that is looked at while it works.
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     folder: &'a Folder,
     child: Kept,
 }
 
 impl<'a> Run<'a> {
-    fn start(folder: &'a Folder) -> Self {
+    pub(crate) fn start(folder: &'a Folder) -> Self {
         let errors = File::options().create(true).append(true).open(folder.path("err.txt")).unwrap();
         let child = Kept::spawn(folder.command(["run", "p.yaml"]).stderr(errors));
         Run { folder, child }
@@ -70,7 +70,7 @@ impl<'a> Run<'a> {
 
     /// Waits for something, while the run goes on.
     #[track_caller]
-    fn until(&mut self, what: &str, mut so: impl FnMut(&Folder) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, mut so: impl FnMut(&Folder) -> bool) {
         until(what, || {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended by itself, {ended:?}: {}", self.folder.read("err.txt"));
@@ -79,7 +79,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits until it says that it waits for room.
-    fn until_full(&mut self) {
+    pub(crate) fn until_full(&mut self) {
         self.until_full_while(|_| {});
     }
 
@@ -93,12 +93,12 @@ impl<'a> Run<'a> {
         std::fs::write(self.folder.path("err.txt"), "").unwrap();
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    fn drain(self) -> Done {
+    pub(crate) fn drain(self) -> Done {
         let child = self.child.take();
         signal(child.id(), Signal::TERM);
         finish(child)
@@ -117,10 +117,10 @@ errors: [ { match: { class: unavailable }, retry: { delay: 50ms, backoff: 1 } } 
 
 /// The input so far, which only grows: a file that is written anew would be another one for its follower.
 #[derive(Default)]
-struct Input(u64);
+pub(crate) struct Input(u64);
 
 impl Input {
-    fn grow(&mut self, folder: &Folder, lines: u64) {
+    pub(crate) fn grow(&mut self, folder: &Folder, lines: u64) {
         let mut file = File::options().create(true).append(true).open(folder.path("in.txt")).unwrap();
         let text: String = (self.0..self.0 + lines).map(|n| format!("{n}\n")).collect();
         file.write_all(text.as_bytes()).unwrap();
@@ -128,7 +128,7 @@ impl Input {
     }
 
     /// What comes of it.
-    fn bracketed(&self) -> String {
+    pub(crate) fn bracketed(&self) -> String {
         (0..self.0).map(|n| format!("<{n}>\n")).collect()
     }
 }

@@ -53,7 +53,12 @@ impl Folder {
 
     /// Runs it to its end. Arguments are divided by blanks.
     pub(crate) fn run(&self, arguments: &str) -> Done {
-        finish(self.command(arguments.split_whitespace()).spawn().unwrap())
+        self.run_all(&arguments.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// The same with arguments that hold blanks.
+    pub(crate) fn run_all(&self, arguments: &[&str]) -> Done {
+        finish(self.command(arguments).spawn().unwrap())
     }
 
     /// Runs it with standard input.

@@ -23,24 +23,24 @@ checkpoint: { every: 50ms }
 ";
 
 /// A process that runs a pipeline, killed when the test is over.
-struct Running {
+pub(crate) struct Running {
     child: Option<Child>,
     said: BufReader<ChildStderr>,
 }
 
 impl Running {
-    fn start(folder: &Folder, arguments: &str) -> Self {
+    pub(crate) fn start(folder: &Folder, arguments: &str) -> Self {
         let mut child = folder.command(arguments.split_whitespace()).spawn().unwrap();
         let said = BufReader::new(child.stderr.take().unwrap());
         Running { child: Some(child), said }
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
     /// The next line on standard error that says this.
-    fn line(&mut self, with: &str) -> String {
+    pub(crate) fn line(&mut self, with: &str) -> String {
         let mut line = String::new();
         loop {
             line.clear();
@@ -51,7 +51,7 @@ impl Running {
         }
     }
 
-    fn drain(mut self) -> Done {
+    pub(crate) fn drain(mut self) -> Done {
         let child = self.child.take().unwrap();
         signal(child.id(), Signal::TERM);
         let mut rest = String::new();
@@ -70,19 +70,19 @@ impl Drop for Running {
     }
 }
 
-fn folder(input: &str) -> Folder {
+pub(crate) fn folder(input: &str) -> Folder {
     let folder = Folder::new();
     folder.write("p.yaml", ORDERS);
     folder.write("in.txt", input);
     folder
 }
 
-fn append(folder: &Folder, text: &str) {
+pub(crate) fn append(folder: &Folder, text: &str) {
     let mut file = std::fs::OpenOptions::new().append(true).open(folder.path("in.txt")).unwrap();
     file.write_all(text.as_bytes()).unwrap();
 }
 
-fn get(address: &str, path: &str) -> String {
+pub(crate) fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -228,7 +228,7 @@ fn a_tap_prints_what_passes_chosen_counted_and_in_every_format() {
 
     folder.run("tap doubel").code(1).says("double");
     folder.run("tap double --rate 0").code(2);
-    folder.run("tap double --where nonsense(").code(2);
+    folder.run("tap double --where nonsense(").code(2).says("--where:1:").says("hint");
     running.drain().code(0);
     folder.run("tap double").code(1).says("no process runs");
 }
@@ -269,4 +269,66 @@ fn a_run_without_state_leaves_no_directory_behind() {
     folder.write("p.yaml", "source: { values: { values: [1] } }\nsink: { drop: {} }\nstate: { memory: {} }\n");
     folder.run("run p.yaml").code(0);
     assert!(!folder.path(".millstream").exists());
+}
+
+/// Records with keys, times and a variable: what a tap's expression can ask about beside the value.
+const KEYED: &str = "\
+name: keyed
+vars: { wanted: { default: b } }
+source: { file: { path: in.txt, follow: true, start: beginning, codec: ndjson } }
+steps:
+  - { name: keys, map: '%key = .k; %headers.colour = \"red\"; %time = t''2026-01-02T03:04:05Z''' }
+sink: { name: out, file: { path: out.txt } }
+checkpoint: { every: 50ms }
+";
+
+#[test]
+fn a_tap_chooses_by_key_headers_origin_sequence_time_and_variables() {
+    let folder = Folder::new();
+    folder.write("p.yaml", KEYED);
+    folder.write("in.txt", "");
+    let mut running = Running::start(&folder, "run p.yaml");
+    running.line("at least once");
+    until("running", || folder.run("status").out.contains("keyed: running"));
+    // Each leaves out about half of them, so that one that keeps all is found out.
+    fn key(record: &serde_json::Value) -> bool {
+        record["key"] == "b" && record["value"].as_str().unwrap().contains("\"b\"")
+    }
+    fn sequence(record: &serde_json::Value) -> bool {
+        record["sequence"].as_u64().unwrap() % 2 == 1
+    }
+    type Fits = fn(&serde_json::Value) -> bool;
+    let choices: [(&str, Fits); 6] = [
+        ("%key == \"b\"", key),
+        ("%key == %vars.wanted", key),
+        ("mod(int!(%sequence), 2) == 1", sequence),
+        ("%key == \"b\" && %stream == \"in.txt\" && %shard == 0", key),
+        ("%key == \"b\" && %headers.colour == \"red\"", key),
+        ("%key == \"b\" && to_unix_timestamp(timestamp!(%time)) == 1767323045", key),
+    ];
+    for (expression, fits) in choices {
+        let arguments = ["tap", "keys", "--where", expression, "--count", "4", "--format", "ndjson"];
+        let child = folder.command(arguments).spawn().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(finish(child)));
+        let mut done = None;
+        until(expression, || {
+            append(&folder, "{\"k\":\"a\"}\n{\"k\": \"b\"}\n");
+            done = receiver.recv_timeout(std::time::Duration::from_millis(20)).ok();
+            done.is_some()
+        });
+        let done = done.unwrap().code(0).silent();
+        let records: Vec<serde_json::Value> =
+            done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(records.len() == 4 && records.iter().all(fits), "{expression}: {done:?}");
+    }
+    for (expression, place, hint) in [
+        ("true &&\n  %kez == 1", "--where:2:", "did you mean `key`?"),
+        ("%vars.wantet == \"b\"", "--where:1:", "did you mean `wanted`?"),
+        (".k ==", "--where:1:", "expected one of"),
+    ] {
+        let refused = folder.run_all(&["tap", "keys", "--where", expression]).code(2);
+        assert!(refused.err.contains(place) && refused.err.contains(hint), "{expression}: {}", refused.err);
+    }
+    running.drain().code(0);
 }

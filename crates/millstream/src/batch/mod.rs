@@ -6,9 +6,11 @@ mod grouping;
 mod pending;
 mod saved;
 mod stream;
+mod worker;
 
 pub(crate) use batching::Splitter;
 
 pub use batch_of::{BatchOf, Trigger};
 pub use batching::Batching;
 pub use stream::Batched;
+pub use worker::BatchWorker;

@@ -4,7 +4,12 @@ use std::{future::Future, sync::Arc};
 
 use millstream_core::Operator;
 
-use super::{BatchOf, Batching, batching::Key, grouping::Grouping};
+use super::{
+    BatchOf, BatchWorker, Batching,
+    batching::Key,
+    grouping::Grouping,
+    worker::{Post, Served},
+};
 use crate::{
     made::Made,
     stream::{Keyed, Stream, at},
@@ -13,7 +18,7 @@ use crate::{
 };
 
 /// A stream in batches: [`handle`](Batched::handle) says who gets them.
-#[must_use = "batches need a handler: `handle`"]
+#[must_use = "batches need a handler: `handle`, or `step`"]
 #[derive(Debug)]
 pub struct Batched<T, K> {
     pub(crate) stream: Stream<T, K>,
@@ -36,17 +41,8 @@ impl<T: Data, K> Batched<T, K> {
         F: Future<Output = A> + Send + 'static,
         H: Fn(BatchOf<T>) -> F + Send + Sync + 'static,
     {
-        let Batched { stream, batching } = self;
-        let limits = Limits::new(1);
-        let apart = match (stream.keyed, &batching.key) {
-            (Keyed::No, _) => Apart::No,
-            (_, Key::Record) => Apart::ByKey,
-            _ => Apart::All,
-        };
-        // Records without a key may be at any worker, those of a key at one: both keep what they have.
-        let scales = stream.keyed != Keyed::No;
-        let (handler, shared, parameters) = (Arc::new(handler), limits.clone(), batching.parameters.clone());
-        let made = Made::operator("batch", move || {
+        let handler = Arc::new(handler);
+        self.enter(move |batching, limits, apart| {
             let handler = handler.clone();
             let handle = move |gathered: Gathered| {
                 let handler = handler.clone();
@@ -56,9 +52,45 @@ impl<T: Data, K> Batched<T, K> {
                     handler(group).await.outcomes(records)
                 }
             };
-            grouping(batching.clone(), handle, shared.clone(), apart)
-        });
-        let options: Vec<Arc<dyn crate::made::Adjust>> = vec![limits.clone(), Arc::new(parameters)];
+            grouping(batching, handle, limits, apart)
+        })
+    }
+
+    /// The same with an object that handles the batches: `make` makes one for each worker, so that it can own a connection. See
+    /// [`BatchWorker`].
+    pub fn step<W: BatchWorker<T>>(
+        self,
+        make: impl Fn() -> W + Send + Sync + 'static,
+    ) -> Stream<<W::Answer as Answer>::Value, at::Worker> {
+        let make = Arc::new(make);
+        self.enter(move |batching, limits, apart| {
+            let post = Post::empty();
+            let at = post.clone();
+            let handle = move |gathered: Gathered| {
+                let at = at.clone();
+                async move { at.handle(BatchOf::<T>::gather(gathered)).await }
+            };
+            Served::new(grouping(batching, handle, limits, apart), post, make.clone())
+        })
+    }
+
+    /// Adds the step that `make` makes for each worker.
+    fn enter<U, L, O: Operator + 'static>(
+        self,
+        make: impl Fn(Batching<T>, Arc<Limits>, Apart) -> O + Send + Sync + 'static,
+    ) -> Stream<U, L> {
+        let Batched { stream, batching } = self;
+        let limits = Limits::new(1);
+        let apart = match (stream.keyed, &batching.key) {
+            (Keyed::No, _) => Apart::No,
+            (_, Key::Record) => Apart::ByKey,
+            _ => Apart::All,
+        };
+        // Records without a key may be at any worker, those of a key at one: both keep what they have.
+        let scales = stream.keyed != Keyed::No;
+        let options: Vec<Arc<dyn crate::made::Adjust>> = vec![limits.clone(), Arc::new(batching.parameters.clone())];
+        let shared = limits.clone();
+        let made = Made::operator("batch", move || make(batching.clone(), shared.clone(), apart));
         stream.enter(Made { stateful: true, scales, options, ..made }, Some(limits))
     }
 }

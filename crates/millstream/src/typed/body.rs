@@ -63,12 +63,12 @@ impl<T: Data> Parsed for Typed<T> {
     }
 
     fn encode(&self, rows: &Rows) -> (Column, Forms) {
-        let mut column = ColumnBuilder::default();
-        let mut forms = Vec::with_capacity(rows.len());
+        let mut column = ColumnBuilder::with_capacity(rows.len(), 16 * rows.len());
+        let (mut forms, mut shown) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows.iter() {
-            let (bytes, form) = self.rows.get(row).map_or((None, Form::Json), shown);
-            column.push(bytes.as_deref());
-            forms.push(form);
+            let form = self.rows.get(row).and_then(|value| show(value, &mut shown));
+            column.push(form.is_some().then_some(&shown));
+            forms.push(form.unwrap_or(Form::Bytes));
         }
         let same = forms.iter().all(|form| *form == Form::Json);
         (column.finish(), if same { Forms::Same(Form::Json) } else { Forms::Each(Arc::new(forms)) })
@@ -88,14 +88,18 @@ impl<T: Data> Parsed for Typed<T> {
     }
 }
 
-/// A value as people see it; MessagePack where JSON cannot say it; nothing if it cannot be written down at all.
-fn shown<T: Serialize>(value: &T) -> (Option<Vec<u8>>, Form) {
-    let json =
-        contained(|| serde_json::to_vec(value).map_err(|cause| unwritten(cause, "cannot write a value as JSON")));
-    match json {
-        Ok(json) => (Some(json), Form::Json),
-        Err(_) => (pack(value).ok().map(Vec::from), Form::Bytes),
+/// Writes a value as people see it; as MessagePack where JSON cannot say it; `None` if it cannot be written down at all.
+fn show<T: Serialize>(value: &T, to: &mut Vec<u8>) -> Option<Form> {
+    to.clear();
+    let json = contained(|| {
+        serde_json::to_writer(&mut *to, value).map_err(|cause| unwritten(cause, "cannot write a value as JSON"))
+    });
+    if json.is_ok() {
+        return Some(Form::Json);
     }
+    to.clear();
+    to.extend_from_slice(&pack(value).ok()?);
+    Some(Form::Bytes)
 }
 
 /// A value so that it can be read back.

@@ -6,7 +6,9 @@ use serde::{Serialize, de::DeserializeOwned};
 /// A value that can flow through a pipeline. Implemented for everything that fits.
 ///
 /// A record may have to wait for another try, or for the rest of its batch, while the process crashes: so its value must be
-/// one that can be written down and read back.
+/// one that can be written down and read back. It is written as MessagePack with names, so what serde says of a value must say all of
+/// it: fields that are skipped come back as their default; and there is one word for "nothing", so that `Some(None)` of an
+/// `Option<Option<_>>`, or `Some(())`, comes back as `None`. Say such a thing by an enum of yours.
 #[diagnostic::on_unimplemented(
     message = "values of type `{Self}` cannot flow through a pipeline",
     label = "this type cannot be written down and read back",

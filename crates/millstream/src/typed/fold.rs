@@ -13,7 +13,8 @@ use millstream_state::KeyedTable;
 use super::{Data, Typed, rows::view, typed};
 use crate::made::Made;
 
-/// A state of type `V` for each key of the records.
+/// A state of type `V` for each key of the records. It changes by exactly those that do not panic; see
+/// [`Folds`](millstream_state::Folds) for what that costs.
 pub(crate) fn fold<T, V, U, F, E>(fold: F, emit: E) -> Made
 where
     T: Data,
@@ -54,17 +55,29 @@ where
         let Some(batch) = typed::<T>(batch, out) else { return Ok(()) };
         let records = batch.records();
         let (mut absorbed, mut filtered) = (0, 0);
-        let table = &mut self.table;
-        let failed = view::<T>(&batch).each(|row, value| {
-            match records.get(row).key() {
+        let (fold, view) = (&self.functions.0, view::<T>(&batch));
+        let key = |row| records.get(row).key();
+        let again = |state: &mut V, row| view.get(row).into_iter().for_each(|value| fold(state, value));
+        let (mut folds, mut late) = (self.table.fold(), Vec::new());
+        let mut failed = view.each(|row, value| {
+            if folds.is_torn() {
+                late.extend(folds.mend(key, again));
+            }
+            match key(row) {
                 Some(key) => {
-                    (self.functions.0)(table.entry(key), value);
+                    fold(folds.entry(row, key), value);
+                    folds.done();
                     absorbed += 1;
                 }
                 None => filtered += 1,
             }
             Ok(())
         });
+        late.extend(folds.mend(key, again));
+        drop(folds);
+        absorbed -= late.len();
+        failed.extend(late);
+        failed.sort_unstable_by_key(|(row, _)| *row);
         out.absorbed(absorbed);
         out.filtered(filtered);
         failed.into_iter().for_each(|(row, error)| out.fail(&batch, row as usize, error));

@@ -101,27 +101,62 @@ pub(crate) fn emit_values<U: Data>(batch: Batch, values: Vec<U>, failed: Vec<(u3
     }
 }
 
+/// The rows for which `keep` says yes; those that panicked are not among them.
+pub(crate) fn kept<T>(view: View<'_, T>, keep: impl Fn(&T) -> bool) -> (Vec<u32>, Vec<(u32, Error)>) {
+    let mut rows = vec![0; view.len()];
+    let (mut found, mut row, mut failed) = (0, 0, Vec::new());
+    loop {
+        let from = row as usize;
+        // Written each time and counted if it is one: no branch to guess wrong. The count stays below that of the rows.
+        let mut add = |answer: bool| {
+            rows[found] = row;
+            found += usize::from(answer);
+            row += 1;
+        };
+        let caught = catch_unwind(AssertUnwindSafe(|| match view {
+            View::All(values) => values.get(from..).unwrap_or_default().iter().for_each(|value| add(keep(value))),
+            // Rows of a batch lie within its body.
+            View::Picked(values, picked) => {
+                let picked = picked.get(from..).unwrap_or_default();
+                picked.iter().for_each(|&row| add(keep(&values[row as usize])));
+            }
+        }));
+        match caught {
+            Ok(()) => break,
+            Err(panic) => {
+                failed.push((row, panicked(&*panic)));
+                row += 1;
+            }
+        }
+    }
+    rows.truncate(found);
+    (rows, failed)
+}
+
 /// The rows for which `keep` says yes and those for which it says no; those that panicked are in neither.
 pub(crate) fn partition<T>(view: View<'_, T>, keep: impl Fn(&T) -> bool) -> (Vec<u32>, Vec<u32>, Vec<(u32, Error)>) {
     let (answers, failed) = view.collect(keep);
-    let (mut yes, mut no) = (vec![0; answers.len()], vec![0; answers.len()]);
-    let (mut kept, mut left) = (0, 0);
-    let mut bad = failed.iter().map(|(row, _)| *row).peekable();
-    let mut row = 0;
-    for answer in answers {
-        while bad.next_if_eq(&row).is_some() {
-            row += 1;
-        }
-        // Written to both and counted in one: no branch to guess wrong. Both counts are below the number of answers.
-        yes[kept] = row;
-        no[left] = row;
-        kept += usize::from(answer);
-        left += usize::from(!answer);
-        row += 1;
+    (rows_with(true, &answers, &failed), rows_with(false, &answers, &failed), failed)
+}
+
+/// The rows with this answer, where there is one for each row that has not failed.
+fn rows_with(wanted: bool, answers: &[bool], failed: &[(u32, Error)]) -> Vec<u32> {
+    let mut rows = vec![0; answers.len()];
+    let mut found = 0;
+    // Written each time and counted if it is one: no branch to guess wrong. The count stays below that of the answers.
+    let mut add = |row: u32, answer: bool| {
+        rows[found] = row;
+        found += usize::from(answer == wanted);
+    };
+    if failed.is_empty() {
+        answers.iter().enumerate().for_each(|(row, answer)| add(row as u32, *answer));
+    } else {
+        let mut failed = failed.iter().map(|(row, _)| *row).peekable();
+        let rows = (0..).filter(|row| failed.next_if_eq(row).is_none());
+        rows.zip(answers).for_each(|(row, answer)| add(row, *answer));
     }
-    yes.truncate(kept);
-    no.truncate(left);
-    (yes, no, failed)
+    rows.truncate(found);
+    rows
 }
 
 /// Some of the records; the batch itself if those are all.
@@ -155,5 +190,10 @@ mod tests {
             value % 2 == 1
         });
         assert_eq!((yes, no, failed.len()), (vec![2, 4], vec![1], 2));
+        let (yes, failed) = kept(View::Picked(&values, &[2, 3, 1, 4]), |value| {
+            assert!(*value != 4, "no");
+            value % 2 == 1
+        });
+        assert_eq!((yes, failed.len()), (vec![0, 3], 1));
     }
 }

@@ -5,7 +5,7 @@ use millstream_core::{Batch, Error, ErrorKind, Output};
 use super::{
     Data, RecordOf,
     children::Children,
-    rows::{View, emit_values, partition, pick, view},
+    rows::{View, emit_values, kept, partition, pick, view},
     typed,
 };
 use crate::{
@@ -36,6 +36,12 @@ where
     })
 }
 
+/// JSON that lies in values as text or bytes.
+pub(crate) fn parse_json<T: Data + AsRef<[u8]>, U: Data>() -> Made {
+    let made = try_map(|value: &T| serde_json::from_slice::<U>(value.as_ref()).map_err(crate::raw::not_json));
+    Made { verb: "json", ..made }
+}
+
 pub(crate) fn map_record<T: Data, U: Data, F>(map: F) -> Made
 where
     F: Fn(&RecordOf<'_, T>) -> U + Send + Sync + 'static,
@@ -55,8 +61,8 @@ where
 pub(crate) fn filter<T: Data, F: Fn(&T) -> bool + Send + Sync + 'static>(keep: F) -> Made {
     Made::transform("filter", keep, |keep, batch, out| {
         let Some(batch) = typed::<T>(batch, out) else { return };
-        let (kept, left, failed) = partition(view::<T>(&batch), keep);
-        out.filtered(left.len());
+        let (kept, failed) = kept(view::<T>(&batch), keep);
+        out.filtered(batch.len() - failed.len() - kept.len());
         fail_all(&batch, failed, out);
         out.emit(0, pick(&batch, kept));
     })

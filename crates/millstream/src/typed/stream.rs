@@ -109,6 +109,9 @@ impl<T: Data, K> Stream<T, K> {
     /// record; at the end of the input each key's state becomes a record. The state is in the checkpoint: a record counts once,
     /// also after a crash. Records without a key are left out.
     ///
+    /// What a record has changed by the time it panics is taken back. For that, a value without anything on the heap of up to
+    /// 64 bytes is copied before each record; any other is cloned once for each batch that touches its key.
+    ///
     /// `name` is needed because the state is found by it.
     pub fn fold<V: Data + Default, U: Data>(
         self,
@@ -149,7 +152,7 @@ impl<T: Data, K> Stream<T, K> {
         self.encode_as("encode", Form::Bytes, encode)
     }
 
-    fn encode_as<E: Failure>(
+    pub(crate) fn encode_as<E: Failure>(
         self,
         verb: &'static str,
         form: Form,
@@ -266,6 +269,13 @@ impl<T: Data, K> Stream<T, K> {
         let shared = limits.clone();
         let made = Made::operator("step", move || working::<T, W>(make.clone(), shared.clone(), keyed));
         self.enter(Made { options: vec![limits.clone()], ..made }, Some(limits))
+    }
+}
+
+impl<T: Data + AsRef<[u8]>, K> Stream<T, K> {
+    /// Reads each value, a text or bytes, as JSON. One that does not fit `U` fails, and only it.
+    pub fn json<U: Data>(self) -> Stream<U> {
+        self.enter(steps::parse_json::<T, U>(), None)
     }
 }
 

@@ -11,31 +11,36 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::Either, stream::FuturesUnordered};
 use millstream_core::{BATCH_RECORDS_MAX, Batch, Change, Error, ErrorKind, Operator, Output, Result, panicked};
 
 use super::{Held, Limits, Row, Slots};
 use crate::typed::{Data, typed};
 
 /// A record's future with its number, its panic and its time-out.
-async fn attempt<U>(
+fn attempt<U>(
     number: u32,
     work: impl Future<Output = Result<U>> + Send,
     limit: Option<Duration>,
-) -> (u32, Result<U>) {
-    (number, every(work, limit).await)
+) -> impl Future<Output = (u32, Result<U>)> + Send {
+    every(work, limit).map(move |result| (number, result))
 }
 
-/// A future of user code: a panic is an error, and so is taking longer than `limit`.
-pub(crate) async fn every<U>(work: impl Future<Output = Result<U>> + Send, limit: Option<Duration>) -> Result<U> {
-    let contained = AssertUnwindSafe(work).catch_unwind();
-    let ended = match limit {
-        None => contained.await,
-        Some(limit) => tokio::time::timeout(limit, contained).await.map_err(|_| {
-            Error::new(ErrorKind::Timeout, format!("the step took longer than {}", millstream_core::Span(limit)))
-        })?,
-    };
-    ended.unwrap_or_else(|panic| Err(panicked(&*panic)))
+/// A future of user code: a panic is an error, and so is taking longer than `limit`, from now on.
+///
+/// Made of parts and not an `async fn`, which would hold `work` once more for each layer: it is moved for each record.
+pub(crate) fn every<U>(
+    work: impl Future<Output = Result<U>> + Send,
+    limit: Option<Duration>,
+) -> impl Future<Output = Result<U>> + Send {
+    let ended = |ended: std::thread::Result<Result<U>>| ended.unwrap_or_else(|panic| Err(panicked(&*panic)));
+    let contained = AssertUnwindSafe(work).catch_unwind().map(ended);
+    let Some(limit) = limit else { return Either::Left(contained) };
+    Either::Right(tokio::time::timeout(limit, contained).map(move |ended| {
+        ended.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, format!("the step took longer than {}", millstream_core::Span(limit))))
+        })
+    }))
 }
 
 /// An operator that begins `start` for each record.

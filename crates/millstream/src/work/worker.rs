@@ -7,7 +7,10 @@ use futures::FutureExt;
 use millstream_core::{Batch, Change, Error, ErrorKind, Operator, Output, Result};
 
 use super::{Held, Limits, Row, every};
-use crate::typed::{Data, typed, view};
+use crate::{
+    failure::{Failure, outcome},
+    typed::{Data, typed, view},
+};
 
 /// A step with something of its own, such as a connection: a factory makes one for each worker.
 ///
@@ -21,6 +24,7 @@ use crate::typed::{Data, typed, view};
 ///
 /// impl Worker<String> for Numbering {
 ///     type Output = String;
+///     type Error = millstream::Error;
 ///
 ///     async fn handle(&mut self, line: String) -> Result<String> {
 ///         self.0 += 1;
@@ -32,17 +36,20 @@ pub trait Worker<T>: Send + 'static {
     /// What it makes of a record.
     type Output: Data;
 
+    /// What it fails with: [`Error`], or any other [`Failure`], such as the error of the client that it owns.
+    type Error: Failure + Send;
+
     /// Before the first record: connect. An error stops the pipeline, or restarts it where that can help.
-    fn init(&mut self) -> impl Future<Output = Result<()>> + Send {
+    fn init(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send {
         async { Ok(()) }
     }
 
     /// Handles a record, one at a time. An error or panic costs only its record, and what takes longer than the step's
     /// `timeout` fails: the future is dropped where it stands.
-    fn handle(&mut self, value: T) -> impl Future<Output = Result<Self::Output>> + Send;
+    fn handle(&mut self, value: T) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
 
     /// No more records come in this run: say goodbye properly.
-    fn drain(&mut self) -> impl Future<Output = Result<()>> + Send {
+    fn drain(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send {
         async { Ok(()) }
     }
 
@@ -120,7 +127,7 @@ impl<T: Data, W: Worker<T>, M: Fn() -> W + Send + Sync + 'static> Working<T, W, 
                 let work = async {
                     let value = view::<T>(batch).get(*row as usize).cloned();
                     let value = value.ok_or_else(|| Error::new(ErrorKind::Bug, "a record has no value"))?;
-                    worker.handle(value).await
+                    outcome(worker.handle(value).await)
                 };
                 match every(work, limit).await {
                     Ok(value) => values.push(value),
@@ -169,7 +176,7 @@ impl<T: Data, W: Worker<T>, M: Fn() -> W + Send + Sync + 'static> Operator for W
     async fn restore(&mut self, _: Vec<Change>) -> Result<()> {
         let worker = self.worker.insert((self.make)());
         self.begun = true;
-        let begun = every(worker.init(), None).await;
+        let begun = every(worker.init().map(outcome), None).await;
         if begun.is_err() {
             // It never becomes part of a stage, so nobody else would.
             self.close().await?;
@@ -216,7 +223,9 @@ impl<T: Data, W: Worker<T>, M: Fn() -> W + Send + Sync + 'static> Operator for W
 
     async fn drain(&mut self, _: &mut Output) -> Result<()> {
         match &mut self.worker {
-            Some(worker) if !std::mem::replace(&mut self.drained, true) => every(worker.drain(), None).await,
+            Some(worker) if !std::mem::replace(&mut self.drained, true) => {
+                every(worker.drain().map(outcome), None).await
+            }
             _ => Ok(()),
         }
     }

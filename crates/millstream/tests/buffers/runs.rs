@@ -81,6 +81,32 @@ fn what_a_dead_sink_did_not_take_waits_on_disk_for_the_next_run_once_each() {
 }
 
 #[test]
+fn a_drain_of_a_group_that_still_opens_delivers_what_is_left_and_reads_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, dead) = (FakeSource::live(), FakeSink::truncating());
+    let mut spec = spec(source.clone());
+    spec.sinks = vec![sink("dead", &dead, Some(WhenFull::Block))];
+    dead.stall(true);
+    run(async {
+        let group = start(&spec, &Home::new(folder.path())).await;
+        numbers(0..100).into_iter().for_each(|value| source.push(None, value));
+        until("all to be in the buffer", || group.handle().status().buffers["dead"].figures.records == 100).await;
+        group.handle().drain(Duration::from_millis(100));
+        assert_eq!(group.wait().await.unwrap().left["dead"], 100);
+    });
+    dead.stall(false);
+    source.push(None, "new");
+    run(async {
+        let group = start(&spec, &Home::new(folder.path())).await;
+        // Before all can be open.
+        group.handle().drain(Duration::from_secs(10));
+        let summary = group.wait().await.unwrap();
+        assert_eq!((summary.pipeline.unwrap().ended, summary.left["dead"]), (Ended::Drained, 0));
+    });
+    assert_eq!(dead.values(), numbers(0..100));
+}
+
+#[test]
 fn a_bounded_run_ends_when_its_buffers_are_delivered() {
     let folder = tempfile::tempdir().unwrap();
     let (home, ledger) = (Home::new(folder.path()), FakeSink::truncating());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use millstream::{
-    Delivery, End, Pipeline, Raw, Stream,
+    Delivery, End, Pipeline,
     runtime::{Plan, Step},
 };
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ pub(crate) fn plan(job: &str, folder: &Path) -> Option<Plan> {
     };
     let input = if job == "once-series" { "in-*.ss" } else { "in.txt" };
     let input = json!({ "path": path(input), "follow": true, "start": "beginning" });
-    let lines: Stream<Raw> = base(job, Delivery::ExactlyOnce).source_with("file", input).into();
+    let lines = base(job, Delivery::ExactlyOnce).source_with("file", input);
     let lines = if job == "feed" { lines } else { lines.map(bracket) };
     Some(lines.sink_with("file", sink).plan().unwrap())
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod batches;
 mod collector;
 mod example;
 mod files;
@@ -109,7 +110,7 @@ pub(crate) fn same(found: &[String], expected: &[String], what: &str) {
 
 /// The plan of a job: each module knows its own.
 fn plan(job: &str, folder: &Path) -> Plan {
-    let plans = [collector::plan, files::plan, letters::plan, parked::plan, sources::plan];
+    let plans = [batches::plan, collector::plan, files::plan, letters::plan, parked::plan, sources::plan];
     let found = plans.iter().find_map(|plan| plan(job, folder));
     found.unwrap_or_else(|| steps::pipeline(job, folder).plan().unwrap())
 }

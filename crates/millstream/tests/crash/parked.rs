@@ -4,7 +4,7 @@ use std::path::Path;
 
 use millstream::{
     Delivery, Error, ErrorKind, Span,
-    runtime::{ErrorRule, Match, Plan, Retry, Step},
+    runtime::{ErrorRule, Plan, Retry, Step},
 };
 use serde_json::json;
 
@@ -31,7 +31,7 @@ pub(crate) fn plan(job: &str, folder: &Path) -> Option<Plan> {
             }
             bracket(record, value)
         })
-        .on_error(ErrorRule { matches: Match::default(), retry: Some(retry), then: None })
+        .on_error(ErrorRule::any().retry(retry))
         .sink_with("file", json!({ "path": path("out.txt"), "existing": "append" }));
     Some(pipeline.plan().unwrap())
 }

@@ -5,9 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream::{
-    BatchOf, Batching, Data, Error, ErrorKind, ErrorRule, Outcomes, Retry, Size, Span, Stream, Trigger, at,
-};
+use millstream::{BatchOf, Batching, Data, Error, ErrorKind, ErrorRule, Outcomes, Retry, Size, Stream, Trigger, at};
 use millstream_testkit::FakeSource;
 
 use crate::bed::{Bed, dead, texts, until};
@@ -276,8 +274,7 @@ behaviours! {
             }).collect();
             async move { outcomes }
         });
-        let retry = Retry { attempts: Some(9), delay: Span(Duration::from_millis(1)), ..Retry::default() };
-        bed.collect(handled.on_error(ErrorRule { matches: Default::default(), retry: Some(retry), then: None }));
+        bed.collect(handled.on_error(ErrorRule::any().retry(Retry::times(9).delay(Duration::from_millis(1)))));
         bed.run().await;
         let key = |n: u64| (n..60).step_by(3).collect::<Vec<u64>>();
         for of in [0, 2] {

@@ -10,15 +10,14 @@ use std::{
 };
 
 use millstream::{
-    Data, Ended, ErrorRule, Home, Pipeline, Raw, Retry, Running, Span, Stream, Summary, Then, at,
-    core::DeadLetter,
-    runtime::{Match, RunOptions},
+    Data, Ended, ErrorRule, Home, Pipeline, Raw, Retry, Running, Stream, Summary, Then, core::DeadLetter,
+    runtime::RunOptions,
 };
 use millstream_testkit::{FakeSink, FakeSource};
 use tokio::sync::watch;
 
 /// Longer than anything here takes on a busy machine.
-fn patience() -> Duration {
+pub(crate) fn patience() -> Duration {
     Duration::from_secs(if std::env::var_os("MILLSTREAM_LONG").is_some() { 1200 } else { 60 })
 }
 
@@ -80,7 +79,7 @@ impl Bed {
     }
 
     /// The numbers from 0 up to `end`.
-    pub(crate) fn numbers(&self, end: u64) -> Stream<u64, at::Source> {
+    pub(crate) fn numbers(&self, end: u64) -> Stream<u64> {
         self.pipeline.values(0..end)
     }
 
@@ -214,12 +213,12 @@ pub(crate) async fn dawdle(n: u64) {
 
 /// Tries again this often, always after the same time.
 pub(crate) fn retry(attempts: impl Into<Option<u32>>, delay: Duration) -> Retry {
-    Retry { attempts: attempts.into(), delay: Span(delay), backoff: 1.0, jitter: 0.0, ..Retry::default() }
+    Retry { attempts: attempts.into(), ..Retry::forever().delay(delay).backoff(1.0).jitter(0.0) }
 }
 
 /// A rule for every error.
 pub(crate) fn rule(retry: impl Into<Option<Retry>>, then: impl Into<Option<Then>>) -> ErrorRule {
-    ErrorRule { matches: Match::default(), retry: retry.into(), then: then.into() }
+    ErrorRule { retry: retry.into(), then: then.into(), ..ErrorRule::any() }
 }
 
 /// Shut until the test opens it.

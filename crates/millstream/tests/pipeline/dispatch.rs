@@ -37,6 +37,7 @@ struct Numbered {
 
 impl Worker<String> for Numbered {
     type Output = String;
+    type Error = millstream::Error;
 
     async fn handle(&mut self, text: String) -> Result<String> {
         let n = number(&text);

@@ -9,19 +9,13 @@ use std::{
 };
 
 use millstream::{
-    BatchOf, Batching, Error, ErrorKind, ErrorRule, Retry, Span, Stream, Then,
-    core::Class,
-    runtime::{DeadLetterSpec, Entry, Match},
+    BatchOf, Batching, Class, DeadLetterSpec, Error, ErrorKind, ErrorRule, Retry, Span, Stream, Then, runtime::Entry,
 };
 use millstream_testkit::{FakeSink, FakeSource};
 
 use crate::bed::{Bed, Seen, dead, retry, rule, texts, until};
 
 const SOON: Duration = Duration::from_millis(1);
-
-fn class(class: Class) -> Match {
-    Match { class: Some(class), ..Match::default() }
-}
 
 /// Numbers, of which `bad` fail with that kind; each try is written down.
 fn failing(
@@ -86,9 +80,9 @@ behaviours! {
             3 => Some(ErrorKind::Data),
             _ => None,
         });
-        let stream = stream.on_error(ErrorRule { matches: class(Class::Timeout), retry: None, then: Some(Then::Drop) });
-        let again = rule(retry(2, SOON), Then::Drop);
-        bed.collect(stream.on_error(ErrorRule { matches: class(Class::Throttled), ..again }));
+        let stream = stream.on_error(ErrorRule::of(Class::Timeout).then(Then::Drop));
+        let again = ErrorRule::of(Class::Throttled).retry(retry(2, SOON)).then(Then::Drop);
+        bed.collect(stream.on_error(again));
         let summary = bed.run().await;
         assert_eq!((bed.delivered(), bed.dead()), (texts([0, 4]), vec![dead("3", "E_DATA")]));
         assert_eq!([1, 2, 3].map(|n| tries_of(&tries, n)), [1, 3, 1]);
@@ -102,8 +96,7 @@ behaviours! {
             2 => Some(ErrorKind::Rejected),
             _ => None,
         });
-        let code = Match { code: Some("E_REJECTED".to_owned()), ..Match::default() };
-        bed.collect(stream.on_error(ErrorRule { matches: code, retry: None, then: Some(Then::DeadLetter) }));
+        bed.collect(stream.on_error(ErrorRule::of(ErrorKind::Rejected).then(Then::DeadLetter)));
         let summary = bed.run().await;
         assert_eq!((bed.dead(), summary.stages["work"].dropped), (vec![dead("2", "E_REJECTED")], 1));
     }
@@ -111,8 +104,7 @@ behaviours! {
     async fn a_rule_can_look_for_words_of_the_message() {
         let bed = Bed::new();
         let (stream, _) = failing(&bed, 12, |n| (n > 9).then_some(ErrorKind::Data));
-        let words = Match { message: Some("^11 is".to_owned()), ..Match::default() };
-        bed.collect(stream.on_error(ErrorRule { matches: words, retry: None, then: Some(Then::Drop) }));
+        bed.collect(stream.on_error(ErrorRule::any().saying("^11 is").then(Then::Drop)));
         bed.run().await;
         assert_eq!(bed.dead(), [dead("10", "E_DATA")]);
     }
@@ -249,7 +241,7 @@ behaviours! {
     async fn dead_letters_can_go_to_a_sink_of_yours() {
         let letters = FakeSink::plain();
         let sink = Some(Entry::ready(Arc::new(letters.clone()) as Arc<dyn millstream::core::SinkPlan>));
-        let bed = Bed::new().with(|pipeline| pipeline.dead_letters(DeadLetterSpec { sink, stop_after: None }));
+        let bed = Bed::new().with(|pipeline| pipeline.dead_letters_to(DeadLetterSpec { sink, stop_after: None }));
         let (stream, _) = failing(&bed, 3, |n| (n == 1).then_some(ErrorKind::Data));
         bed.collect(stream);
         let summary = bed.run().await;
@@ -259,7 +251,7 @@ behaviours! {
 
     async fn so_many_dead_letters_stop_the_pipeline() {
         let three = DeadLetterSpec { sink: None, stop_after: Some(3) };
-        let bed = Bed::new().with(|pipeline| pipeline.dead_letters(three));
+        let bed = Bed::new().with(|pipeline| pipeline.dead_letters_to(three));
         let (stream, _) = failing(&bed, 100, |_| Some(ErrorKind::Data));
         bed.collect(stream);
         let error = bed.pipeline.run().await.unwrap_err();

@@ -1,6 +1,6 @@
 //! Streams that part and meet.
 
-use millstream::{ErrorKind, Pipeline, Stream};
+use millstream::{Error, ErrorKind, ErrorRule, Pipeline, Stream};
 use millstream_testkit::{FakeSink, FakeSource};
 
 use crate::bed::{Bed, dead, texts, until};
@@ -39,7 +39,7 @@ behaviours! {
     async fn a_clone_is_a_second_reader_of_every_record() {
         let bed = Bed::new();
         let other = FakeSink::plain();
-        let numbers: Stream<u64> = bed.numbers(1000).into();
+        let numbers = bed.numbers(1000);
         bed.deliver(numbers.clone().map(|n| n + 1), &other);
         bed.collect(numbers);
         bed.run().await;
@@ -53,6 +53,38 @@ behaviours! {
         bed.run().await;
         let (low, high): (Vec<_>, Vec<_>) = bed.delivered().into_iter().partition(|n| n.len() < 4);
         assert_eq!((low, high), (texts(0..100), texts(1000..1100)));
+    }
+
+    async fn sources_steps_and_merges_are_streams_of_one_type() {
+        fn shifted(numbers: Stream<u64>, by: u64) -> Stream<u64> {
+            numbers.map(move |n| n + by)
+        }
+
+        let bed = Bed::new();
+        let mut all: Vec<Stream<u64>> = vec![bed.numbers(2), shifted(bed.numbers(2), 10), bed.numbers(1).map(|_| 20)];
+        all.push(bed.numbers(1).map_async(|_| async { Ok::<u64, Error>(30) }).into());
+        let merged = all.into_iter().reduce(Stream::merge).unwrap();
+        bed.collect(shifted(merged, 100));
+        bed.run().await;
+        assert_eq!(bed.sorted(), texts([100, 101, 110, 111, 120, 130]));
+    }
+
+    async fn a_setting_where_nothing_has_it_is_told_by_the_plan() {
+        let refused = |build: &dyn Fn(Stream<u64>, Stream<u64>) -> Stream<u64>| {
+            let pipeline = Pipeline::new("settings");
+            build(pipeline.values([1u64]), pipeline.values([2u64])).drop();
+            pipeline.plan().unwrap_err().chain()
+        };
+        let told = refused(&|one, other| one.concurrency(4).merge(other));
+        assert!(told.contains("`concurrency`") && told.contains("only a step has workers"), "{told}");
+        for (setting, told) in [
+            ("name", refused(&|one, other| one.merge(other).name("both"))),
+            ("concurrency", refused(&|one, other| one.merge(other).concurrency(2))),
+            ("on_error", refused(&|one, other| one.merge(other).on_error(ErrorRule::any()))),
+            ("on_failed", refused(&|one, other| one.merge(other).on_failed(|_, _, _| {}))),
+        ] {
+            assert!(told.contains(&format!("`{setting}`")) && told.contains("`merge` only joins"), "{told}");
+        }
     }
 
     async fn a_source_that_has_ended_does_not_hold_up_the_other_one() {
@@ -70,7 +102,7 @@ behaviours! {
         let bed = Bed::new();
         let slow = FakeSink::plain();
         slow.stall(true);
-        let numbers: Stream<u64> = bed.numbers(100).into();
+        let numbers = bed.numbers(100);
         bed.deliver(numbers.clone(), &slow);
         bed.collect(numbers);
         let mut running = bed.start();

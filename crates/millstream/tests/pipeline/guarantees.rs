@@ -17,8 +17,7 @@ use tokio::sync::Semaphore;
 use crate::bed::{Bed, texts, until};
 
 fn retry() -> ErrorRule {
-    let retry = Retry { delay: Span(Duration::from_millis(1)), ..Retry::default() };
-    ErrorRule { matches: Default::default(), retry: Some(retry), then: None }
+    ErrorRule::any().retry(Retry::forever().delay(Duration::from_millis(1)))
 }
 
 fn not_now() -> Error {
@@ -119,6 +118,7 @@ struct Made;
 
 impl Worker<u64> for Made {
     type Output = u64;
+    type Error = millstream::Error;
 
     async fn handle(&mut self, n: u64) -> Result<u64> {
         Ok(n)
@@ -287,8 +287,7 @@ behaviours! {
         let bed = Bed::new();
         let source = FakeSource::live();
         (0..3).for_each(|n| source.push(None, n.to_string()));
-        let retry = Retry { delay: Span(Duration::MAX), delay_max: Span(Duration::MAX), ..Retry::default() };
-        let longest = ErrorRule { matches: Default::default(), retry: Some(retry), then: None };
+        let longest = ErrorRule::any().retry(Retry::forever().delay(Duration::MAX).delay_max(Duration::MAX));
         let waited = bed.texts(&source).map_async(|text| async move {
             if text == "1" { Err(not_now()) } else { Ok(text) }
         });

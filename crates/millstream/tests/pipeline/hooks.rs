@@ -27,6 +27,7 @@ impl Told {
 
 impl Worker<String> for Told {
     type Output = String;
+    type Error = millstream::Error;
 
     async fn init(&mut self) -> Result<()> {
         self.tell("init");
@@ -170,10 +171,48 @@ behaviours! {
         assert_eq!(log.all(), ["1 init", "1 record", "1 terminate"]);
     }
 
+    async fn a_drain_while_an_object_begins_ends_it_without_a_record() {
+        struct Begins(Seen<&'static str>);
+        impl Worker<String> for Begins {
+            type Output = String;
+            type Error = Error;
+
+            async fn init(&mut self) -> Result<()> {
+                self.0.add("init");
+                std::future::pending().await
+            }
+
+            async fn handle(&mut self, text: String) -> Result<String> {
+                self.0.add("record");
+                Ok(text)
+            }
+
+            async fn drain(&mut self) -> Result<()> {
+                self.0.add("drain");
+                Ok(())
+            }
+
+            async fn terminate(&mut self) {
+                self.0.add("terminate");
+            }
+        }
+        let (bed, log, source) = (Bed::new(), Seen::new(), FakeSource::live());
+        let seen = log.clone();
+        bed.collect(bed.texts(&source).step(move || Begins(seen.clone())));
+        source.push(None, "a");
+        let mut running = bed.start();
+        until("the hook", || log.len() == 1).await;
+        let drained = tokio::time::timeout(Duration::from_secs(20), running.drain(Duration::from_secs(60))).await;
+        assert_eq!((drained.unwrap().unwrap().ended, source.opened()), (Ended::Drained, 0));
+        until("the end of the object", || log.len() == 2).await;
+        assert_eq!(log.all(), ["init", "terminate"]);
+    }
+
     async fn an_object_that_hangs_holds_up_a_stop_no_longer_than_it_may() {
         struct Hangs(Seen<()>);
         impl Worker<String> for Hangs {
             type Output = String;
+            type Error = millstream::Error;
 
             async fn handle(&mut self, _: String) -> Result<String> {
                 self.0.add(());

@@ -9,7 +9,7 @@
 //! | map, filter, flat-map; async; blocking; prepare-batch | `steps`, `envelope`; `waiting` |
 //! | branch, route, merge; an unknown route | `graph` |
 //! | batch handlers: outcomes for each, one for all, missing ones | `batches::{each_record_*, one_error_*, a_missing_*}` |
-//! | hooks exactly once, also after errors | `workers`, `hooks` |
+//! | hooks exactly once, also after errors | `workers`, `batch_workers`, `hooks` |
 //! | round-robin to whoever has room | `dispatch::{records_go_*, workers_in_turn_*}` |
 //! | broadcast without a copy; one slow branch | `dispatch::a_broadcast_*`; `backpressure::with_one_slow_branch_*` |
 //! | by key: in order, never beside each other, through later stages, after a source | `dispatch`, `waiting` |
@@ -21,7 +21,7 @@
 //! | partial batches at drain | `shutdown::a_drain_*`; `batches::an_open_batch_*` |
 //! | back-pressure end to end, never spins, on one thread | `backpressure`; `limits` |
 //! | collector | `collector` |
-//! | rules of errors; skip later stages; `on_failed` first | `errors` |
+//! | rules of errors; skip later stages; `on_failed` first | `errors`; of which kind errors are: `classes` |
 //! | what a dead letter keeps | `errors::a_dead_letter_*` |
 //! | a panic costs its record; a batch handler's its batch | `panics`; `batches::a_panic_*`; `waiting::a_panic_*` |
 //! | a stage that dies restarts the pipeline, within limits, and tells why | `panics::of_a_stage_*`; `errors::a_pipeline_that_*` |
@@ -39,7 +39,10 @@
 mod bed;
 
 mod backpressure;
+mod batch_workers;
 mod batches;
+mod classes;
+mod collected;
 mod collector;
 mod control;
 mod dispatch;

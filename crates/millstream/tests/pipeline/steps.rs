@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use millstream::{Error, ErrorKind, ErrorRule, Retry, Span};
+use millstream::{Error, ErrorKind, ErrorRule, Retry};
 use millstream_testkit::FakeSource;
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +19,7 @@ struct Order {
 
 /// Tries again at once, this often.
 fn again(attempts: u32) -> ErrorRule {
-    let retry = Retry { attempts: Some(attempts), delay: Span(std::time::Duration::ZERO), ..Retry::default() };
-    ErrorRule { matches: Default::default(), retry: Some(retry), then: None }
+    ErrorRule::any().retry(Retry::times(attempts).delay(std::time::Duration::ZERO))
 }
 
 behaviours! {

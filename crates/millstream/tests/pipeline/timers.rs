@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use millstream::{BatchOf, Batching, Error, ErrorRule, Result, Stream, Trigger, Worker, core::Class, runtime::Match};
+use millstream::{BatchOf, Batching, Class, Error, ErrorRule, Result, Stream, Trigger, Worker};
 use millstream_testkit::FakeSource;
 
 use crate::bed::{Bed, Gate, Seen, dead, retry, texts, until};
@@ -26,6 +26,7 @@ struct Hangs;
 
 impl Worker<String> for Hangs {
     type Output = String;
+    type Error = millstream::Error;
 
     async fn handle(&mut self, text: String) -> Result<String> {
         if text == "2" {
@@ -144,11 +145,7 @@ behaviours! {
                 }
                 Ok::<_, Error>(n)
             }
-        }).timeout(SOON).on_error(ErrorRule {
-            matches: Match { class: Some(Class::Timeout), ..Match::default() },
-            retry: Some(again),
-            then: None,
-        }));
+        }).timeout(SOON).on_error(ErrorRule::of(Class::Timeout).retry(again)));
         bed.run().await;
         assert_eq!((bed.sorted(), bed.dead().len(), tries.len()), (texts(0..3), 0, 5));
     }

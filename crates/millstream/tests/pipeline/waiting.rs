@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use millstream::{Error, ErrorKind, ErrorRule, Retry, Span};
+use millstream::{Error, ErrorKind, ErrorRule, Retry};
 use tokio::sync::Semaphore;
 
 use crate::bed::{Bed, dead, texts, until};
@@ -44,8 +44,7 @@ async fn dawdle(n: u64) {
 }
 
 fn retry(attempts: u32) -> ErrorRule {
-    let retry = Retry { attempts: Some(attempts), delay: Span(Duration::from_millis(1)), ..Retry::default() };
-    ErrorRule { matches: Default::default(), retry: Some(retry), then: None }
+    ErrorRule::any().retry(Retry::times(attempts).delay(Duration::from_millis(1)))
 }
 
 behaviours! {

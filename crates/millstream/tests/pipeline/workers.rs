@@ -21,6 +21,7 @@ impl Told {
 
 impl Worker<u64> for Told {
     type Output = u64;
+    type Error = millstream::Error;
 
     async fn init(&mut self) -> Result<()> {
         self.tell("init");

@@ -5,13 +5,14 @@
 
 mod messages;
 mod outcomes;
+mod program;
 mod swaps;
 mod time;
 mod trouble;
 
 use std::time::Duration;
 
-use millstream::{Error, ErrorKind, ErrorRule, Pipeline, Retry, Span, testing::Test};
+use millstream::{Error, ErrorKind, ErrorRule, Pipeline, Retry, testing::Test};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,8 +43,7 @@ fn copy() -> Pipeline {
 }
 
 fn retry(attempts: u32, delay: Duration) -> ErrorRule {
-    let retry = Retry { attempts: Some(attempts), delay: Span(delay), backoff: 1.0, jitter: 0.0, ..Retry::default() };
-    ErrorRule { matches: Default::default(), retry: Some(retry), then: None }
+    ErrorRule::any().retry(Retry::times(attempts).delay(delay).backoff(1.0).jitter(0.0))
 }
 
 fn away() -> Error {

@@ -77,8 +77,7 @@ async fn a_record_that_waits_is_told_with_its_failure_and_later_with_its_end() {
 
 #[tokio::test]
 async fn a_record_that_a_rule_drops_counts_as_left_out_and_tells_its_failure() {
-    let pipeline =
-        orders().on_error(millstream::ErrorRule { then: Some(millstream::Then::Drop), ..Default::default() });
+    let pipeline = orders().on_error(millstream::ErrorRule::any().then(millstream::Then::Drop));
     let test = started(&pipeline, "orders").await;
     let outcome = test.record("orders", order(1, 2e6)).await.unwrap();
     outcome.expect_filtered();

@@ -58,7 +58,7 @@ async fn a_failure_that_no_rule_helps_is_the_error_of_the_next_call() {
 
 #[tokio::test]
 async fn a_pipeline_that_starts_again_from_its_checkpoint_loses_nothing() {
-    let restart = ErrorRule { then: Some(Then::Restart), ..Default::default() };
+    let restart = ErrorRule::any().then(Then::Restart);
     let test = started(&copy().on_error(restart), "in").await;
     test.record("in", "a").await.unwrap();
     test.fails_next("out", ErrorKind::Unavailable, 2).unwrap();
@@ -125,7 +125,7 @@ async fn a_sink_that_stands_still_is_told_and_does_not_hang_the_test() {
 #[tokio::test]
 async fn the_end_of_a_pipeline_that_tries_for_ever_is_given_up() {
     let pipeline = Pipeline::new("stubborn");
-    let rule = ErrorRule { retry: Some(millstream::Retry::default()), ..Default::default() };
+    let rule = ErrorRule::any().retry(millstream::Retry::forever());
     let numbers = pipeline.values(Vec::<u64>::new()).name("in").try_map(|_: &u64| Err::<u64, Error>(crate::away()));
     numbers.name("try").on_error(rule).drop().name("out");
     let test = started(&pipeline, "in").await;

@@ -1,5 +1,5 @@
 use super::find;
-use crate::report::{PipelineReport, Queue, Rates, Shares, StageReport};
+use crate::report::{BufferReport, PipelineReport, Queue, Rates, Shares, StageReport};
 
 /// `source -> parse -> charge -> out`, all of them idle but moving.
 fn pipeline() -> PipelineReport {
@@ -154,4 +154,15 @@ fn nonsense_is_survived() {
     pipeline.stages[0].reads = vec!["out".to_owned(), "nobody".to_owned(), String::new()];
     pipeline.stages[1].name = String::new();
     assert!(!words(&pipeline).is_empty());
+}
+
+#[test]
+fn a_buffer_without_room_is_the_limit_and_one_that_only_fills_is_none() {
+    let mut pipeline = with(&[(1, 0.2, 0.8), (2, 0.2, 0.8)]);
+    let why = Some("the buffer of `out` is full, and its disk is slow".to_owned());
+    let buffer = BufferReport { sink: "out".to_owned(), fill: 0.99, waiting: why, ..BufferReport::default() };
+    pipeline.buffers = vec![buffer];
+    assert!(!words(&pipeline).contains("buffer"), "{}", words(&pipeline));
+    pipeline.buffers[0].waiting_seconds = Some(2.0);
+    assert_eq!(words(&pipeline), "everything waits: the buffer of `out` is full, and its disk is slow");
 }

@@ -25,6 +25,9 @@
 //! <- {"v":1,"id":4,"ok":null}
 //! ```
 //!
+//! An `error` about a text that was sent, such as the expression of `where`, has a `span` in it: `[first byte, byte behind
+//! the last]`.
+//!
 //! `v` is the version of the protocol, `id` any number, which the answer repeats. `pipeline` may be left out where the
 //! process runs only one. What can be asked is [`Ask`]. A request is at most [`REQUEST_BYTES_MAX`] long, an answer
 //! [`ANSWER_BYTES_MAX`]; a longer request ends the connection.

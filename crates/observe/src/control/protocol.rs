@@ -154,6 +154,9 @@ pub(super) struct Fault {
     pub(super) message: String,
     #[serde(default)]
     pub(super) hint: Option<String>,
+    /// Bytes of the text that was sent, such as the expression of `where`, at which it lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) span: Option<(usize, usize)>,
 }
 
 /// Reads a request: its id as far as that can be read, and what is asked.
@@ -196,6 +199,7 @@ impl From<&Error> for Fault {
             code: error.facts().code.to_owned(),
             message: error.chain(),
             hint: error.hint_text().map(str::to_owned),
+            span: error.place().and_then(|place| place.span),
         }
     }
 }
@@ -204,6 +208,7 @@ impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         let kind = ErrorKind::ALL.iter().find(|kind| kind.facts().code == fault.code);
         let error = Error::new(kind.copied().unwrap_or(ErrorKind::Bug), fault.message);
-        fault.hint.into_iter().fold(error, |error, hint| error.hint(hint))
+        let error = fault.hint.into_iter().fold(error, |error, hint| error.hint(hint));
+        fault.span.into_iter().fold(error, |error, (start, end)| error.span(start, end))
     }
 }

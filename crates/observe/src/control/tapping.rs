@@ -3,7 +3,10 @@
 //! The pipeline does not wait for a tap; what the tap has no time for is left out and counted. And the tap takes little of
 //! the machine that it shares with the pipeline: it rests three times as long as it works.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use millstream_codec::print::{Format, Printer};
 use millstream_core::{Batch, Error, ErrorKind, Output, PlanContext, Planner, Registry, Result, Role, Step, Transform};
@@ -12,7 +15,7 @@ use serde_json::json;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::protocol::{LeftOut, VERSION};
-use crate::{observer::Observed, shape::StageShape};
+use crate::observer::{Hide, Observed};
 
 /// How often it is told what is left out.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
@@ -28,6 +31,7 @@ pub(super) struct Tapping {
     id: u64,
     tap: Tap,
     filter: Option<Box<dyn Transform>>,
+    hide: Arc<Hide>,
     left: u64,
     rate: u64,
     /// The second that runs, and what may still be shown in it.
@@ -53,7 +57,7 @@ impl Tapping {
         }
         let filter = match &wanted.r#where {
             None => None,
-            Some(expression) => Some(filter(registry, expression, &observed.shape.stages, &wanted.point)?),
+            Some(expression) => Some(filter(registry, expression, observed, &wanted.point)?),
         };
         let tap = observed.handle.tap(&wanted.point)?;
         let now = Instant::now();
@@ -61,6 +65,7 @@ impl Tapping {
             id,
             tap,
             filter,
+            hide: observed.hide.clone(),
             left: wanted.count.unwrap_or(u64::MAX),
             rate: wanted.rate,
             second: now,
@@ -121,7 +126,7 @@ impl Tapping {
         let failed = out.take_failed();
         self.beyond.failed += failed.len() as u64;
         if self.beyond.failure.is_none() {
-            self.beyond.failure = failed.first().map(|failed| failed.error.chain());
+            self.beyond.failure = failed.first().map(|failed| (self.hide)(&failed.error.chain()));
         }
         out.take_batches().into_iter().map(|(_, batch)| batch).collect()
     }
@@ -162,19 +167,20 @@ impl Tapping {
     }
 }
 
-/// The step `filter` with this expression, for the values that pass a point.
-fn filter(registry: &Registry, expression: &str, stages: &[StageShape], point: &str) -> Result<Box<dyn Transform>> {
+/// The step `filter` with this expression, for the values that pass a point. An error has its place in the expression.
+fn filter(registry: &Registry, expression: &str, observed: &Observed, point: &str) -> Result<Box<dyn Transform>> {
     let Planner::Step(plan) = registry.get(Role::Step, "filter")?.planner else {
         return Err(Error::new(ErrorKind::Bug, "`filter` is no step"));
     };
-    let named = |name: &str| stages.iter().find(|stage| stage.name == name);
+    let named = |name: &str| observed.shape.stages.iter().find(|stage| stage.name == name);
     let stage = named(point).or_else(|| named(point.rsplit_once('.').map_or(point, |(name, _)| name)));
     let read = stage
         .and_then(|stage| stage.reads.first())
         .and_then(|from| named(from).or_else(|| named(from.rsplit_once('.').map_or(from.as_str(), |(name, _)| name))));
     let inner = stage.is_some_and(|stage| stage.role == Role::Sink || (stage.name != point && point.ends_with(".in")));
     let form = if inner { read } else { stage }.map(|stage| stage.form).unwrap_or_default();
-    let context = PlanContext { form, ..PlanContext::default() };
+    let pipeline = observed.shape.pipeline.clone();
+    let context = PlanContext { pipeline, form, vars: observed.vars.clone(), ..PlanContext::default() };
     let planned =
         plan(&expression.into(), &context).map_err(|error| error.context("cannot read the expression of `where`"))?;
     match planned.create()? {

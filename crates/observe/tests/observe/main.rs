@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod buffers;
 mod control;
 mod exposition;
 mod http;
+mod spans;
 mod steps;
 mod tapping;
 
@@ -36,11 +38,16 @@ pub(crate) fn spec(name: &str, source: &FakeSource, sink: &FakeSink) -> Pipeline
 
 /// Starts a pipeline, and lets it be observed.
 pub(crate) fn start(observer: &Observer, spec: &PipelineSpec) -> Running {
+    start_with(observer, spec, |observed| observed)
+}
+
+/// The same with more that is known of it.
+pub(crate) fn start_with(observer: &Observer, spec: &PipelineSpec, more: impl FnOnce(Observed) -> Observed) -> Running {
     let plan = Plan::new(spec, &registry(), PlanOptions::default()).unwrap();
     let shape = Shape::of(&plan);
     let store = Box::new(MemoryStore::new(Memory::new()));
     let running = Running::start(plan, RunOptions::new(store, Arc::new(FakeSink::truncating())));
-    observer.add(Observed::new(shape, running.handle()));
+    observer.add(more(Observed::new(shape, running.handle())));
     running
 }
 

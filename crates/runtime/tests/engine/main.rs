@@ -3,11 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod behaviour;
+mod condemned;
 mod control;
+mod ends;
+mod figures;
 mod groups;
 mod hosting;
+mod inputs;
 mod limits;
 mod model;
+mod opening;
 mod rounds;
 mod workers;
 

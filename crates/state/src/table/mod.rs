@@ -1,5 +1,6 @@
 //! Keyed state of an operator, in memory in its own type.
 
+mod fold;
 mod key;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use hashbrown::HashTable;
 use millstream_core::{Change, Error, ErrorKind, Result, group};
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use fold::Folds;
 use key::{INLINE_BYTES_MAX, Seeds, Words};
 
 /// Values by key, that know which of them have changed.
@@ -69,6 +71,8 @@ struct State {
     changed: bool,
     /// The store has this key.
     stored: bool,
+    /// What it was before is among what a [`Folds`] has kept.
+    kept: bool,
 }
 
 impl<V> Default for KeyedTable<V> {
@@ -142,25 +146,31 @@ impl<V: Default> KeyedTable<V> {
 
     /// Removes a key, and gives its value.
     pub fn remove(&mut self, key: &[u8]) -> Option<V> {
-        let words = Words::of(key, &self.seeds);
-        let number = self.find(key, words)?;
+        let number = self.find(key, Words::of(key, &self.seeds))?;
+        let value = self.leave_hole(number);
+        self.close_holes();
+        Some(value)
+    }
+
+    /// Takes the key of a slot out. The slots of others stay where they are.
+    fn leave_hole(&mut self, number: u32) -> V {
+        // Whoever calls has found the slot.
+        let slot = &mut self.slots[number as usize];
+        let words = slot.key();
         if let Ok(found) = self.index.find_entry(self.seeds.hash(words), |slot| *slot == number) {
             found.remove();
         }
-        let slot = self.slots.get_mut(number as usize)?;
-        if slot.state.stored {
-            self.removed.push(Bytes::copy_from_slice(key));
+        let value = std::mem::take(&mut slot.value);
+        let State { changed, stored, .. } = slot.state;
+        slot.state = State { hole: true, changed, ..State::default() };
+        if stored {
+            let key = Bytes::copy_from_slice(&self.key(words));
+            self.removed.push(key);
         }
         if words.is_long() {
-            self.arena_holes += key.len();
+            self.arena_holes += words.length as usize;
         }
-        slot.state = State { hole: true, changed: slot.state.changed, stored: false };
-        let value = std::mem::take(&mut slot.value);
-        // Fewer are not worth the walk.
-        if self.slots.len() > 64 && self.index.len() < self.slots.len() / 2 {
-            self.close_holes();
-        }
-        Some(value)
+        value
     }
 
     /// All keys with their values, in the order of insertion.
@@ -223,7 +233,12 @@ impl<V: Default> KeyedTable<V> {
         number
     }
 
+    /// Closes holes, where there are many.
     fn close_holes(&mut self) {
+        // Fewer are not worth the walk.
+        if self.slots.len() <= 64 || self.index.len() >= self.slots.len() / 2 {
+            return;
+        }
         self.slots.retain(|slot| !slot.state.hole);
         if self.arena_holes > self.arena.len() / 2 {
             let mut arena = Vec::with_capacity(self.arena.len() - self.arena_holes);

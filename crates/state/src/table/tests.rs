@@ -132,3 +132,89 @@ fn removed_long_keys_give_their_bytes_back() {
     assert_eq!(table.len(), 10);
     assert!(table.bytes() < 200_000, "{}", table.bytes());
 }
+
+/// Folds the records of batches, each a key and what is added, of which some panic when they have added it; answers with how
+/// many panicked.
+fn fold_all<V: Default + Clone>(
+    table: &mut KeyedTable<V>,
+    batches: &[Vec<(Vec<u8>, u64, bool)>],
+    add: fn(&mut V, u64),
+) -> usize {
+    let mut panicked = 0;
+    for batch in batches {
+        let key = |row: usize| batch.get(row).map(|(key, ..)| &key[..]);
+        let again = |value: &mut V, row: usize| add(value, batch[row].1);
+        let mut folds = table.fold();
+        let handle = |row: usize| {
+            if folds.is_torn() {
+                assert!(folds.mend(key, again).is_empty());
+            }
+            let (key, by, panics) = &batch[row];
+            add(folds.entry(row, key), *by);
+            if *panics {
+                // Without the hook of panics, which would write.
+                std::panic::resume_unwind(Box::new(()));
+            }
+            folds.done();
+        };
+        millstream_core::each_row(batch.len(), handle, |_, _| panicked += 1);
+        assert!(folds.mend(key, again).is_empty());
+    }
+    panicked
+}
+
+proptest! {
+    #[test]
+    fn what_a_row_changed_that_panics_is_taken_back(
+        batches in prop::collection::vec(prop::collection::vec((keys(), 1u64..100, prop::bool::weighted(0.3)), 0..40), 0..8),
+    ) {
+        let mut model = BTreeMap::<Vec<u8>, Vec<u64>>::new();
+        for (key, by, _) in batches.iter().flatten().filter(|(.., panics)| !panics) {
+            model.entry(key.clone()).or_default().push(*by);
+        }
+        let panics = batches.iter().flatten().filter(|(.., panics)| *panics).count();
+        let mut all = KeyedTable::<Vec<u64>>::new();
+        prop_assert_eq!(fold_all(&mut all, &batches, |value, by| value.push(by)), panics);
+        let found: BTreeMap<_, _> = all.iter().map(|(key, value)| (key.to_vec(), value.clone())).collect();
+        prop_assert_eq!(&found, &model);
+        // The same of values that are copied.
+        let mut sums = KeyedTable::<u64>::new();
+        prop_assert_eq!(fold_all(&mut sums, &batches, |value, by| *value += by), panics);
+        let found: BTreeMap<_, u64> = sums.iter().map(|(key, value)| (key.to_vec(), *value)).collect();
+        prop_assert_eq!(found, model.into_iter().map(|(key, all)| (key, all.iter().sum())).collect::<BTreeMap<_, _>>());
+    }
+}
+
+#[test]
+fn a_row_that_panics_only_when_it_is_folded_again_has_changed_nothing() {
+    let mut table = KeyedTable::<Vec<u64>>::new();
+    let mut folds = table.fold();
+    for row in 0..3 {
+        folds.entry(row, b"a").push(row as u64);
+        folds.done();
+    }
+    folds.entry(3, b"a").push(3);
+    let failed = folds.mend(
+        |_| Some(b"a"),
+        |value, row| {
+            value.push(row as u64);
+            assert!(row != 1, "not again");
+        },
+    );
+    assert_eq!(failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [1]);
+    drop(folds);
+    assert_eq!(table.get(b"a"), Some(&vec![0, 2]));
+}
+
+#[test]
+fn keys_that_come_and_panic_leave_no_memory_behind() {
+    let mut table = KeyedTable::<Vec<u64>>::new();
+    for i in 0..10_000u64 {
+        let key = format!("a key of more than sixteen bytes {i}");
+        let mut folds = table.fold();
+        folds.entry(0, key.as_bytes()).push(i);
+        assert!(folds.mend(|_| None, |_, _| {}).is_empty());
+    }
+    assert!(table.is_empty() && table.changes().unwrap().is_empty());
+    assert!(table.bytes() < 100_000, "{}", table.bytes());
+}

@@ -75,3 +75,6 @@ async fn open(component: &Planned, name: &str, checkpoint: Option<&Checkpoint>) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

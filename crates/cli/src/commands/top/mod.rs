@@ -5,6 +5,8 @@ mod screen;
 use std::{
     collections::BTreeMap,
     io::{self, IsTerminal as _},
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -21,11 +23,16 @@ use crate::{
     asking::{Found, Which},
     exit::{Exit, Outcome},
     output,
+    signals::Signals,
     talk::Talk,
 };
 
 /// How often the figures are read.
 const EVERY: Duration = Duration::from_secs(1);
+/// How soon what other threads have to tell is drawn: the terminal can only be waited for alone.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A process that has not answered for so long is said not to answer.
+const QUIET_MAX: Duration = Duration::from_secs(3);
 
 /// Watch running pipelines: rates, queues, and what limits them.
 #[derive(Debug, Args)]
@@ -58,46 +65,116 @@ impl Top {
     /// Until somebody quits, or nothing is left to watch.
     fn watch(&self, terminal: &mut ratatui::DefaultTerminal, screen: &mut Screen) -> Result<Option<&'static str>> {
         let cannot = |error| Error::io("cannot draw on the terminal", error);
-        let mut clients = Clients::default();
+        let (sender, news) = channel();
+        let wishes = spawn(self, sender)?;
+        let mut heard_at = Instant::now();
+        terminal.draw(|frame| screen.draw(frame)).map_err(cannot)?;
         loop {
-            terminal.draw(|frame| screen.draw(frame)).map_err(cannot)?;
-            let next = Instant::now() + EVERY;
-            while event::poll(next.saturating_duration_since(Instant::now())).map_err(cannot)? {
-                let Event::Key(key) = event::read().map_err(cannot)? else { break };
-                if quits(&key) {
-                    return Ok(None);
+            let mut changed = false;
+            if event::poll(LOOK_EVERY).map_err(cannot)? {
+                match event::read().map_err(cannot)? {
+                    Event::Key(key) if quits(&key) => return Ok(None),
+                    Event::Key(key) if key.kind == KeyEventKind::Press => press(&key, screen, &wishes),
+                    _ => {}
                 }
-                if key.kind == KeyEventKind::Press {
-                    self.press(&key, screen, &mut clients);
-                    terminal.draw(|frame| screen.draw(frame)).map_err(cannot)?;
-                }
+                changed = true;
             }
-            screen.found = self.which.pipelines()?;
-            screen.found.retain(|found| self.pipeline.as_ref().is_none_or(|name| *name == found.report.name));
-            if screen.found.is_empty() {
-                return Ok(Some("nothing runs any more"));
+            for new in news.try_iter() {
+                match new {
+                    News::Found(found) => {
+                        (screen.found, heard_at) = (found?, Instant::now());
+                        if screen.found.is_empty() {
+                            return Ok(Some("nothing runs any more"));
+                        }
+                    }
+                    News::Said(words) => screen.said = Some(words),
+                    News::Quit => return Ok(None),
+                }
+                changed = true;
+            }
+            let quiet = Some(heard_at.elapsed()).filter(|quiet| *quiet > QUIET_MAX).map(|quiet| quiet.as_secs());
+            changed |= screen.quiet_seconds != quiet;
+            screen.quiet_seconds = quiet;
+            if changed {
+                terminal.draw(|frame| screen.draw(frame)).map_err(cannot)?;
             }
         }
     }
+}
 
-    fn press(&self, key: &KeyEvent, screen: &mut Screen, clients: &mut Clients) {
-        match key.code {
-            KeyCode::Up | KeyCode::Char('k') => screen.select(-1),
-            KeyCode::Down | KeyCode::Tab | KeyCode::Char('j') => screen.select(1),
-            _ => {
-                let Some(Found { process, report }) = screen.selected().cloned() else { return };
-                let pipeline = Some(report.name.clone());
-                let ask = match (key.code, report.phase.as_str()) {
-                    (KeyCode::Char('p'), "paused") => Ask::Resume { pipeline },
-                    (KeyCode::Char('p'), _) => Ask::Pause { pipeline },
-                    (KeyCode::Char('c'), _) => Ask::Checkpoint { pipeline },
-                    _ => return,
-                };
-                screen.said = Some(match clients.ask(&process, &ask) {
-                    Ok(answer) => format!("{}: {}", report.name, said(&ask, &answer)),
-                    Err(error) => format!("{}: {}", report.name, error.chain()),
-                });
+/// What other threads tell the one that draws: none of its keys waits for a process that does not answer.
+enum News {
+    /// How the pipelines get on.
+    Found(Result<Vec<Found>>),
+    /// The answer to a wish.
+    Said(String),
+    /// A signal came.
+    Quit,
+}
+
+/// What is asked of a process.
+struct Wish {
+    process: Process,
+    pipeline: String,
+    ask: Ask,
+}
+
+/// Starts the threads that read figures, ask, and wait for signals. They end with the program.
+fn spawn(top: &Top, news: Sender<News>) -> Result<Sender<Wish>> {
+    let (which, pipeline, found) = (top.which.clone(), top.pipeline.clone(), news.clone());
+    thread::spawn(move || {
+        loop {
+            thread::sleep(EVERY);
+            let mut all = which.pipelines();
+            if let Ok(all) = &mut all {
+                all.retain(|found| pipeline.as_ref().is_none_or(|name| *name == found.report.name));
             }
+            if found.send(News::Found(all)).is_err() {
+                return;
+            }
+        }
+    });
+    let (wishes, wanted): (_, Receiver<Wish>) = channel();
+    let answers = news.clone();
+    thread::spawn(move || {
+        let mut clients = Clients::default();
+        for Wish { process, pipeline, ask } in wanted {
+            let words = match clients.ask(&process, &ask) {
+                Ok(answer) => format!("{pipeline}: {}", said(&ask, &answer)),
+                Err(error) => format!("{pipeline}: {}", error.chain()),
+            };
+            let _ = answers.send(News::Said(words));
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(|error| Error::io("cannot start the runtime", error))?;
+    // From now on a signal ends it by way of the terminal's old state.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    thread::spawn(move || {
+        runtime.block_on(signals.next());
+        let _ = news.send(News::Quit);
+    });
+    Ok(wishes)
+}
+
+fn press(key: &KeyEvent, screen: &mut Screen, wishes: &Sender<Wish>) {
+    match key.code {
+        KeyCode::Up | KeyCode::Char('k') => screen.select(-1),
+        KeyCode::Down | KeyCode::Tab | KeyCode::Char('j') => screen.select(1),
+        _ => {
+            let Some(Found { process, report }) = screen.selected().cloned() else { return };
+            let pipeline = Some(report.name.clone());
+            let ask = match (key.code, report.phase.as_str()) {
+                (KeyCode::Char('p'), "paused") => Ask::Resume { pipeline },
+                (KeyCode::Char('p'), _) => Ask::Pause { pipeline },
+                (KeyCode::Char('c'), _) => Ask::Checkpoint { pipeline },
+                _ => return,
+            };
+            screen.said = Some(format!("{}: asking", report.name));
+            // The thread lives as long as we do.
+            let _ = wishes.send(Wish { process, pipeline: report.name, ask });
         }
     }
 }

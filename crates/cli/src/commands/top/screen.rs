@@ -1,6 +1,6 @@
 //! What `top` draws: each pipeline as a table of its stages, and below it what limits it.
 
-use millstream::observe::StageReport;
+use millstream::observe::{BufferReport, StageReport};
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -9,7 +9,7 @@ use ratatui::{
     widgets::{Block, Borders, Cell, Paragraph, Row, Table, Wrap},
 };
 
-use super::super::status::{COLUMNS, cells, head};
+use super::super::status::{BUFFER_COLUMNS, COLUMNS, buffer_cells, cells, head};
 use crate::asking::Found;
 
 /// A stage that works or waits for room for more than this share of its time stands out.
@@ -22,13 +22,15 @@ pub(super) struct Screen {
     pub(super) found: Vec<Found>,
     /// The answer to the last key.
     pub(super) said: Option<String>,
+    /// For how long no process has answered, when that is long.
+    pub(super) quiet_seconds: Option<u64>,
     selected: usize,
     colour: bool,
 }
 
 impl Screen {
     pub(super) fn new(found: Vec<Found>, colour: bool) -> Self {
-        Screen { found, said: None, selected: 0, colour }
+        Screen { found, said: None, quiet_seconds: None, selected: 0, colour }
     }
 
     /// The pipeline that keys are for.
@@ -63,17 +65,18 @@ impl Screen {
             top += area.height;
         }
         let help = "q quit   up/down choose   p pause, go on   c commit now";
-        let line = match &self.said {
-            Some(said) => format!("{help}   {said}"),
-            None => help.to_owned(),
+        let line = match (self.quiet_seconds, &self.said) {
+            (Some(seconds), _) => format!("no answer for {seconds} s   {help}"),
+            (None, Some(said)) => format!("{help}   {said}"),
+            (None, None) => help.to_owned(),
         };
         frame.render_widget(Paragraph::new(line).style(self.style(Color::DarkGray)), keys);
     }
 
-    /// Lines of a pipeline: a frame, heads, its stages, words.
+    /// Lines of a pipeline: a frame, heads, its stages, its buffers with their heads, words.
     fn height(&self, at: usize) -> u16 {
-        let stages = self.found.get(at).map_or(0, |found| found.report.stages.len());
-        u16::try_from(stages).unwrap_or(u16::MAX).saturating_add(3 + WORDS_HEIGHT)
+        let lines = self.found.get(at).map_or(0, |found| found.report.stages.len() + buffer_lines(found));
+        u16::try_from(lines).unwrap_or(u16::MAX).saturating_add(3 + WORDS_HEIGHT)
     }
 
     fn pipeline(&self, frame: &mut Frame<'_>, area: Rect, found: &Found, selected: bool) {
@@ -83,24 +86,26 @@ impl Screen {
             Block::new().borders(Borders::ALL).border_style(self.style(border)).title(Span::styled(title, self.bold()));
         let inner = block.inner(area);
         frame.render_widget(block, area);
-        let [stages, words] = Layout::vertical([Constraint::Min(0), Constraint::Length(WORDS_HEIGHT)]).areas(inner);
+        let buffers = Constraint::Length(u16::try_from(buffer_lines(found)).unwrap_or(u16::MAX));
+        let parts = [Constraint::Min(0), buffers, Constraint::Length(WORDS_HEIGHT)];
+        let [stages, buffers, words] = Layout::vertical(parts).areas(inner);
         frame.render_widget(self.table(&found.report.stages), stages);
+        if !found.report.buffers.is_empty() {
+            frame.render_widget(self.buffers(&found.report.buffers), buffers);
+        }
         let text = Line::styled(found.report.bottleneck.as_str(), self.style(Color::Yellow));
         frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), words);
     }
 
     fn table(&self, stages: &[StageReport]) -> Table<'static> {
-        let heads = COLUMNS.map(|head| aligned(head.trim_start_matches('>').to_owned(), head.starts_with('>')));
         let rows = stages.iter().map(|stage| {
-            let right = COLUMNS.map(|head| head.starts_with('>'));
-            let cells = cells(stage).into_iter().zip(right).map(|(text, right)| aligned(text, right));
             let style = match stage {
                 stage if stage.waiting.is_some() => self.style(Color::Red),
                 stage if stage.shares.busy > MUCH => self.style(Color::Yellow),
                 stage if stage.shares.blocked > MUCH => self.style(Color::Blue),
                 _ => Style::new(),
             };
-            Row::new(cells.collect::<Vec<_>>()).style(style)
+            row(&COLUMNS, cells(stage)).style(style)
         });
         let widths = COLUMNS.map(|head| match head {
             "STAGE" => Constraint::Min(12),
@@ -109,7 +114,21 @@ impl Screen {
             ">IN/S" | ">OUT/S" => Constraint::Length(10),
             _ => Constraint::Length(7),
         });
-        Table::new(rows.collect::<Vec<_>>(), widths).header(Row::new(heads).style(self.bold()))
+        Table::new(rows.collect::<Vec<_>>(), widths).header(heads(&COLUMNS).style(self.bold()))
+    }
+
+    fn buffers(&self, buffers: &[BufferReport]) -> Table<'static> {
+        let rows = buffers.iter().map(|buffer| {
+            let style = if buffer.waiting.is_some() { self.style(Color::Red) } else { Style::new() };
+            row(&BUFFER_COLUMNS, buffer_cells(buffer)).style(style)
+        });
+        let widths = BUFFER_COLUMNS.map(|head| match head {
+            "BUFFER" => Constraint::Min(12),
+            "WAITING" => Constraint::Fill(1),
+            ">FILL" => Constraint::Length(14),
+            _ => Constraint::Length(13),
+        });
+        Table::new(rows.collect::<Vec<_>>(), widths).header(heads(&BUFFER_COLUMNS).style(self.bold()))
     }
 
     /// A colour, where there are colours.
@@ -120,6 +139,24 @@ impl Screen {
     fn bold(&self) -> Style {
         if self.colour { Style::new().add_modifier(Modifier::BOLD) } else { Style::new() }
     }
+}
+
+/// Lines of a pipeline's buffers.
+fn buffer_lines(found: &Found) -> usize {
+    match found.report.buffers.len() {
+        0 => 0,
+        buffers => buffers + 1,
+    }
+}
+
+/// Heads; one that begins with `>` stands for numbers.
+fn heads(columns: &[&'static str]) -> Row<'static> {
+    row(columns, columns.iter().map(|head| head.trim_start_matches('>').to_owned()))
+}
+
+fn row(columns: &[&'static str], cells: impl IntoIterator<Item = String>) -> Row<'static> {
+    let right = columns.iter().map(|head| head.starts_with('>'));
+    Row::new(cells.into_iter().zip(right).map(|(text, right)| aligned(text, right)).collect::<Vec<_>>())
 }
 
 fn aligned(text: String, right: bool) -> Cell<'static> {
@@ -167,6 +204,29 @@ mod tests {
         {
             assert!(text.contains(part), "`{part}` in\n{text}");
         }
+    }
+
+    #[test]
+    fn buffers_stand_below_the_stages_and_say_why_nothing_gets_in() {
+        let mut found = found("orders", 2);
+        let waiting = Some("the buffer of `out` is full".to_owned());
+        let (fill, disk_bytes_max) = (0.97, 1 << 20);
+        let buffer = BufferReport {
+            sink: "out".to_owned(),
+            records: 1234,
+            fill,
+            disk_bytes_max,
+            waiting,
+            ..BufferReport::default()
+        };
+        found.report.buffers = vec![buffer];
+        let screen = Screen::new(vec![found], false);
+        let text = drawn(&screen, 130, 20);
+        let line = |with: &str| text.lines().position(|line| line.contains(with)).unwrap_or_else(|| panic!("{text}"));
+        assert!(line("stage-2") < line("BUFFER") && line("BUFFER") < line("busy 98 %"), "{text}");
+        assert_eq!(line("1,234"), line("97% of 1MiB"));
+        assert_eq!(line("1,234"), line("the buffer of `out` is full"));
+        (0..12).for_each(|height| drop(drawn(&screen, 30, height.max(1))));
     }
 
     #[test]

@@ -225,10 +225,9 @@ async fn lives(seed: u64, dice: &mut Dice, case: &Case, bench: &Bench) -> Summar
         case.world.open.store(0, Ordering::SeqCst);
         match ended {
             Ok(summary) => {
-                // One that was told to drain before all was open has stopped.
-                if summary.ended != Ended::Stopped {
-                    balanced(&summary);
-                }
+                // Also one that was told to drain before all was open.
+                assert_ne!(summary.ended, Ended::Stopped, "seed {seed}: nobody stops it");
+                balanced(&summary);
                 if summary.ended == Ended::Finished {
                     return summary;
                 }
