@@ -22,8 +22,11 @@ use crate::{
 impl StageTask {
     /// Runs work through the chain, the last entry first, until nothing is left of it.
     pub(crate) async fn chain(&mut self, mut work: Vec<Work>) -> std::result::Result<(), Halt> {
+        // When the step before ended, where nothing was waited for since: a clock is read once for each step.
+        let mut ended: Option<Instant> = None;
         while let Some(Work { step, port, mut batch, retried }) = work.pop() {
             if step >= self.steps.len() {
+                ended = None;
                 self.outputs.send(port, batch, &self.context.metrics).await?;
                 continue;
             }
@@ -36,7 +39,7 @@ impl StageTask {
             let run = &mut self.steps[step];
             self.context.shared.taps.see(&run.who.name, Side::In, &batch);
             let span = span::of_batch(&run.who.name, self.epoch, &batch);
-            let since = Instant::now();
+            let since = ended.take().unwrap_or_else(Instant::now);
             let mut out = Output::default();
             let mut done = Ok(());
             let again = match &mut run.step {
@@ -49,12 +52,14 @@ impl StageTask {
                     None
                 }
             };
-            run.who.metrics.busy_ns.add_time(since.elapsed());
+            let now = Instant::now();
+            run.who.metrics.busy_ns.add_time(now - since);
             if let Some(batch) = again {
                 Box::pin(self.hold_behind_failed(step, port, batch, &mut out)).await?;
             }
-            let next = self.settle(step, port, done, &mut out).await?;
-            work.extend(next.into_iter().rev());
+            if self.settle(step, port, done, &mut out, &mut work).await? {
+                ended = Some(now);
+            }
         }
         Ok(())
     }
@@ -66,20 +71,23 @@ impl StageTask {
         done: Result<()>,
         out: &mut Output,
     ) -> std::result::Result<bool, Halt> {
-        let next = self.settle(step, 0, done, out).await?;
-        let again = next.iter().any(|work| work.step == step);
-        self.chain(next.into_iter().rev().collect()).await?;
+        let mut work = Vec::new();
+        self.settle(step, 0, done, out, &mut work).await?;
+        let again = work.iter().any(|work| work.step == step);
+        self.chain(work).await?;
         Ok(again)
     }
 
-    /// Counts what a step did, applies its rules to what failed, and answers with the work behind it, in order.
+    /// Counts what a step did, applies its rules to what failed, and adds the work behind it, the last first. Whether all went
+    /// well, and so nothing was waited for.
     async fn settle(
         &mut self,
         step: usize,
         port: usize,
         done: Result<()>,
         out: &mut Output,
-    ) -> std::result::Result<Vec<Work>, Halt> {
+        work: &mut Vec<Work>,
+    ) -> std::result::Result<bool, Halt> {
         let run = self.steps[step].who.clone();
         done.map_err(|error| {
             self.context.fatal_at(&run.name, error.context(format!("cannot go on at `{}`", run.name)))
@@ -91,24 +99,15 @@ impl StageTask {
         self.steps[step].count_held();
         let (batches, failed, returned) = (out.take_batches(), out.take_failed(), out.take_returned());
         self.outcomes += counts.filtered + counts.absorbed + (batches.len() + failed.len()) as u64;
-        let mut again = Vec::new();
-        for Failed { record, input, error } in &failed {
-            // Boxed, as in the other tasks: failures are rare, and their records would make every idle task larger.
-            again.extend(Box::pin(self.verdict(step, input.unwrap_or(port), record, error)).await?);
-        }
-        let returned = returned.into_iter().map(|(input, batch)| (input.unwrap_or(port), batch)).collect();
-        let returned = self.park_returned(step, returned, &again).await?;
-        // Each goes to the front of its key, so the last one first.
-        again.into_iter().rev().for_each(|again| self.park(step, again));
-        for Failed { record, .. } in &failed {
-            self.settled(|key, _| record.get(0).key() == Some(&key[..]));
-        }
+        let well = failed.is_empty() && returned.is_empty();
+        // Boxed, as in the other tasks: failures are rare, and their records would make every idle task larger.
+        let returned = if well { Vec::new() } else { Box::pin(self.judge(step, port, failed, returned)).await? };
         if counts.filtered + counts.absorbed > 0 {
             // Who it was is not told. It is no harm to try the next one early: the step keeps the order of what it has begun.
             self.settled(|_, _| true);
         }
         let last = step + 1 == self.steps.len();
-        let mut next = Vec::new();
+        let from = work.len();
         for (out, batch) in batches {
             self.tried(&batch);
             let batch = batch.without_attempts();
@@ -121,11 +120,34 @@ impl StageTask {
                 behind.records_in.add(records);
                 behind.bytes_in.add(batch.size() as u64);
             }
-            next.push(Work { step: step + 1, port: if last { out } else { 0 }, batch, retried: false });
+            work.push(Work { step: step + 1, port: if last { out } else { 0 }, batch, retried: false });
         }
         // What was taken and not begun: behind what has failed of its key, else at once.
-        next.extend(returned.into_iter().map(|(port, batch)| Work { step, port, batch, retried: false }));
-        Ok(next)
+        work.extend(returned.into_iter().map(|(port, batch)| Work { step, port, batch, retried: false }));
+        work[from..].reverse();
+        Ok(well)
+    }
+
+    /// Applies the rules of a step to what failed; answers with what was given back and need not wait behind that.
+    async fn judge(
+        &mut self,
+        step: usize,
+        port: usize,
+        failed: Vec<Failed>,
+        returned: Vec<(Option<usize>, Batch)>,
+    ) -> std::result::Result<Vec<(usize, Batch)>, Halt> {
+        let mut again = Vec::new();
+        for Failed { record, input, error } in &failed {
+            again.extend(self.verdict(step, input.unwrap_or(port), record, error).await?);
+        }
+        let returned = returned.into_iter().map(|(input, batch)| (input.unwrap_or(port), batch)).collect();
+        let returned = self.park_returned(step, returned, &again).await?;
+        // Each goes to the front of its key, so the last one first.
+        again.into_iter().rev().for_each(|again| self.park(step, again));
+        for Failed { record, .. } in &failed {
+            self.settled(|key, _| record.get(0).key() == Some(&key[..]));
+        }
+        Ok(returned)
     }
 
     /// Applies the rules of a step to a record that is alone in its batch; answers if it is to be tried again.
@@ -221,7 +243,7 @@ impl StageTask {
         for Unwritable { record, error } in unwritable {
             let who = self.steps[step].who.clone();
             let Who { name, metrics, rules, on_failed } = &*who;
-            let (record, attempts) = (record.into_bytes().get(0).to_record(), Rules::NO_RETRY);
+            let (record, attempts) = (record.record(0), Rules::NO_RETRY);
             let failed =
                 FailedRecord { stage: name, metrics, rules, on_failed, record: &record, error: &error, attempts };
             Box::pin(self.context.record(failed, self.epoch)).await?;

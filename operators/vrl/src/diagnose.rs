@@ -14,6 +14,11 @@ pub(crate) fn fallible(diagnostic: &Diagnostic) -> bool {
     FALLIBLE.contains(&diagnostic.code)
 }
 
+/// Whether the diagnostic says that what is above an assigned path takes no fields.
+pub(crate) fn rejects_path(diagnostic: &Diagnostic) -> bool {
+    diagnostic.code == 642
+}
+
 /// The errors among diagnostics.
 pub(crate) fn errors(list: &DiagnosticList) -> Vec<&Diagnostic> {
     list.iter().filter(|diagnostic| diagnostic.is_error() || diagnostic.is_bug()).collect()

@@ -13,6 +13,8 @@ use vrl::parser::{
     },
 };
 
+use crate::beside::beside;
+
 /// The variable that gets the error of the last expression.
 pub(crate) const ERROR: &str = "__millstream_error";
 
@@ -23,6 +25,8 @@ pub(crate) struct Lenient {
     pub(crate) aborting: Vec<Span>,
     /// Whether the last expression's error goes into the variable [`ERROR`].
     pub(crate) slot: bool,
+    /// Only assignments are rewritten, by [`beside`]: nothing is let through that VRL would not.
+    pub(crate) beside: bool,
 }
 
 impl Lenient {
@@ -56,14 +60,17 @@ impl Lenient {
                 });
                 if self.aborting.contains(&span) { abort_on_error(op, span) } else { Expr::Op(op) }
             }
-            Expr::Assignment(assignment) => Expr::Assignment(assignment.map(|assignment| match assignment {
-                Assignment::Single { target, op, expr } => {
-                    Assignment::Single { target, op, expr: self.boxed(*expr, false) }
-                }
-                Assignment::Infallible { ok, err, op, expr } => {
-                    Assignment::Infallible { ok, err, op, expr: self.boxed(*expr, true) }
-                }
-            })),
+            Expr::Assignment(assignment) => {
+                let assignment = assignment.map(|assignment| match assignment {
+                    Assignment::Single { target, op, expr } => {
+                        Assignment::Single { target, op, expr: self.boxed(*expr, false) }
+                    }
+                    Assignment::Infallible { ok, err, op, expr } => {
+                        Assignment::Infallible { ok, err, op, expr: self.boxed(*expr, true) }
+                    }
+                });
+                if self.beside { beside(assignment) } else { Expr::Assignment(assignment) }
+            }
             Expr::Query(query) => Expr::Query(query.map(|Query { target, path }| {
                 let target = target.map(|target| match target {
                     QueryTarget::FunctionCall(call) => QueryTarget::FunctionCall(self.call(call, caught)),
@@ -76,7 +83,8 @@ impl Lenient {
             Expr::Unary(unary) => Expr::Unary(unary.map(|Unary::Not(not)| {
                 Unary::Not(not.map(|not| {
                     let (mark, inner) = not.take();
-                    Not::new(mark.span(), boolean(self.expr(*inner, caught), caught))
+                    let inner = self.expr(*inner, caught);
+                    Not::new(mark.span(), if self.beside { inner } else { boolean(inner, caught) })
                 }))
             })),
             Expr::Abort(abort) => Expr::Abort(
@@ -123,7 +131,7 @@ impl Lenient {
         });
         FunctionCall {
             ident: call.ident,
-            abort_on_error: call.abort_on_error || !caught,
+            abort_on_error: call.abort_on_error || !(caught || self.beside),
             arguments: arguments.collect(),
             closure: call.closure.map(|closure| {
                 closure.map(|FunctionClosure { variables, block }| FunctionClosure {

@@ -27,6 +27,7 @@
 //! (`E_DATA`, told in terms of the record: *`.total` is missing*), a panic in VRL (`E_PANIC`).
 
 mod aggregate;
+mod beside;
 mod changes;
 mod diagnose;
 mod fault;

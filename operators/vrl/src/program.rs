@@ -84,13 +84,26 @@ impl Program {
             ast.0.push(Node::new(span, RootExpr::Expr(null)));
             ast
         };
-        let compiled = compile(statements(ast), context, true).map_err(|list| {
+        let compiled = compile(statements(ast.clone()), context, true).map(|compiled| (compiled, false));
+        let compiled = compiled.or_else(|list| {
+            if !diagnose::errors(&list).into_iter().any(diagnose::rejects_path) {
+                return Err(list);
+            }
+            let beside = Lenient { beside: true, ..Lenient::default() };
+            compile(statements(beside.program(ast)), context, true).map(|compiled| (compiled, true))
+        });
+        let (compiled, put_aside) = compiled.map_err(|list| {
             diagnose::error(source, &list, &facts, |mended| match parser::parse(mended) {
                 Ok(ast) => compile(statements(ast), context, true).err().map_or(0, |list| list.len()),
                 Err(_) => usize::MAX,
             })
         })?;
-        Ok(Program::new(compiled, facts, Shape::Any, false, context))
+        let mut program = Program::new(compiled, facts, Shape::Any, false, context);
+        if put_aside {
+            // All of the value, and not only the parts that the source names.
+            program.needs = Needs::All;
+        }
+        Ok(program)
     }
 
     /// Compiles an expression that only reads. Where it can fail, the error is the record's.

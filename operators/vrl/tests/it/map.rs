@@ -246,6 +246,33 @@ fn key_headers_and_time_can_be_set() {
 }
 
 #[test]
+fn metadata_can_be_set_whatever_the_value_is() {
+    let program = r#"
+        %key = upcase(slice!(., 0, 1))
+        %headers.first, fault = parse_int(.)
+        if fault != null { %headers.fault = x = slice!(%key, 0) + "!" }
+        if . == "2b" { %headers.b = "yes" }"#;
+    for form in [Form::Text, Form::Bytes] {
+        let outcome = run_records("map", program, form, &records(form, ["a1", "2b"]));
+        assert_eq!((outcome.values(0), outcome.errors()), (vec!["a1".to_owned(), "2b".into()], Vec::new()));
+        let keys: Vec<_> = outcome.out[0].iter().map(|record| record.key.clone().unwrap()).collect();
+        assert_eq!(keys, ["A", "2"]);
+        let header = |name: &str, value: &'static str| (name.to_owned(), Some(value.into()));
+        assert_eq!(outcome.out[0][0].headers, [header("fault", "A!"), header("first", "0")]);
+        assert_eq!(outcome.out[0][1].headers, [header("b", "yes"), header("fault", "2!"), header("first", "0")]);
+        assert_eq!(outcome.out[0][0].form, Form::Text);
+    }
+    // An object of which all fields are known.
+    let outcome =
+        run_records("map", ". = {\"a\": .b}\n%headers.x = \"y\"", Form::Json, &records(Form::Json, [r#"{"b":1}"#]));
+    assert_eq!((outcome.values(0), outcome.errors()), (vec![r#"{"a":1}"#.to_owned()], Vec::new()));
+    assert_eq!(outcome.out[0][0].headers, [("x".to_owned(), Some("y".into()))]);
+    // What VRL would refuse elsewhere is refused here.
+    let error = refused("map", "%key = slice(., 0, 1)", Form::Text);
+    assert!(error.kind() == ErrorKind::Syntax && error.message().contains("fallible"), "{error:?}");
+}
+
+#[test]
 fn stream_shard_sequence_and_variables_cannot_be_set() {
     for program in ["%stream = \"x\"", "%shard = 1", "%sequence = 1", "%vars.NAME = \"y\""] {
         assert_eq!(refused("map", program, Form::Json).kind(), ErrorKind::Syntax, "{program}");
