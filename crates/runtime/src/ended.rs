@@ -27,11 +27,14 @@ pub(crate) struct EndMark {
 }
 
 impl EndMark {
-    /// Of worker `worker` of `of`, by what the state holds; `still` says whether an end by the checkpoint is one for this run.
-    pub(crate) fn new(state: &[Change], worker: usize, of: usize, still: bool) -> Self {
+    /// Of worker `worker` of `of`, by what the state holds; `still` says whether an end by the checkpoint is one for this run,
+    /// and `keyed` whether each worker has only what is of its groups. Where records go to whoever has room, what one worker
+    /// held comes back to another: then only an end of all of them is one.
+    pub(crate) fn new(state: &[Change], worker: usize, of: usize, still: bool, keyed: bool) -> Self {
         let marks: Vec<(usize, usize)> = state.iter().filter_map(|change| read(&change.key)).collect();
         let mut mark = EndMark { mine: mark(worker, of), told: false, others: Vec::new(), stale: Vec::new() };
-        if !still {
+        let all = |&(_, of): &(usize, usize)| (0..of).all(|worker| marks.contains(&(worker, of)));
+        if !still || !keyed && !marks.iter().any(all) {
             let stale = marks.iter().filter(|(other, _)| other % of == worker);
             mark.stale = stale.map(|&(other, number)| self::mark(other, number)).collect();
             return mark;
@@ -87,11 +90,11 @@ mod tests {
     use super::*;
 
     fn saved(marks: &[(usize, usize)]) -> Vec<Change> {
-        marks.iter().flat_map(|&(worker, of)| EndMark::new(&[], worker, of, true).changes(true)).collect()
+        marks.iter().flat_map(|&(worker, of)| EndMark::new(&[], worker, of, true, true).changes(true)).collect()
     }
 
     fn told(state: &[Change], worker: usize, of: usize) -> bool {
-        EndMark::new(state, worker, of, true).told()
+        EndMark::new(state, worker, of, true, true).told()
     }
 
     #[test]
@@ -104,7 +107,7 @@ mod tests {
     fn another_worker_is_told_of_what_those_before_it_have_not_been() {
         let state = saved(&[(1, 2)]);
         assert!(!told(&state, 0, 1) && !told(&state, 1, 3) && told(&state, 2, 3));
-        let mixed = EndMark::new(&state, 1, 3, true);
+        let mixed = EndMark::new(&state, 1, 3, true, true);
         let groups = |told: bool| (0..GROUPS).filter(|group| mixed.has_told(*group) == told).collect::<Vec<_>>();
         assert!(
             groups(false).into_iter().all(|group| group < 512) && groups(true).into_iter().all(|group| group >= 512)
@@ -113,11 +116,20 @@ mod tests {
     }
 
     #[test]
+    fn where_any_worker_has_records_of_any_key_only_an_end_of_all_is_one() {
+        let of_any = |marks: &[(usize, usize)], worker, of| EndMark::new(&saved(marks), worker, of, true, false);
+        let mut partly = of_any(&[(1, 2)], 1, 2);
+        assert!(!partly.told() && !partly.has_told(700));
+        assert!(partly.changes(false).iter().all(|change| change.value.is_none() && read(&change.key) == Some((1, 2))));
+        assert!(of_any(&[(0, 2), (1, 2)], 0, 3).told() && of_any(&[(0, 1)], 2, 3).told());
+    }
+
+    #[test]
     fn marks_of_an_end_that_is_none_for_this_run_are_removed_once() {
         let state = saved(&[(0, 3), (1, 3), (2, 3), (0, 2)]);
         let mut left: BTreeMap<Bytes, ()> = state.iter().map(|change| (change.key.clone(), ())).collect();
         for worker in 0..2 {
-            let mut mark = EndMark::new(&state, worker, 2, false);
+            let mut mark = EndMark::new(&state, worker, 2, false, true);
             assert!(!mark.told() && !mark.has_told(7));
             let changes = mark.changes(false);
             assert!(changes.iter().all(|change| change.value.is_none() && left.remove(&change.key).is_some()));

@@ -278,7 +278,8 @@ impl Build<'_> {
         let names: Vec<&str> = chain.iter().map(|&i| plan.nodes[i].name.as_str()).collect();
         let parked = self.parked(&names, head.dispatch, worker, head.workers).await?;
         let ended = self.lasting.store.scan(&ended_state(&tail.name)).await.map_err(failure("state"))?;
-        let end_mark = EndMark::new(&ended, worker, tail.workers, self.still_ended[chain[0]]);
+        let keyed = head.dispatch == Dispatch::Key;
+        let end_mark = EndMark::new(&ended, worker, tail.workers, self.still_ended[chain[0]], keyed);
         let stateful = chain.iter().any(|&i| plan.nodes[i].stateful());
         let hold_back = stateful || plan.delivery == Delivery::ExactlyOnce;
         self.ends.stages += 1;
@@ -322,6 +323,8 @@ impl Build<'_> {
         if let Some(StepRun { step: CoreStep::Operator(operator), who, held }) = stage.steps.last_mut() {
             Operator::restore(&mut **operator, state).await.map_err(failure(&node.name))?;
             *held = operator.held();
+            // Who was told held nothing: this comes from another, as a record without a key may.
+            stage.ended &= *held == 0;
             if *held > 0 && self.comes_in.contains(&node.name) {
                 who.metrics.parked.add(*held as u64);
                 who.metrics.records_in.add(*held as u64);
