@@ -168,8 +168,8 @@ pub(crate) fn source(options: &KafkaSourceOptions, address: &Address) -> Result<
     );
     config.set("isolation.level", isolation(options.isolation));
     config.set("queued.max.messages.kbytes", (options.prefetch.0 / 1024).to_string());
-    // A record costs about 200 bytes besides its own: so many that those are bounded like the records. More than librdkafka's
-    // own 100,000 are no faster, and leave the processor's caches before they are read.
+    // A record costs about 200 bytes besides its own: so many that those are bounded like the records; but more than
+    // librdkafka's own 100,000 were no faster.
     config.set("queued.min.messages", (options.prefetch.0 / 200).clamp(1000, 100_000).to_string());
     // By default a full queue is looked at again only after a second, in which we could have read it dozens of times.
     config.set("fetch.queue.backoff.ms", "10");

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use millstream_core::{SinkPlan, SourcePlan};
 use millstream_std::{ChannelOptions, channel, receiver};
+use millstream_testkit::process::resident_kib;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
@@ -42,7 +43,7 @@ pub(crate) fn child(pipelines: u64) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let empty = resident()?;
+        let empty = resident();
         let mut kept = Vec::new();
         for i in 0..pipelines {
             let (sender, source) = channel(ChannelOptions::default());
@@ -60,7 +61,7 @@ pub(crate) fn child(pipelines: u64) -> Result<()> {
         let (since, before) = (Instant::now(), used()?);
         tokio::time::sleep(WATCHED).await;
         let share = (used()? - before).as_secs_f64() / since.elapsed().as_secs_f64();
-        println!("{share} {} {empty}", resident()?);
+        println!("{share} {} {empty}", resident());
         Ok(())
     })
 }
@@ -168,11 +169,8 @@ fn used() -> Result<Duration> {
 }
 
 /// Resident memory of this process in MB.
-pub(crate) fn resident() -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kilobytes: f64 = line.split_whitespace().next().context("no figure")?.parse()?;
-    Ok(kilobytes / 1024.0)
+pub(crate) fn resident() -> f64 {
+    resident_kib() as f64 / 1024.0
 }
 
 #[cfg(test)]

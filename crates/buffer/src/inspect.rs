@@ -198,7 +198,7 @@ pub fn read(folder: &Path, mut each: impl FnMut(Seen<'_>) -> Result<bool>) -> Re
 }
 
 impl Damage {
-    fn at(segment: &Segment, from: u64, to: u64, why: &str) -> Self {
+    pub(crate) fn at(segment: &Segment, from: u64, to: u64, why: &str) -> Self {
         Damage { path: segment.path.clone(), byte: segment.place(from), bytes: to - from, why: why.to_owned() }
     }
 }

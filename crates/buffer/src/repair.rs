@@ -74,10 +74,9 @@ fn mend(segment: &Segment, id: Id, end: Mark, repaired: &mut Repaired) -> Result
         // How many were in each of several places nobody knows; the sum is right.
         let records = if at == last { lost } else { 0 };
         write_gap(segment, id, from, to, records)?;
-        let (path, byte, bytes) = (segment.path.clone(), segment.place(from), to - from);
-        repaired.damages.push(Damage { path, byte, bytes, why: why.to_owned() });
+        repaired.damages.push(Damage::at(segment, from, to, why));
         repaired.lost_records += records;
-        repaired.lost_bytes += bytes;
+        repaired.lost_bytes += to - from;
     }
     Ok(())
 }

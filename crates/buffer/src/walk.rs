@@ -21,17 +21,17 @@ pub(crate) enum Piece {
     Damage(u64, u64, &'static str),
 }
 
-/// Reads what lies in a segment between two places between blocks, until `each` says `false`. Says how far that was.
+/// Reads what lies in a segment between two places between blocks, until `each` says `false`.
 pub(crate) fn walk(
     segment: &Segment,
     id: Id,
     from: u64,
     end: u64,
     each: &mut dyn FnMut(Piece) -> Result<bool>,
-) -> Result<u64> {
+) -> Result<()> {
     let file = match OpenSegment::open(segment.clone()) {
         // Delivered meanwhile.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(end),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         file => file?,
     };
     let mut offset = from;
@@ -70,7 +70,7 @@ pub(crate) fn walk(
         }
         (offset, bytes) = (next, Bytes::new());
     }
-    Ok(offset)
+    Ok(())
 }
 
 /// Where the next good block begins, from an offset on; `end` if there is none. A block's check covers its offset, so that no

@@ -7,12 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use millstream_core::{Batch, Error, ErrorKind, Form, Result, Size};
+use millstream_core::{Batch, Error, Form, Result, Size};
 use millstream_runtime::Entry;
 
 use crate::{
     Value,
-    kept::{Keeping, Kept},
+    kept::{Full, Keeping, Kept},
     sink::End,
     stream::Stream,
     typed::{Data, pack, unpack},
@@ -65,8 +65,8 @@ impl<T: Data, K> Stream<T, K> {
     /// A test of the whole pipeline (`millstream::testing`) swaps this end like a sink, unless it keeps it by its name.
     pub fn collect(self) -> Collected<T> {
         let kept = Kept::at_most(BYTES_MAX);
-        let sink = Keeping::new("values", &kept, put::<T>);
-        // Sinks are given bytes.
+        let sink = Keeping { what: "values", kept: kept.clone(), read: values::<T>, full: Full::Stop };
+        // As bytes they can wait for another try.
         let packed = self.encode_as("pack", Form::Bytes, |value: &T, bytes: &mut Value<'_>| {
             bytes.extend_from_slice(&pack(value)?);
             Ok::<(), Error>(())
@@ -76,16 +76,10 @@ impl<T: Data, K> Stream<T, K> {
 }
 
 /// The values of a batch, as [`pack`] has written them.
-fn put<T: Data>(batch: Batch, kept: &Kept<T>) -> Result<()> {
-    for record in batch.into_bytes().iter() {
-        let bytes = record.value().unwrap_or_default();
-        if !kept.push(unpack(bytes)?, size_of::<T>() + bytes.len()) {
-            let message = format!("cannot collect more than {}", kept.most());
-            let error = Error::new(ErrorKind::TooLarge, message);
-            return Err(error.hint("allow more with `at_most`, or end the stream in a sink or `for_each`"));
-        }
-    }
-    Ok(())
+fn values<T: Data>(batch: Batch) -> Result<Vec<(T, usize)>> {
+    let batch = batch.into_bytes();
+    let bytes = batch.iter().map(|record| record.value().unwrap_or_default());
+    bytes.map(|bytes| Ok((unpack(bytes)?, size_of::<T>() + bytes.len()))).collect()
 }
 
 impl<T: Data> Collected<T> {

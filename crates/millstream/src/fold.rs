@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use millstream_core::{
-    Batch, BatchBuilder, Change, Form, Operator, Output, Record, RecordRef, Result, Step, StepPlan, try_each_record,
+    Batch, BatchBuilder, Change, Error, Form, Operator, Output, Record, RecordRef, Result, Step, StepPlan,
+    try_each_record,
 };
-use millstream_state::KeyedTable;
+use millstream_state::{Folds, KeyedTable};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::Value;
@@ -74,26 +75,15 @@ where
     async fn process(&mut self, _: usize, batch: Batch, out: &mut Output) -> Result<()> {
         let batch = batch.into_bytes();
         let (key, fold, _) = &*self.functions;
-        let mut absorbed = 0;
-        let key_of = |row| key(batch.get(row));
-        let again = |state: &mut V, row| fold(state, batch.get(row));
-        let (mut folds, mut late) = (self.table.fold(), Vec::new());
-        let mut failed = try_each_record(&batch, |row, record| {
-            if folds.is_torn() {
-                late.extend(folds.mend(key_of, again));
-            }
+        let (of, again) = (|row| key(batch.get(row)), |state: &mut V, row| fold(state, batch.get(row)));
+        let mut folded = Folded::new(&mut self.table, of, again);
+        let failed = try_each_record(&batch, |row, record| {
             if let Some(key) = key(record) {
-                fold(folds.entry(row, key), record);
-                folds.done();
-                absorbed += 1;
+                folded.add(row, key, |state| fold(state, record));
             }
             Ok(())
         });
-        late.extend(folds.mend(key_of, again));
-        drop(folds);
-        absorbed -= late.len();
-        failed.extend(late);
-        failed.sort_unstable_by_key(|(row, _)| *row);
+        let (absorbed, failed) = folded.end(failed);
         out.absorbed(absorbed);
         out.filtered(batch.len() - absorbed - failed.len());
         for (row, error) in failed {
@@ -123,5 +113,52 @@ where
 
     fn changes(&mut self) -> Result<Vec<Change>> {
         self.table.changes()
+    }
+}
+
+/// Rows of a batch on their way into the states of their keys. What a row changed that panicked is taken back before the next.
+pub(crate) struct Folded<'a, V: Default, K, F> {
+    folds: Folds<'a, V>,
+    /// The key of a row, and how it changes a state: for rows that are folded again.
+    key: K,
+    again: F,
+    absorbed: usize,
+    /// Rows that panicked when they were folded again.
+    late: Vec<(u32, Error)>,
+}
+
+impl<'a, 'k, V, K, F> Folded<'a, V, K, F>
+where
+    V: Default + Clone,
+    K: Fn(usize) -> Option<&'k [u8]>,
+    F: Fn(&mut V, usize),
+{
+    pub(crate) fn new(table: &'a mut KeyedTable<V>, key: K, again: F) -> Self {
+        Folded { folds: table.fold(), key, again, absorbed: 0, late: Vec::new() }
+    }
+
+    /// Lets a row change the state of its key.
+    #[inline]
+    pub(crate) fn add(&mut self, row: usize, key: &[u8], change: impl FnOnce(&mut V)) {
+        if self.folds.is_torn() {
+            self.mend();
+        }
+        change(self.folds.entry(row, key));
+        self.folds.done();
+        self.absorbed += 1;
+    }
+
+    #[cold]
+    fn mend(&mut self) {
+        self.late.extend(self.folds.mend(&self.key, &self.again));
+    }
+
+    /// How many rows are in the states now, and which are not, with those that `failed` before, in order.
+    pub(crate) fn end(mut self, mut failed: Vec<(u32, Error)>) -> (usize, Vec<(u32, Error)>) {
+        self.mend();
+        let absorbed = self.absorbed - self.late.len();
+        failed.append(&mut self.late);
+        failed.sort_unstable_by_key(|(row, _)| *row);
+        (absorbed, failed)
     }
 }

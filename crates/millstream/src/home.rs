@@ -6,11 +6,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use millstream_core::{DeadLetter, Error, ErrorKind, Result, Sink, SinkCapabilities, SinkPlan, Size, Store};
+use millstream_core::{Batch, DeadLetter, Error, ErrorKind, Result, Sink, SinkCapabilities, SinkPlan, Size, Store};
 use millstream_runtime::{Plan, RunOptions, StateSpec};
 use millstream_state::{DEAD_LETTER_CAPABILITIES, DeadLetterLog, EmbeddedStore, Memory, MemoryStore, inspect::View};
 
-use crate::kept::{Keeping, Kept};
+use crate::kept::{Full, Keeping, Kept};
 
 /// A state directory. Each pipeline has a folder of its own in it, found by the pipeline's name.
 #[derive(Clone, Debug)]
@@ -109,14 +109,15 @@ impl Letters {
 
     /// The sink that they are written to.
     pub(crate) fn sink(&self) -> Arc<dyn SinkPlan> {
-        Arc::new(Keeping::new("dead letters", &self.0, |batch: millstream_core::Batch, kept: &Kept<DeadLetter>| {
-            for record in batch.into_bytes().iter() {
-                let bytes = record.value().unwrap_or_default();
-                let letter: DeadLetter = rmp_serde::from_slice(bytes)
-                    .map_err(|cause| Error::new(ErrorKind::Bug, "cannot read a dead letter").caused_by(cause))?;
-                kept.push_newest(letter, size_of::<DeadLetter>() + bytes.len());
-            }
-            Ok(())
-        }))
+        Arc::new(Keeping { what: "dead letters", kept: self.0.clone(), read: letters, full: Full::Forget })
     }
+}
+
+fn letters(batch: Batch) -> Result<Vec<(DeadLetter, usize)>> {
+    let letter = |bytes: &[u8]| {
+        let letter = rmp_serde::from_slice(bytes)
+            .map_err(|cause| Error::new(ErrorKind::Bug, "cannot read a dead letter").caused_by(cause))?;
+        Ok((letter, size_of::<DeadLetter>() + bytes.len()))
+    };
+    batch.into_bytes().iter().map(|record| letter(record.value().unwrap_or_default())).collect()
 }

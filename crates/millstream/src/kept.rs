@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use millstream_core::{
-    Batch, Epoch, Last, Outcomes, Result, Sink, SinkCapabilities, SinkPlan, Size, Token, Way, WriteId,
+    Batch, Epoch, Error, ErrorKind, Last, Outcomes, Result, Sink, SinkCapabilities, SinkPlan, Size, Token, Way, WriteId,
 };
 
 /// What is kept, with about how many bytes each item holds. Shared by the sink and whoever reads it.
@@ -40,16 +40,11 @@ impl<I> Kept<I> {
         self.lock().most = most;
     }
 
-    pub(crate) fn most(&self) -> Size {
-        self.lock().most
-    }
-
     /// Takes what counts.
     pub(crate) fn take(&self) -> Vec<I> {
         let mut shelf = self.lock();
-        let count = usize::try_from(shelf.committed.saturating_sub(shelf.before)).unwrap_or(usize::MAX);
-        let taken: Vec<I> = (0..count).map_while(|_| shelf.pop_front()).collect();
-        taken
+        let count = shelf.counted();
+        (0..count).map_while(|_| shelf.pop_front()).collect()
     }
 
     /// Copies what counts.
@@ -58,27 +53,7 @@ impl<I> Kept<I> {
         I: Clone,
     {
         let shelf = self.lock();
-        let count = usize::try_from(shelf.committed.saturating_sub(shelf.before)).unwrap_or(usize::MAX);
-        shelf.items.iter().take(count).map(|(item, _)| item.clone()).collect()
-    }
-
-    /// Keeps one more. If there is no room, answers `false` and keeps nothing.
-    pub(crate) fn push(&self, item: I, bytes: usize) -> bool {
-        let mut shelf = self.lock();
-        let fits = shelf.bytes.saturating_add(bytes as u64) <= shelf.most.0;
-        if fits {
-            shelf.bytes += bytes as u64;
-            shelf.items.push_back((item, bytes));
-        }
-        fits
-    }
-
-    /// Keeps one more, and forgets the oldest ones that there is no room for any more.
-    pub(crate) fn push_newest(&self, item: I, bytes: usize) {
-        let mut shelf = self.lock();
-        while shelf.bytes.saturating_add(bytes as u64) > shelf.most.0 && shelf.pop_front().is_some() {}
-        shelf.bytes += bytes as u64;
-        shelf.items.push_back((item, bytes));
+        shelf.items.iter().take(shelf.counted()).map(|(item, _)| item.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelf<I>> {
@@ -89,6 +64,28 @@ impl<I> Kept<I> {
 impl<I> Shelf<I> {
     fn end(&self) -> u64 {
         self.before + self.items.len() as u64
+    }
+
+    /// How many of those that are here count.
+    fn counted(&self) -> usize {
+        usize::try_from(self.committed.saturating_sub(self.before)).unwrap_or(usize::MAX)
+    }
+
+    /// Keeps all of these, each with its bytes; nothing of them where that stops the pipeline.
+    fn keep(&mut self, items: Vec<(I, usize)>, full: Full) -> Result<()> {
+        if full == Full::Stop {
+            let bytes = items.iter().fold(self.bytes, |sum, (_, bytes)| sum.saturating_add(*bytes as u64));
+            if bytes > self.most.0 {
+                let error = Error::new(ErrorKind::TooLarge, format!("cannot collect more than {}", self.most));
+                return Err(error.hint("allow more with `at_most`, or end the stream in a sink or `for_each`"));
+            }
+        }
+        for (item, bytes) in items {
+            while self.bytes.saturating_add(bytes as u64) > self.most.0 && self.pop_front().is_some() {}
+            self.bytes += bytes as u64;
+            self.items.push_back((item, bytes));
+        }
+        Ok(())
     }
 
     fn pop_front(&mut self) -> Option<I> {
@@ -113,29 +110,24 @@ impl<I> Shelf<I> {
     }
 }
 
-/// Puts the records of a batch into what is kept.
-pub(crate) trait Put<I>: Send + Sync + 'static {
-    /// An error stops the pipeline.
-    fn put(&self, batch: Batch, kept: &Kept<I>) -> Result<()>;
+/// What becomes of the next item where there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The pipeline stops.
+    Stop,
+    /// The oldest items are forgotten.
+    Forget,
 }
 
-impl<I, F: Fn(Batch, &Kept<I>) -> Result<()> + Send + Sync + 'static> Put<I> for F {
-    fn put(&self, batch: Batch, kept: &Kept<I>) -> Result<()> {
-        self(batch, kept)
-    }
-}
+/// What the records of a batch are, each with about how many bytes it holds. An error stops the pipeline.
+pub(crate) type Read<I> = fn(Batch) -> Result<Vec<(I, usize)>>;
 
 /// The plan of the sink.
 pub(crate) struct Keeping<I> {
-    what: &'static str,
-    kept: Kept<I>,
-    put: Arc<dyn Put<I>>,
-}
-
-impl<I> Keeping<I> {
-    pub(crate) fn new(what: &'static str, kept: &Kept<I>, put: impl Put<I>) -> Self {
-        Keeping { what, kept: kept.clone(), put: Arc::new(put) }
-    }
+    pub(crate) what: &'static str,
+    pub(crate) kept: Kept<I>,
+    pub(crate) read: Read<I>,
+    pub(crate) full: Full,
 }
 
 impl<I> fmt::Debug for Keeping<I> {
@@ -154,13 +146,14 @@ impl<I: Send + 'static> SinkPlan for Keeping<I> {
     }
 
     fn create(&self) -> Result<Box<dyn Sink>> {
-        Ok(Box::new(Keeper { kept: self.kept.clone(), put: self.put.clone(), writes: 0 }))
+        Ok(Box::new(Keeper { kept: self.kept.clone(), read: self.read, full: self.full, writes: 0 }))
     }
 }
 
 struct Keeper<I> {
     kept: Kept<I>,
-    put: Arc<dyn Put<I>>,
+    read: Read<I>,
+    full: Full,
     writes: WriteId,
 }
 
@@ -176,13 +169,8 @@ impl<I: Send + 'static> Sink for Keeper<I> {
     }
 
     async fn write(&mut self, batch: Batch) -> Result<WriteId> {
-        let before = self.kept.lock().end();
-        self.put.put(batch, &self.kept).inspect_err(|_| {
-            let mut shelf = self.kept.lock();
-            let committed = shelf.committed;
-            shelf.cut(before.max(committed));
-            shelf.committed = committed;
-        })?;
+        let items = (self.read)(batch)?;
+        self.kept.lock().keep(items, self.full)?;
         self.writes += 1;
         Ok(self.writes)
     }
@@ -208,6 +196,10 @@ impl<I: Send + 'static> Sink for Keeper<I> {
 mod tests {
     use super::*;
 
+    fn keep(kept: &Kept<u32>, items: std::ops::Range<u32>) -> Result<()> {
+        kept.lock().keep(items.map(|n| (n, 10)).collect(), Full::Stop)
+    }
+
     fn shelf(kept: &Kept<u32>, committed: u64) {
         kept.lock().committed = committed;
     }
@@ -215,12 +207,12 @@ mod tests {
     #[test]
     fn only_what_counts_is_given_and_the_rest_is_cut_when_it_comes_again() {
         let kept = Kept::at_most(Size(100));
-        assert!((0..5).all(|n| kept.push(n, 10)));
+        keep(&kept, 0..5).unwrap();
         shelf(&kept, 3);
         assert_eq!(kept.copies(), [0, 1, 2]);
         assert_eq!(kept.take(), [0, 1, 2]);
         kept.lock().cut(3);
-        assert!(kept.push(7, 90), "what was taken or cut takes no room");
+        kept.lock().keep(vec![(7, 90)], Full::Stop).expect("what was taken or cut takes no room");
         shelf(&kept, 4);
         assert_eq!((kept.take(), kept.take()), (vec![7], vec![]));
     }
@@ -228,8 +220,10 @@ mod tests {
     #[test]
     fn what_is_full_takes_nothing_more_or_forgets_the_oldest() {
         let kept = Kept::at_most(Size(25));
-        assert_eq!([kept.push(1, 10), kept.push(2, 10), kept.push(3, 10)], [true, true, false]);
-        kept.push_newest(4, 10);
+        keep(&kept, 1..3).unwrap();
+        let error = keep(&kept, 3..4).unwrap_err();
+        assert_eq!((error.kind(), kept.lock().items.len()), (ErrorKind::TooLarge, 2));
+        kept.lock().keep(vec![(4, 10)], Full::Forget).unwrap();
         shelf(&kept, 3);
         assert_eq!(kept.copies(), [2, 4]);
     }

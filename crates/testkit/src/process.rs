@@ -1,8 +1,28 @@
-//! What the system says of a process.
+//! A process of its own for a test, and what the system says of a process.
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::fs;
+use std::{env, fs, process::Command};
+
+/// Set for a test that runs alone.
+const ALONE: &str = "MILLSTREAM_TEST_ALONE";
+
+/// Whether this process is one that [`alone`] has started.
+pub fn is_alone() -> bool {
+    env::var_os(ALONE).is_some()
+}
+
+/// Runs the test of that name, and no other, in a process of its own.
+///
+/// # Panics
+/// If it fails there, or there is no such test.
+pub fn alone(test: &str) {
+    let program = env::current_exe().expect("the program of this test");
+    let run = Command::new(program).args([test, "--exact", "--nocapture"]).env(ALONE, "1").output();
+    let run = run.expect("a process");
+    let text = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success() && text.contains("1 passed"), "{text}");
+}
 
 /// Memory that this process has now, in KiB.
 ///

@@ -39,12 +39,12 @@ pub(super) fn run(table: &mut Table, kafka: &Kafka) -> Result<()> {
     let (flowing, full, after) = runtime.block_on(async {
         let mut running = pipeline.start()?;
         tokio::time::sleep(WARM).await;
-        let flowing = resident()?;
+        let flowing = resident();
         kafka.pause(1);
         tokio::time::sleep(FILL).await;
-        let full = resident()?;
+        let full = resident();
         tokio::time::sleep(watched).await;
-        let after = resident()?;
+        let after = resident();
         kafka.resume(1);
         // What waited is written after all.
         let summary = running.drain(Duration::from_secs(60)).await?;

@@ -29,7 +29,7 @@ pub(super) fn run(table: &mut Table, redis: &Redis) -> Result<()> {
             drop(producer.send(value.clone()).await?);
         }
         producer.flush().await?;
-        let before = resident()?;
+        let before = resident();
         redis.pause();
         let (since, mut accepted, mut most) = (Instant::now(), 0u64, before);
         while since.elapsed() < PAUSE {
@@ -39,10 +39,10 @@ pub(super) fn run(table: &mut Table, redis: &Redis) -> Result<()> {
                     accepted += 1;
                 }
                 // It is full, and waits: the input stands still as well.
-                Err(_) => most = most.max(resident()?),
+                Err(_) => most = most.max(resident()),
             }
         }
-        most = most.max(resident()?);
+        most = most.max(resident());
         redis.resume();
         producer.flush().await?;
         producer.end().await?;

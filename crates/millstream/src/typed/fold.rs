@@ -11,7 +11,7 @@ use millstream_core::{Batch, BatchBuilder, Change, Operator, Output, Record, Res
 use millstream_state::KeyedTable;
 
 use super::{Data, Typed, rows::view, typed};
-use crate::made::Made;
+use crate::{fold::Folded, made::Made};
 
 /// A state of type `V` for each key of the records. It changes by exactly those that do not panic; see
 /// [`Folds`](millstream_state::Folds) for what that costs.
@@ -54,30 +54,18 @@ where
     async fn process(&mut self, _: usize, batch: Batch, out: &mut Output) -> Result<()> {
         let Some(batch) = typed::<T>(batch, out) else { return Ok(()) };
         let records = batch.records();
-        let (mut absorbed, mut filtered) = (0, 0);
         let (fold, view) = (&self.functions.0, view::<T>(&batch));
         let key = |row| records.get(row).key();
         let again = |state: &mut V, row| view.get(row).into_iter().for_each(|value| fold(state, value));
-        let (mut folds, mut late) = (self.table.fold(), Vec::new());
-        let mut failed = view.each(|row, value| {
-            if folds.is_torn() {
-                late.extend(folds.mend(key, again));
-            }
+        let (mut folded, mut filtered) = (Folded::new(&mut self.table, key, again), 0);
+        let failed = view.each(|row, value| {
             match key(row) {
-                Some(key) => {
-                    fold(folds.entry(row, key), value);
-                    folds.done();
-                    absorbed += 1;
-                }
+                Some(key) => folded.add(row, key, |state| fold(state, value)),
                 None => filtered += 1,
             }
             Ok(())
         });
-        late.extend(folds.mend(key, again));
-        drop(folds);
-        absorbed -= late.len();
-        failed.extend(late);
-        failed.sort_unstable_by_key(|(row, _)| *row);
+        let (absorbed, failed) = folded.end(failed);
         out.absorbed(absorbed);
         out.filtered(filtered);
         failed.into_iter().for_each(|(row, error)| out.fail(&batch, row as usize, error));

@@ -103,14 +103,39 @@ pub(crate) fn emit_values<U: Data>(batch: Batch, values: Vec<U>, failed: Vec<(u3
 
 /// The rows for which `keep` says yes; those that panicked are not among them.
 pub(crate) fn kept<T>(view: View<'_, T>, keep: impl Fn(&T) -> bool) -> (Vec<u32>, Vec<(u32, Error)>) {
-    let mut rows = vec![0; view.len()];
-    let (mut found, mut row, mut failed) = (0, 0, Vec::new());
+    let (mut rows, mut found) = (vec![0; view.len()], 0);
+    // Written each time and counted if it is one: no branch to guess wrong. The count stays below that of the rows.
+    let failed = answers(view, keep, |row, answer| {
+        rows[found] = row;
+        found += usize::from(answer);
+    });
+    rows.truncate(found);
+    (rows, failed)
+}
+
+/// The rows for which `keep` says yes and those for which it says no; those that panicked are in neither.
+pub(crate) fn partition<T>(view: View<'_, T>, keep: impl Fn(&T) -> bool) -> (Vec<u32>, Vec<u32>, Vec<(u32, Error)>) {
+    let (mut yes, mut no) = (vec![0; view.len()], vec![0; view.len()]);
+    let (mut kept, mut left) = (0, 0);
+    // As above, in both lists.
+    let failed = answers(view, keep, |row, answer| {
+        yes[kept] = row;
+        no[left] = row;
+        kept += usize::from(answer);
+        left += usize::from(!answer);
+    });
+    yes.truncate(kept);
+    no.truncate(left);
+    (yes, no, failed)
+}
+
+/// Asks `keep` of each row, inside one catch; answers with the rows that panicked.
+fn answers<T>(view: View<'_, T>, keep: impl Fn(&T) -> bool, mut each: impl FnMut(u32, bool)) -> Vec<(u32, Error)> {
+    let (mut row, mut failed) = (0, Vec::new());
     loop {
         let from = row as usize;
-        // Written each time and counted if it is one: no branch to guess wrong. The count stays below that of the rows.
         let mut add = |answer: bool| {
-            rows[found] = row;
-            found += usize::from(answer);
+            each(row, answer);
             row += 1;
         };
         let caught = catch_unwind(AssertUnwindSafe(|| match view {
@@ -122,41 +147,13 @@ pub(crate) fn kept<T>(view: View<'_, T>, keep: impl Fn(&T) -> bool) -> (Vec<u32>
             }
         }));
         match caught {
-            Ok(()) => break,
+            Ok(()) => return failed,
             Err(panic) => {
                 failed.push((row, panicked(&*panic)));
                 row += 1;
             }
         }
     }
-    rows.truncate(found);
-    (rows, failed)
-}
-
-/// The rows for which `keep` says yes and those for which it says no; those that panicked are in neither.
-pub(crate) fn partition<T>(view: View<'_, T>, keep: impl Fn(&T) -> bool) -> (Vec<u32>, Vec<u32>, Vec<(u32, Error)>) {
-    let (answers, failed) = view.collect(keep);
-    (rows_with(true, &answers, &failed), rows_with(false, &answers, &failed), failed)
-}
-
-/// The rows with this answer, where there is one for each row that has not failed.
-fn rows_with(wanted: bool, answers: &[bool], failed: &[(u32, Error)]) -> Vec<u32> {
-    let mut rows = vec![0; answers.len()];
-    let mut found = 0;
-    // Written each time and counted if it is one: no branch to guess wrong. The count stays below that of the answers.
-    let mut add = |row: u32, answer: bool| {
-        rows[found] = row;
-        found += usize::from(answer == wanted);
-    };
-    if failed.is_empty() {
-        answers.iter().enumerate().for_each(|(row, answer)| add(row as u32, *answer));
-    } else {
-        let mut failed = failed.iter().map(|(row, _)| *row).peekable();
-        let rows = (0..).filter(|row| failed.next_if_eq(row).is_none());
-        rows.zip(answers).for_each(|(row, answer)| add(row, *answer));
-    }
-    rows.truncate(found);
-    rows
 }
 
 /// Some of the records; the batch itself if those are all.

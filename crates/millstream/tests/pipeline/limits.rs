@@ -1,7 +1,6 @@
 //! Memory and processor time, each measured in a process of its own.
 
 use std::{
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,26 +11,15 @@ use std::{
 use millstream::{Batching, Error, ErrorKind, RateLimit, Size, Span, Stream, runtime::LimitsSpec};
 use millstream_testkit::{
     FakeSource,
-    process::{resident_kib, ticks},
+    process::{alone, is_alone, resident_kib, ticks},
 };
 
 use crate::bed::{Bed, Crowd, Gate, on_several_threads, retry, rule, still, until};
 
 /// Runs a behaviour alone in a process of its own.
-fn alone(test: &str, behaviour: impl Future<Output = ()>) {
-    if std::env::var_os(CHILD).is_some() {
-        return on_several_threads(behaviour);
-    }
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args([&format!("limits::{test}"), "--exact", "--nocapture"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success() && text.contains("1 passed"), "{text}");
+fn apart(test: &str, behaviour: impl Future<Output = ()>) {
+    if is_alone() { on_several_threads(behaviour) } else { alone(&format!("limits::{test}")) }
 }
-
-const CHILD: &str = "MILLSTREAM_TEST_CHILD";
 
 /// Records between two looks at the memory.
 fn records() -> u64 {
@@ -63,7 +51,7 @@ async fn is_still(what: &str) {
 
 #[test]
 fn with_ten_thousand_keys_in_keyed_batching_memory_stays_flat() {
-    alone("with_ten_thousand_keys_in_keyed_batching_memory_stays_flat", async {
+    apart("with_ten_thousand_keys_in_keyed_batching_memory_stays_flat", async {
         let (bed, handled) = (Bed::new(), Arc::new(AtomicU64::new(0)));
         let count = handled.clone();
         // Keys come at random, so that some batches stay open for long.
@@ -84,7 +72,7 @@ fn with_ten_thousand_keys_in_keyed_batching_memory_stays_flat() {
 
 #[test]
 fn with_one_hot_key_memory_stays_flat() {
-    alone("with_one_hot_key_memory_stays_flat", async {
+    apart("with_one_hot_key_memory_stays_flat", async {
         // One at a time.
         let records = records() / 10;
         let (bed, handled) = (Bed::new(), Arc::new(AtomicU64::new(0)));
@@ -106,7 +94,7 @@ fn with_one_hot_key_memory_stays_flat() {
 
 #[test]
 fn behind_a_hot_key_that_is_tried_again_the_source_waits_and_nothing_spins() {
-    alone("behind_a_hot_key_that_is_tried_again_the_source_waits_and_nothing_spins", async {
+    apart("behind_a_hot_key_that_is_tried_again_the_source_waits_and_nothing_spins", async {
         let bed = Bed::new().with(|pipeline| pipeline.limits(LimitsSpec { memory: Size(8 << 20) }));
         let hot = bed.numbers(1_000_000).name("in").partition_by(|_| "hot");
         let failing = hot.try_map(|_| Err::<u64, _>(Error::new(ErrorKind::Unavailable, "no")));
@@ -132,7 +120,7 @@ fn behind_a_hot_key_that_is_tried_again_the_source_waits_and_nothing_spins() {
 
 #[test]
 fn steps_that_wait_for_anything_use_no_processor_time() {
-    alone("steps_that_wait_for_anything_use_no_processor_time", async {
+    apart("steps_that_wait_for_anything_use_no_processor_time", async {
         let (bed, source, gate, crowd) = (Bed::new(), FakeSource::live(), Gate::default(), Crowd::default());
         let (wait, inside) = (gate.clone(), crowd.clone());
         let hour = Duration::from_secs(3600);

@@ -12,29 +12,7 @@ use std::{
 use millstream::{Error, ErrorKind, ErrorRule, Retry};
 use tokio::sync::Semaphore;
 
-use crate::bed::{Bed, dead, texts, until};
-
-/// Counts how many are at something at once, and what the most was.
-#[derive(Clone, Default)]
-struct Crowd(Arc<(AtomicUsize, AtomicUsize)>);
-
-impl Crowd {
-    fn enter(&self) -> impl Drop {
-        struct Inside(Crowd);
-        impl Drop for Inside {
-            fn drop(&mut self) {
-                self.0.0.0.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
-        let now = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
-        self.0.1.fetch_max(now, Ordering::SeqCst);
-        Inside(self.clone())
-    }
-
-    fn most(&self) -> usize {
-        self.0.1.load(Ordering::SeqCst)
-    }
-}
+use crate::bed::{Bed, Crowd, dead, texts, until};
 
 /// Some turns of the scheduler, more or fewer by number: futures end in another order than they began.
 async fn dawdle(n: u64) {

@@ -1,6 +1,6 @@
 //! Memory and processor time of a pipeline whose sink stalls, measured in a process of its own.
 
-use std::{process::Command, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use millstream_core::{
 use millstream_runtime::{Dispatch, Entry, PipelineSpec, RateLimit};
 use millstream_testkit::{
     FakeSink, FakeSource,
-    process::{resident_kib, ticks},
+    process::{alone, is_alone, resident_kib, ticks},
 };
 
 use crate::{Bench, MapPlan, spec, until};
@@ -70,22 +70,9 @@ impl Source for Reading {
     }
 }
 
-/// Runs the test of that name alone in a process of its own.
-fn alone(test: &str) {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success() && text.contains("1 passed"), "{text}");
-}
-
-const CHILD: &str = "MILLSTREAM_TEST_CHILD";
-
 /// Runs a pipeline that cannot go on, or only slowly, and measures it while its source waits.
 fn stays_flat(test: &str, hot: bool, records_max: u64, change: impl FnOnce(&mut PipelineSpec, &FakeSink)) {
-    if std::env::var_os(CHILD).is_none() {
+    if !is_alone() {
         return alone(&format!("limits::{test}"));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -161,7 +148,7 @@ fn a_rate_limit_leaves_memory_flat_and_nothing_spins() {
 
 #[test]
 fn a_thousand_idle_pipelines_use_little_memory_and_no_processor_time() {
-    if std::env::var_os(CHILD).is_none() {
+    if !is_alone() {
         return alone("limits::a_thousand_idle_pipelines_use_little_memory_and_no_processor_time");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
