@@ -20,8 +20,8 @@ use crate::{
 
 /// Numbers of each run.
 const NUMBERS: u64 = 20_000_000;
-/// Numbers of each batch.
-const BATCH: u64 = 4096;
+/// Numbers of each batch: 64 KiB.
+const BATCH: u64 = 8192;
 /// Threads where there are several.
 const THREADS: usize = 2;
 
@@ -247,7 +247,8 @@ fn waiting(table: &mut Table) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(1)).await;
             Ok::<u64, millstream::Error>(n)
         });
-        waited.in_flight(UNDER_WAY).unordered().drop();
+        // As many as in the loop, by as many threads.
+        waited.in_flight(UNDER_WAY / THREADS).concurrency(THREADS as u32).unordered().drop();
         let began = Instant::now();
         on_threads(&pipeline)?;
         reached.push(RECORDS as f64 / began.elapsed().as_secs_f64());

@@ -1,6 +1,6 @@
 //! The unit that flows: many records in shared buffers.
 //!
-//! A batch is an [`Envelope`] (who the records are) and a [`Body`] (what they say). Both are shared and immutable; what a
+//! A batch is an [`Envelope`] (who the records are) and a [`Body`] (what they say). Both are shared, and immutable as long as they are; what a
 //! batch shows of them is two lists of [`Rows`]. So a filter, a split and a broadcast copy no bytes, and a step that
 //! replaces the values leaves the envelope where it is:
 //!
@@ -13,7 +13,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    Body, Envelope, Forms, Record, Sequences, Shards, Times,
+    Body, Envelope, Forms, Parsed, Record, Sequences, Shards, Times,
     column::Column,
     record_ref::{RecordRef, Records},
     rows::Rows,
@@ -117,6 +117,13 @@ impl Batch {
     /// The body, with the physical rows of it that the records are.
     pub fn body(&self) -> (&Body, &Rows) {
         (&self.0.body, &self.0.body_rows)
+    }
+
+    /// The body to be changed in its place, with its rows: if it is parsed, and nobody else has the batch or its body.
+    pub fn body_mut(&mut self) -> Option<(&mut dyn Parsed, &Rows)> {
+        let parts = Arc::get_mut(&mut self.0)?;
+        let Body::Parsed(parsed) = &mut parts.body else { return None };
+        Some((Arc::get_mut(parsed)?, &parts.body_rows))
     }
 
     /// The envelope, with the physical rows of it that the records are.

@@ -44,8 +44,10 @@ impl StageTask {
             let mut done = Ok(());
             let again = match &mut run.step {
                 CoreStep::Transform(transform) => {
-                    span.in_scope(|| transform.apply(batch.clone(), &mut out));
-                    out.has_failed().then_some(batch)
+                    // Kept where records may have to wait behind one of their key; else the step has it for itself.
+                    let kept = batch.envelope().0.keys.is_some().then(|| batch.clone());
+                    span.in_scope(|| transform.apply(batch, &mut out));
+                    kept.filter(|_| out.has_failed())
                 }
                 CoreStep::Operator(operator) => {
                     done = operator.process(port, batch, &mut out).instrument(span).await;

@@ -36,6 +36,12 @@ impl<T: Data> Typed<T> {
     pub fn rows(&self) -> &[T] {
         &self.rows
     }
+
+    /// The values, to be changed in their places.
+    pub(super) fn rows_mut(&mut self) -> &mut [T] {
+        self.size = OnceLock::new();
+        &mut self.rows
+    }
 }
 
 impl<T> fmt::Debug for Typed<T> {

@@ -1,5 +1,6 @@
 //! Streams of values of a Rust type: their bodies, and the steps that handle them one by one.
 
+mod answers;
 mod body;
 mod children;
 mod convert;

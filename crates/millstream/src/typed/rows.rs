@@ -1,6 +1,9 @@
 //! Passes over the values of a batch.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    any::{Any, TypeId},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use millstream_core::{Batch, Body, Error, Output, Result, Rows, each_row, panicked};
 
@@ -93,67 +96,53 @@ impl<'a, T> View<'a, T> {
     }
 }
 
-/// Emits the batch with other values: one for each record that did not fail.
-pub(crate) fn emit_values<U: Data>(batch: Batch, values: Vec<U>, failed: Vec<(u32, Error)>, out: &mut Output) {
-    let good = if failed.is_empty() { Some(batch) } else { out.fail_rows(&batch, failed) };
-    if let Some(good) = good {
-        out.emit(0, good.with_body(Typed::body(values)));
+/// Puts into the place of each value what `make` makes of it, if that has the same type and nobody else sees the values: what
+/// was just read is written, and nothing is allocated. Answers with the rows that panicked; those keep their values.
+pub(crate) fn replace<T: Data, U: Data>(batch: &mut Batch, make: impl Fn(&T) -> U) -> Option<Vec<(u32, Error)>> {
+    let (body, Rows::Range(start, end)) = batch.body_mut()? else { return None };
+    let values = (body as &mut dyn Any).downcast_mut::<Typed<T>>()?.rows_mut();
+    let values = values.get_mut(*start as usize..*end as usize)?;
+    // The types are the same or not when this is compiled.
+    if TypeId::of::<T>() != TypeId::of::<U>() {
+        return None;
     }
-}
-
-/// The rows for which `keep` says yes; those that panicked are not among them.
-pub(crate) fn kept<T>(view: View<'_, T>, keep: impl Fn(&T) -> bool) -> (Vec<u32>, Vec<(u32, Error)>) {
-    let (mut rows, mut found) = (vec![0; view.len()], 0);
-    // Written each time and counted if it is one: no branch to guess wrong. The count stays below that of the rows.
-    let failed = answers(view, keep, |row, answer| {
-        rows[found] = row;
-        found += usize::from(answer);
-    });
-    rows.truncate(found);
-    (rows, failed)
-}
-
-/// The rows for which `keep` says yes and those for which it says no; those that panicked are in neither.
-pub(crate) fn partition<T>(view: View<'_, T>, keep: impl Fn(&T) -> bool) -> (Vec<u32>, Vec<u32>, Vec<(u32, Error)>) {
-    let (mut yes, mut no) = (vec![0; view.len()], vec![0; view.len()]);
-    let (mut kept, mut left) = (0, 0);
-    // As above, in both lists.
-    let failed = answers(view, keep, |row, answer| {
-        yes[kept] = row;
-        no[left] = row;
-        kept += usize::from(answer);
-        left += usize::from(!answer);
-    });
-    yes.truncate(kept);
-    no.truncate(left);
-    (yes, no, failed)
-}
-
-/// Asks `keep` of each row, inside one catch; answers with the rows that panicked.
-fn answers<T>(view: View<'_, T>, keep: impl Fn(&T) -> bool, mut each: impl FnMut(u32, bool)) -> Vec<(u32, Error)> {
     let (mut row, mut failed) = (0, Vec::new());
     loop {
-        let from = row as usize;
-        let mut add = |answer: bool| {
-            each(row, answer);
-            row += 1;
-        };
-        let caught = catch_unwind(AssertUnwindSafe(|| match view {
-            View::All(values) => values.get(from..).unwrap_or_default().iter().for_each(|value| add(keep(value))),
-            // Rows of a batch lie within its body.
-            View::Picked(values, picked) => {
-                let picked = picked.get(from..).unwrap_or_default();
-                picked.iter().for_each(|&row| add(keep(&values[row as usize])));
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            for value in values.get_mut(row..).unwrap_or_default() {
+                let mut made = Some(make(value));
+                if let Some(made) = (&mut made as &mut dyn Any).downcast_mut().and_then(Option::take) {
+                    *value = made;
+                }
+                row += 1;
             }
         }));
         match caught {
-            Ok(()) => return failed,
+            Ok(()) => return Some(failed),
             Err(panic) => {
-                failed.push((row, panicked(&*panic)));
+                failed.push((row as u32, panicked(&*panic)));
                 row += 1;
             }
         }
     }
+}
+
+/// Emits the batch with other values: one for each record that did not fail.
+pub(crate) fn emit_values<U: Data>(batch: Batch, values: Vec<U>, failed: Vec<(u32, Error)>, out: &mut Output) {
+    if let Some(good) = good(batch, failed, out) {
+        out.emit(0, good.with_body(Typed::body(values)));
+    }
+}
+
+/// Emits those records that did not fail.
+pub(crate) fn emit_good(batch: Batch, failed: Vec<(u32, Error)>, out: &mut Output) {
+    if let Some(good) = good(batch, failed, out) {
+        out.emit(0, good);
+    }
+}
+
+fn good(batch: Batch, failed: Vec<(u32, Error)>, out: &mut Output) -> Option<Batch> {
+    if failed.is_empty() { Some(batch) } else { out.fail_rows(&batch, failed) }
 }
 
 /// Some of the records; the batch itself if those are all.
@@ -177,20 +166,5 @@ mod tests {
             assert_eq!(*value, 1);
         });
         assert_eq!((made.len(), failed.len()), (1, 2));
-    }
-
-    #[test]
-    fn records_that_panicked_are_on_no_side() {
-        let values = [1u64, 2, 3, 4, 5];
-        let (yes, no, failed) = partition(View::All(&values), |value| {
-            assert!(*value != 1 && *value != 4, "no");
-            value % 2 == 1
-        });
-        assert_eq!((yes, no, failed.len()), (vec![2, 4], vec![1], 2));
-        let (yes, failed) = kept(View::Picked(&values, &[2, 3, 1, 4]), |value| {
-            assert!(*value != 4, "no");
-            value % 2 == 1
-        });
-        assert_eq!((yes, failed.len()), (vec![0, 3], 1));
     }
 }

@@ -4,8 +4,9 @@ use millstream_core::{Batch, Error, ErrorKind, Output};
 
 use super::{
     Data, RecordOf,
+    answers::{kept, partition},
     children::Children,
-    rows::{View, emit_values, kept, partition, pick, view},
+    rows::{View, emit_good, emit_values, pick, replace, view},
     typed,
 };
 use crate::{
@@ -15,7 +16,10 @@ use crate::{
 
 pub(crate) fn map<T: Data, U: Data, F: Fn(&T) -> U + Send + Sync + 'static>(map: F) -> Made {
     Made::transform("map", map, |map, batch, out| {
-        let Some(batch) = typed::<T>(batch, out) else { return };
+        let Some(mut batch) = typed::<T>(batch, out) else { return };
+        if let Some(failed) = replace(&mut batch, map) {
+            return emit_good(batch, failed, out);
+        }
         let (values, failed) = view::<T>(&batch).collect(map);
         emit_values(batch, values, failed, out);
     })
@@ -72,9 +76,7 @@ pub(crate) fn inspect<T: Data, F: Fn(&T) + Send + Sync + 'static>(look: F) -> Ma
     Made::transform("inspect", look, |look, batch, out| {
         let Some(batch) = typed::<T>(batch, out) else { return };
         let (_, failed) = view::<T>(&batch).collect(look);
-        if let Some(good) = if failed.is_empty() { Some(batch) } else { out.fail_rows(&batch, failed) } {
-            out.emit(0, good);
-        }
+        emit_good(batch, failed, out);
     })
 }
 

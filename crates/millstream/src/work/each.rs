@@ -13,6 +13,7 @@ use std::{
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, future::Either, stream::FuturesUnordered};
 use millstream_core::{BATCH_RECORDS_MAX, Batch, Change, Error, ErrorKind, Operator, Output, Result, panicked};
+use tokio::task::coop::unconstrained;
 
 use super::{Held, Limits, Row, Slots};
 use crate::typed::{Data, typed};
@@ -190,15 +191,16 @@ where
         }
     }
 
-    /// Takes note of all that is done by now, so that it goes on together.
+    /// Takes note of all that is done by now, so that it goes on together. Without tokio's budget for each turn of a task, which
+    /// 128 sleeps use up: the set of futures has a bound of its own.
     async fn finish_ready(&mut self) {
-        poll_fn(|context| {
+        let all = poll_fn(|context| {
             while let Poll::Ready(Some((number, result))) = self.running.poll_next_unpin(context) {
                 self.finish(number, result);
             }
             Poll::Ready(())
-        })
-        .await;
+        });
+        unconstrained(all).await;
     }
 
     fn has_news(&self) -> bool {
@@ -282,7 +284,7 @@ where
     async fn ready(&mut self) {
         while !self.has_news() {
             self.begin();
-            match self.running.next().await {
+            match unconstrained(self.running.next()).await {
                 Some((number, result)) => self.finish(number, result),
                 None => std::future::pending().await,
             }
@@ -298,7 +300,7 @@ where
     async fn settle(&mut self, out: &mut Output) -> Result<()> {
         loop {
             self.emit(out);
-            let Some((number, result)) = self.running.next().await else { return Ok(()) };
+            let Some((number, result)) = unconstrained(self.running.next()).await else { return Ok(()) };
             self.finish(number, result);
             self.finish_ready().await;
         }
