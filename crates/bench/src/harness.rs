@@ -213,6 +213,14 @@ impl Table {
         self.0.push(row);
     }
 
+    /// A comparison without a target.
+    pub(crate) fn told(&mut self, case: &str, figures: (String, String), reached: f64) {
+        let (ours, other) = figures;
+        eprintln!("  {case} | {ours} | {other} | {reached:.2}");
+        let (ratio, target) = (format!("{reached:.2}"), String::new());
+        self.0.push(Row { case: case.to_owned(), ours, other, ratio, target, verdict: "" });
+    }
+
     /// A case that could not be measured.
     pub(crate) fn failed(&mut self, case: &str, error: &anyhow::Error) {
         eprintln!("  {case}: {error:#}");

@@ -1,4 +1,4 @@
-//! The runtime of a streamer: one thread, started when the first consumer or producer is created.
+//! The runtime of a streamer: one thread, started when the first consumer or producer is created, or a runtime that was given.
 //!
 //! Tasks run here, so that the futures of consumers and producers need no runtime around them. Whatever needs the thread
 //! holds an [`Engine`]; it ends when the last one is dropped, and nobody waits for it.
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use millstream_core::{Error, Result};
+use millstream_core::{Error, ErrorKind, Result};
 use tokio::{
     runtime::{Builder, Handle},
     sync::mpsc,
@@ -18,14 +18,19 @@ use tokio::{
 /// How long blocking work of connectors may go on after the last handle is gone. Only our own thread waits for it.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 
-/// A hold on the thread.
+/// A hold on the thread, or a way to the runtime that was given.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     handle: Handle,
-    alive: mpsc::Sender<Infallible>,
+    alive: Option<mpsc::Sender<Infallible>>,
 }
 
 impl Engine {
+    /// Tasks run on a runtime of the user's.
+    pub(crate) fn on(handle: Handle) -> Self {
+        Engine { handle, alive: None }
+    }
+
     /// Starts the thread.
     pub(crate) fn start() -> Result<Self> {
         let cannot = |error| Error::io("cannot start the client's thread", error);
@@ -48,10 +53,10 @@ impl Engine {
             }
             return Err(cannot(error));
         }
-        Ok(Engine { handle, alive })
+        Ok(Engine { handle, alive: Some(alive) })
     }
 
-    /// Runs a task on the thread, which lives at least as long as the task.
+    /// Runs a task. A thread of our own lives at least as long.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let alive = self.alive.clone();
         self.handle.spawn(async move {
@@ -59,4 +64,13 @@ impl Engine {
             drop(alive);
         });
     }
+}
+
+/// A task has ended without a word: it panics, or its runtime is no more.
+pub(crate) fn stopped(what: &str) -> Error {
+    let what = format!("the task that {what} has stopped");
+    if std::thread::panicking() {
+        return Error::new(ErrorKind::Bug, what).hint("please report it");
+    }
+    Error::new(ErrorKind::Interrupted, what).hint("keep the runtime that it was given as long as what runs on it")
 }

@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
-use millstream_core::{Error, ErrorKind, Result, SeekTo, SourcePlan};
+use millstream_core::{Error, Result, SeekTo, SourcePlan};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -10,7 +10,10 @@ use super::{
     shelf::{Phase, Shelf},
     task::{Command, Keeping, Task},
 };
-use crate::{ConsumerOptions, engine::Engine};
+use crate::{
+    ConsumerOptions,
+    engine::{Engine, stopped},
+};
 
 /// Questions that may wait for the task. Each is small and has somebody who waits for its answer.
 const COMMANDS_MAX: usize = 16;
@@ -91,7 +94,7 @@ impl Feed {
         match &self.shelf.lock().phase {
             Phase::Failed(error) => error.clone(),
             // Its consumers are still there, so it was not told to end.
-            _ => Error::new(ErrorKind::Bug, "the task that reads has stopped").hint("please report it"),
+            _ => stopped("reads"),
         }
     }
 

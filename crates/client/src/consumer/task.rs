@@ -14,7 +14,7 @@ use super::{
     log::Log,
     shelf::{Phase, Shelf},
 };
-use crate::{ConsumerOptions, Positions, Retrying, Saved};
+use crate::{ConsumerOptions, Positions, Retrying, Saved, engine::stopped};
 
 /// How long shards that are to leave wait for the records in the hands of consumers. Not long, because the whole group waits.
 const LEAVING_WAIT: Duration = Duration::from_secs(2);
@@ -78,8 +78,7 @@ impl Drop for Ended {
     fn drop(&mut self) {
         let running = !matches!(self.0.lock().phase, Phase::Ended | Phase::Failed(_));
         if running {
-            let error = Error::new(ErrorKind::Bug, "the task that reads has stopped").hint("please report it");
-            self.0.set(Phase::Failed(error));
+            self.0.set(Phase::Failed(stopped("reads")));
         }
     }
 }

@@ -6,7 +6,7 @@ use millstream_core::{Error, ErrorKind, Record, Result};
 use tokio::sync::Semaphore;
 
 use super::ProducerState;
-use crate::{ProducerOptions, Retrying};
+use crate::{ProducerOptions, Retrying, engine::stopped};
 
 /// What a record costs beside its bytes: its place in queues and batches.
 const RECORD_BYTES: usize = 128;
@@ -107,7 +107,7 @@ impl Queue {
             Phase::Failed(error) => error.clone(),
             Phase::Ended => Error::new(ErrorKind::Closed, "the producer has ended").hint("create another one"),
             // The task is being unwound, and has not come to say so.
-            Phase::Opening | Phase::Writing | Phase::Retrying(_) => stopped(),
+            Phase::Opening | Phase::Writing | Phase::Retrying(_) => stopped("writes"),
         }
     }
 
@@ -120,9 +120,4 @@ impl Queue {
             Phase::Failed(error) => ProducerState::Failed(error.clone()),
         }
     }
-}
-
-/// The task has ended without a word.
-pub(crate) fn stopped() -> Error {
-    Error::new(ErrorKind::Bug, "the task that writes has stopped").hint("please report it")
 }

@@ -9,10 +9,10 @@ use tokio::{
 };
 
 use super::{
-    queue::{Queue, stopped},
+    queue::Queue,
     writer::{Pending, Writer},
 };
-use crate::ProducerOptions;
+use crate::{ProducerOptions, engine::stopped};
 
 /// What producers ask of the task, in order.
 #[derive(Debug)]
@@ -133,6 +133,6 @@ struct Closing(Arc<Queue>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.close(Some(stopped()));
+        self.0.close(Some(stopped("writes")));
     }
 }
