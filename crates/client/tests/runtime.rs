@@ -52,10 +52,8 @@ fn a_runtime_that_ends_before_them_is_an_error_and_not_silence() {
     let mut consumer = streamer.create_consumer(&["nothing"], from_beginning()).unwrap();
     let producer = streamer.create_producer("out", ProducerOptions::default()).unwrap();
     memory.sink.stall(true);
-    let receipt = theirs.block_on(async {
-        consumer.opened().await.unwrap();
-        producer.send("x").await.unwrap()
-    });
+    theirs.block_on(consumer.opened()).unwrap();
+    let receipt = theirs.block_on(producer.send("x")).unwrap();
     drop(theirs);
     runtime().block_on(async {
         let soon = Duration::from_secs(10);
