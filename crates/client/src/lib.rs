@@ -1,7 +1,8 @@
 //! Read and write a stream without a pipeline: [`Streamer`], [`Consumer`], [`Producer`].
 //!
 //! The same code runs on every system; a URL chooses one at run time, a [`Backend`] at compile time. It works from any
-//! async executor: what goes on in the background runs on one thread that the streamer starts and ends.
+//! async executor: what goes on in the background runs on one thread that the streamer starts and ends, or on a runtime of
+//! tokio that it is given ([`Streamer::on_runtime`]).
 //!
 //! ```no_run
 //! use millstream_client::{ConsumerOptions, ProducerOptions, Streamer};
