@@ -49,12 +49,18 @@ async fn rotation_by_rename_loses_and_doubles_nothing() {
     let mut source = follow(&dir, "a.log");
     source.open(&fresh()).await.unwrap();
     let (log, old) = (dir.path("a.log"), dir.path("a.log.1"));
+    let (progress, read) = std::sync::mpsc::channel();
     let writer = std::thread::spawn(move || {
-        let mut at = 0;
+        let (mut at, mut seen) = (0, 0);
         for rotation in 0..20usize {
+            let before = at;
             for _ in 0..50 {
                 append(&log, format!("line {at}\n"));
                 at += 1;
+            }
+            // What is renamed over is gone: nobody could read it any more.
+            while seen < before {
+                seen = read.recv().unwrap();
             }
             fs::rename(&log, &old).unwrap();
             // The writer still has the old file open when it has its new name.
@@ -71,6 +77,7 @@ async fn rotation_by_rename_loses_and_doubles_nothing() {
     let mut got = Vec::new();
     while got.len() < 20 * 51 {
         got.extend(next(&mut *source).await.unwrap());
+        let _ = progress.send(got.len()); // The writer ends first.
     }
     assert_eq!(got, expected(0..writer.join().unwrap()));
     quiet(&mut *source).await;
