@@ -41,7 +41,9 @@ impl Access {
         let auth = address.auth(auth);
         let encrypted = address.tls || tls.is_some();
         let mut config = ClientConfig::new();
-        config.set_log_level(RDKafkaLogLevel::Info);
+        // Whoever names parts of the library to be watched sees what they say, at our own level `debug`.
+        let watched = property.iter().any(|(name, _)| name == "debug");
+        config.set_log_level(if watched { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
         config.set("bootstrap.servers", &address.brokers).set("client.id", "millstream");
         config.set(
             "security.protocol",
