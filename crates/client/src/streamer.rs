@@ -72,7 +72,7 @@ impl Streamer {
     }
 
     /// Lets the sources and sinks of what is made from here on run on a runtime of the program's, and not on a thread of their own:
-    /// a record saves two changes of thread, which halves how long a lone one takes.
+    /// a record saves two changes of thread, and a lone one comes sooner.
     ///
     /// They then run only while that runtime does: code that blocks its threads also holds up acknowledgements and signs of
     /// life, and what producers have accepted is lost with a runtime that is shut down before [`Producer::flush`]. Its I/O and
