@@ -10,7 +10,6 @@ use millstream_core::{
     Backend, Error, ErrorKind, Owner, Partitioned, PlanContext, Registry, Result, SeekTo, SourceCapabilities,
     SourcePlan,
 };
-
 use tokio::runtime::Handle;
 
 use crate::{
@@ -24,7 +23,8 @@ use crate::{
 ///
 /// Cheap to clone. The first consumer or producer starts one thread, on which all of this streamer's sources and sinks
 /// run; it ends by itself when the streamer and all that it has made are dropped, and what producers have accepted is
-/// written. [`Streamer::on_runtime`] gives them a runtime of yours instead. Nothing is process-wide: any number of streamers may live side by side.
+/// written. [`Streamer::on_runtime`] gives them a runtime of yours instead. Nothing is process-wide: any number of streamers
+/// may live side by side.
 #[derive(Clone, Debug)]
 pub struct Streamer {
     shared: Arc<Shared>,
@@ -71,8 +71,8 @@ impl Streamer {
         Streamer { shared: Arc::new(Shared { backend: Box::new(backend), state: Mutex::default() }) }
     }
 
-    /// Lets the sources and sinks of what is made from here on run on a runtime of the program's, and not on a thread of their own:
-    /// a record saves two changes of thread, and a lone one comes sooner.
+    /// Lets the sources and sinks of what this streamer and its clones make from here on run on a runtime of the program's,
+    /// and not on a thread of their own: a record saves two changes of thread, and a lone one comes sooner.
     ///
     /// They then run only while that runtime does: code that blocks its threads also holds up acknowledgements and signs of
     /// life, and what producers have accepted is lost with a runtime that is shut down before [`Producer::flush`]. Its I/O and

@@ -1,8 +1,8 @@
 //! The unit that flows: many records in shared buffers.
 //!
-//! A batch is an [`Envelope`] (who the records are) and a [`Body`] (what they say). Both are shared, and immutable as long as they are; what a
-//! batch shows of them is two lists of [`Rows`]. So a filter, a split and a broadcast copy no bytes, and a step that
-//! replaces the values leaves the envelope where it is:
+//! A batch is an [`Envelope`] (who the records are) and a [`Body`] (what they say). Both are shared, and immutable
+//! as long as they are; what a batch shows of them is two lists of [`Rows`]. So a filter, a split and a broadcast copy no
+//! bytes, and a step that replaces the values leaves the envelope where it is:
 //!
 //! ```text
 //!   envelope rows ──► [ shard | sequence | time | key | headers | original value ]   physical rows of the source batch

@@ -144,8 +144,9 @@ impl StageTask {
         }
         let returned = returned.into_iter().map(|(input, batch)| (input.unwrap_or(port), batch)).collect();
         let returned = self.park_returned(step, returned, &again).await?;
-        // Each goes to the front of its key, so the last one first.
-        again.into_iter().rev().for_each(|again| self.park(step, again));
+        // Each goes to the front of its key, so the last one first; those without a key wait in their order.
+        let (keyed, free): (Vec<_>, Vec<_>) = again.into_iter().partition(|again| again.record.key.is_some());
+        keyed.into_iter().rev().chain(free).for_each(|again| self.park(step, again));
         for Failed { record, .. } in &failed {
             self.settled(|key, _| record.get(0).key() == Some(&key[..]));
         }

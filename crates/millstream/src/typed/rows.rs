@@ -99,13 +99,13 @@ impl<'a, T> View<'a, T> {
 /// Puts into the place of each value what `make` makes of it, if that has the same type and nobody else sees the values: what
 /// was just read is written, and nothing is allocated. Answers with the rows that panicked; those keep their values.
 pub(crate) fn replace<T: Data, U: Data>(batch: &mut Batch, make: impl Fn(&T) -> U) -> Option<Vec<(u32, Error)>> {
-    let (body, Rows::Range(start, end)) = batch.body_mut()? else { return None };
-    let values = (body as &mut dyn Any).downcast_mut::<Typed<T>>()?.rows_mut();
-    let values = values.get_mut(*start as usize..*end as usize)?;
-    // The types are the same or not when this is compiled.
+    // Known when this is compiled.
     if TypeId::of::<T>() != TypeId::of::<U>() {
         return None;
     }
+    let (body, Rows::Range(start, end)) = batch.body_mut()? else { return None };
+    let values = (body as &mut dyn Any).downcast_mut::<Typed<T>>()?.rows_mut();
+    let values = values.get_mut(*start as usize..*end as usize)?;
     let (mut row, mut failed) = (0, Vec::new());
     loop {
         let caught = catch_unwind(AssertUnwindSafe(|| {
