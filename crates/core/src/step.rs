@@ -16,7 +16,13 @@ pub trait Transform: Send {
 /// as the positions of the sources. After a crash `restore` gets all of it back.
 #[async_trait]
 pub trait Operator: Send {
-    /// Called once before anything else, with the state as of the checkpoint: every key with its value.
+    /// Called once before `restore`, with the group under which this worker saves what has no key. It comes back to whoever
+    /// has to tell the step of the end of that group's keys, however many workers there are then.
+    fn keyless_group(&mut self, group: u16) {
+        let _ = group;
+    }
+
+    /// Called once before all that follows, with the state as of the checkpoint: every key with its value.
     async fn restore(&mut self, state: Vec<Change>) -> Result<()>;
 
     /// Handles a batch of one of its inputs, or begins to: what is not yet done comes with `advance` or `settle`.
@@ -50,7 +56,8 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// All inputs have ended, for ever: the last chance to emit.
+    /// All inputs have ended, for ever: the last chance to emit. Where what it then did failed and comes again, it is called
+    /// again behind that.
     async fn end(&mut self, out: &mut Output) -> Result<()> {
         let _ = out;
         Ok(())

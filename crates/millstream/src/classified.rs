@@ -36,6 +36,10 @@ impl Transform for Classified<dyn Transform> {
 
 #[async_trait]
 impl Operator for Classified<dyn Operator> {
+    fn keyless_group(&mut self, group: u16) {
+        self.step.keyless_group(group);
+    }
+
     async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
         let mut restored = self.step.restore(state).await;
         if let Err(error) = &mut restored {

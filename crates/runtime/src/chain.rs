@@ -50,6 +50,7 @@ impl StageTask {
                     kept.filter(|_| out.has_failed())
                 }
                 CoreStep::Operator(operator) => {
+                    run.ended = false;
                     done = operator.process(port, batch, &mut out).instrument(span).await;
                     None
                 }

@@ -1,23 +1,25 @@
-//! What the state knows of a stage that has told its steps of the end of input: what they emit then must come once.
+//! What the state knows of a step that has been told of the end of input: what it emits then must come once.
 //!
 //! Workers come to the end in different epochs, and there may be another number of them when the state is read. So a mark says
 //! which worker of how many it was, and with that which groups of keys have been told: what a new worker has of them is not
-//! given to its steps again, because nothing more will come of it.
+//! given to its step again, because nothing more will come of it.
 
 use bytes::Bytes;
 use millstream_core::{Change, GROUPS, group};
 
 use crate::dispatch::worker_of;
 
-/// The name under which the ends of a stage's workers are saved.
-pub(crate) fn ended_state(stage: &str) -> String {
-    format!("{stage}#ended")
+/// The name under which the ends of a step's workers are saved.
+pub(crate) fn ended_state(step: &str) -> String {
+    format!("{step}#ended")
 }
 
 /// What the checkpoint knows of the end of one worker.
 #[derive(Debug)]
 pub(crate) struct EndMark {
     mine: Bytes,
+    /// The first group of which this worker still has to tell, or the first that it has.
+    keyless_group: u16,
     /// All groups of this worker have been told.
     told: bool,
     /// Workers, and of how many, that have been told, where this one has not.
@@ -32,7 +34,10 @@ impl EndMark {
     /// held comes back to another: then only an end of all of them is one.
     pub(crate) fn new(state: &[Change], worker: usize, of: usize, still: bool, keyed: bool) -> Self {
         let marks: Vec<(usize, usize)> = state.iter().filter_map(|change| read(&change.key)).collect();
-        let mut mark = EndMark { mine: mark(worker, of), told: false, others: Vec::new(), stale: Vec::new() };
+        let mut own = (0..GROUPS).filter(|&group| worker_of(group, of) == worker);
+        let keyless_group = own.clone().next().unwrap_or_default();
+        let mut mark =
+            EndMark { mine: mark(worker, of), keyless_group, told: false, others: Vec::new(), stale: Vec::new() };
         let all = |&(_, of): &(usize, usize)| (0..of).all(|worker| marks.contains(&(worker, of)));
         if !still || !keyed && !marks.iter().any(all) {
             let stale = marks.iter().filter(|(other, _)| other % of == worker);
@@ -40,33 +45,35 @@ impl EndMark {
             return mark;
         }
         mark.others = marks;
-        let mut own = (0..GROUPS).filter(|&group| worker_of(group, of) == worker);
-        mark.told = !mark.others.is_empty() && own.all(|group| mark.has_told(group));
-        if mark.told {
-            mark.others.clear();
+        match own.find(|&group| !mark.has_told(group)) {
+            Some(group) => mark.keyless_group = group,
+            None => (mark.told, mark.others) = (!mark.others.is_empty(), Vec::new()),
         }
         mark
     }
 
-    /// Whether the checkpoint says that the steps have been told of all that this worker has.
+    /// Whether the checkpoint says that the step has been told of all that this worker has.
     pub(crate) fn told(&self) -> bool {
         self.told
     }
 
-    /// Whether they have been told of these keys, while there are others of which they have not.
+    /// The group under which the step saves what has no key: one of this worker, and not among those that have been told.
+    pub(crate) fn keyless_group(&self) -> u16 {
+        self.keyless_group
+    }
+
+    /// Whether it has been told of these keys, while there are others of which it has not.
     pub(crate) fn has_told(&self, group: u16) -> bool {
         self.others.iter().any(|&(worker, of)| worker_of(group, of) == worker)
     }
 
-    /// What is to be saved now: whether the steps have been told, and nothing waits in them.
-    pub(crate) fn changes(&mut self, ended: bool) -> Vec<Change> {
+    /// What is to be saved now: whether the step has been told, and nothing waits in it.
+    pub(crate) fn changes(&mut self, told: bool) -> Vec<Change> {
         let change = |key: Bytes, value| Change { group: group(b""), key, value };
-        let new = ended && !self.told;
-        self.told |= ended;
         let mut changes: Vec<Change> =
-            self.stale.drain(..).filter(|key| !new || *key != self.mine).map(|key| change(key, None)).collect();
-        if new {
-            changes.push(change(self.mine.clone(), Some(Bytes::new())));
+            self.stale.drain(..).filter(|key| !told || *key != self.mine).map(|key| change(key, None)).collect();
+        if std::mem::replace(&mut self.told, told) != told {
+            changes.push(change(self.mine.clone(), told.then(Bytes::new)));
         }
         changes
     }

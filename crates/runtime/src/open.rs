@@ -7,7 +7,7 @@ use std::{
 };
 
 use millstream_core::{
-    Checkpoint, Delivery, Epoch, Error, Host, Operator, Owner, Position, Record, Result, Resume, Role, Share, Stamp,
+    Checkpoint, Delivery, Epoch, Error, Host, Owner, Position, Record, Result, Resume, Role, Share, Stamp,
     Step as CoreStep, Store,
 };
 use tokio::{
@@ -277,9 +277,6 @@ impl Build<'_> {
         let (head, tail) = (&plan.nodes[chain[0]], &plan.nodes[chain[chain.len() - 1]]);
         let names: Vec<&str> = chain.iter().map(|&i| plan.nodes[i].name.as_str()).collect();
         let parked = self.parked(&names, head.dispatch, worker, head.workers).await?;
-        let ended = self.lasting.store.scan(&ended_state(&tail.name)).await.map_err(failure("state"))?;
-        let keyed = head.dispatch == Dispatch::Key;
-        let end_mark = EndMark::new(&ended, worker, tail.workers, self.still_ended[chain[0]], keyed);
         let stateful = chain.iter().any(|&i| plan.nodes[i].stateful());
         let hold_back = stateful || plan.delivery == Delivery::ExactlyOnce;
         self.ends.stages += 1;
@@ -291,8 +288,6 @@ impl Build<'_> {
             outputs: edges.outputs(chain[chain.len() - 1], worker, tail.ports()),
             parked,
             epoch: self.decided + 1,
-            ended: end_mark.told(),
-            end_mark,
             drained: false,
             halted: false,
             stop_side: self.stop_side.clone(),
@@ -300,35 +295,39 @@ impl Build<'_> {
             outcomes: 0,
         });
         for node in chain.iter().map(|&i| &plan.nodes[i]) {
-            self.step(node, worker).await?;
+            self.step(node, worker, self.still_ended[chain[0]]).await?;
         }
         Ok(())
     }
 
-    /// One step of the stage that was built last.
-    async fn step(&mut self, node: &Node, worker: usize) -> Result<(), Failure> {
+    /// One step of the stage that was built last; `still_ended` as in [`Build`].
+    async fn step(&mut self, node: &Node, worker: usize, still_ended: bool) -> Result<(), Failure> {
         let Planned::Step(step) = &node.component else { return Ok(()) };
         let (stage, name) = (self.lasting.built.last_mut(), node.name.clone());
         let Some(stage) = stage else { return Ok(()) };
         let metrics = self.lasting.shared.metrics.worker(&name, worker);
         let who = Who { name, metrics, rules: node.rules.clone(), on_failed: node.on_failed.clone() };
         let step = step.create().map_err(failure(&node.name))?;
-        let mut state = match &step {
-            CoreStep::Operator(_) => self.lasting.store.scan(&node.name).await.map_err(failure("state"))?,
-            CoreStep::Transform(_) => Vec::new(),
+        let (mut state, mut marks) = (Vec::new(), Vec::new());
+        if matches!(step, CoreStep::Operator(_)) {
+            state = self.lasting.store.scan(&node.name).await.map_err(failure("state"))?;
+            marks = self.lasting.store.scan(&ended_state(&node.name)).await.map_err(failure("state"))?;
+        }
+        let end_mark = EndMark::new(&marks, worker, node.workers, still_ended, node.dispatch == Dispatch::Key);
+        stage.steps.push(StepRun { who: Arc::new(who), step, held: 0, ended: true, end_mark });
+        let Some(StepRun { step: CoreStep::Operator(operator), who, held, ended, end_mark }) = stage.steps.last_mut()
+        else {
+            return Ok(());
         };
-        let told = |group| stage.end_mark.has_told(group);
-        state.retain(|change| worker_of(change.group, node.workers) == worker && !told(change.group));
-        stage.steps.push(StepRun { who: Arc::new(who), step, held: 0 });
-        if let Some(StepRun { step: CoreStep::Operator(operator), who, held }) = stage.steps.last_mut() {
-            Operator::restore(&mut **operator, state).await.map_err(failure(&node.name))?;
-            *held = operator.held();
-            // Who was told held nothing: this comes from another, as a record without a key may.
-            stage.ended &= *held == 0;
-            if *held > 0 && self.comes_in.contains(&node.name) {
-                who.metrics.parked.add(*held as u64);
-                who.metrics.records_in.add(*held as u64);
-            }
+        state.retain(|change| worker_of(change.group, node.workers) == worker && !end_mark.has_told(change.group));
+        operator.keyless_group(end_mark.keyless_group());
+        operator.restore(state).await.map_err(failure(&node.name))?;
+        *held = operator.held();
+        // Who was told held nothing: this comes from another, as a record without a key may.
+        *ended = end_mark.told() && *held == 0;
+        if *held > 0 && self.comes_in.contains(&node.name) {
+            who.metrics.parked.add(*held as u64);
+            who.metrics.records_in.add(*held as u64);
         }
         Ok(())
     }

@@ -35,6 +35,10 @@ pub(crate) struct StepRun {
     pub(crate) step: CoreStep,
     /// Records that it keeps for later, as far as they are in the books.
     pub(crate) held: usize,
+    /// It has been told that the input has ended, and nothing has come to it since: what it emitted then must come once.
+    pub(crate) ended: bool,
+    /// What the checkpoint knows of it.
+    pub(crate) end_mark: EndMark,
 }
 
 impl StepRun {
@@ -76,10 +80,6 @@ pub(crate) struct StageTask {
     pub(crate) outputs: Outputs,
     pub(crate) parked: Parked,
     pub(crate) epoch: Epoch,
-    /// The steps have been told that the input has ended: what they emit then must come once.
-    pub(crate) ended: bool,
-    /// What the checkpoint knows of it.
-    pub(crate) end_mark: EndMark,
     /// The steps have been told that no more input comes in this run.
     pub(crate) drained: bool,
     /// The last barrier of this run has passed: what is let go behind it would come again in the next.
@@ -165,17 +165,26 @@ impl StageTask {
         }
     }
 
-    /// All inputs have ended: tells the steps, once nothing waits for another try. Whether nothing is left to come out.
+    /// All inputs have ended: tells the steps, each when nothing before it waits any more, and again where what failed in it came
+    /// once more. Whether nothing is left to come out.
     async fn end(&mut self) -> std::result::Result<bool, Halt> {
-        if !self.parked.is_empty() {
-            return Ok(false);
+        while self.parked.is_empty() {
+            // What was tried again may be under way.
+            self.settle_steps().await?;
+            if !self.parked.is_empty() {
+                break;
+            }
+            let Some(step) = self.steps.iter().position(|run| !run.ended || run.held > 0) else { return Ok(true) };
+            let run = &mut self.steps[step];
+            let CoreStep::Operator(operator) = &mut run.step else { break };
+            if std::mem::replace(&mut run.ended, true) {
+                break;
+            }
+            let mut out = Output::default();
+            let done = operator.end(&mut out).await;
+            self.emitted(step, done, &mut out).await?;
         }
-        // What was tried again may be under way.
-        self.settle_steps().await?;
-        if self.parked.is_empty() && !std::mem::replace(&mut self.ended, true) {
-            self.end_steps().await?;
-        }
-        Ok(self.nothing_waits())
+        Ok(false)
     }
 
     fn is_full(&self) -> bool {
@@ -259,6 +268,7 @@ impl StageTask {
             if let CoreStep::Operator(operator) = &mut run.step {
                 let changes = operator.changes().map_err(|error| self.context.fatal(error))?;
                 state.push((run.who.name.to_string(), changes));
+                state.push((ended_state(&run.who.name), run.end_mark.changes(run.ended && run.held == 0)));
             }
         }
         let parked = self.parked.changes().map_err(|error| self.context.fatal(error))?;
@@ -267,11 +277,6 @@ impl StageTask {
                 .into_iter()
                 .filter_map(|(step, changes)| self.steps.get(step).map(|run| (parked_state(&run.who.name), changes))),
         );
-        let told = self.ended && self.steps.iter().all(|run| run.held == 0);
-        // Only operators emit at the end; a pipeline without them keeps no state for it.
-        if self.steps.iter().any(|run| matches!(run.step, CoreStep::Operator(_))) {
-            state.push((ended_state(&self.context.name), self.end_mark.changes(told)));
-        }
         state.retain(|(_, changes)| !changes.is_empty());
         self.epoch = barrier.epoch + 1;
         self.context.report(Report::State { epoch: barrier.epoch, state })?;
@@ -298,18 +303,6 @@ impl StageTask {
             self.parked.settled(Some(&key));
         }
         Ok(())
-    }
-
-    async fn end_steps(&mut self) -> std::result::Result<(), Halt> {
-        self.settle_steps().await?;
-        for step in 0..self.steps.len() {
-            if let CoreStep::Operator(operator) = &mut self.steps[step].step {
-                let mut out = Output::default();
-                let done = operator.end(&mut out).await;
-                self.emitted(step, done, &mut out).await?;
-            }
-        }
-        self.settle_steps().await
     }
 
     async fn drain_steps(&mut self) -> std::result::Result<(), Halt> {

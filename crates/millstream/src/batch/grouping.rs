@@ -128,6 +128,10 @@ where
     B: Fn(u32, Gathered, Option<Duration>) -> R + Send + Sync,
     R: Future<Output = (u32, Result<Outcomes<U>>)> + Send,
 {
+    fn keyless_group(&mut self, group: u16) {
+        self.pending.keyless_group(group);
+    }
+
     async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
         let batching = self.batching.clone();
         let bytes_of = |value: &T| written_bytes(value) as u64;

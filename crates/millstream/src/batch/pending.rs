@@ -10,7 +10,7 @@ use millstream_core::{Batch, Change, Error, Output, Result, Timestamp};
 
 use super::{
     Splitter, Trigger,
-    saved::{Saved, Tag, batch_of, forget, read, save},
+    saved::{Saved, Tag, batch_of, forget, read, run_of, save},
 };
 use crate::{
     typed::{Data, Typed, view},
@@ -78,6 +78,11 @@ impl<T: Data> Pending<T> {
             records: 0,
             memory: 0,
         }
+    }
+
+    /// Records without a key are saved under this group from here on.
+    pub(crate) fn keyless_group(&mut self, group: u16) {
+        self.run = run_of(group, self.run);
     }
 
     /// Bytes of memory of all records in open batches.

@@ -1,12 +1,15 @@
 //! Records of open batches as the epoch saves them.
 
 use bytes::Bytes;
-use millstream_core::{Batch, BatchBuilder, Body, Change, Error, ErrorKind, Form, Record, Result, Timestamp, group};
+use millstream_core::{
+    Batch, BatchBuilder, Body, Change, Error, ErrorKind, Form, GROUPS, Record, Result, Timestamp, group,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::typed::{Data, pack, view};
 
-/// The key under which a record is saved: unique among all workers and runs, because each has a number at random.
+/// The key under which a record is saved: unique among all workers and runs, because each has a number at random. The group
+/// of that number is the one of records without a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tag {
     pub(crate) run: u64,
@@ -37,9 +40,18 @@ pub(crate) struct Saved {
     pub(crate) record: Record,
 }
 
+/// A number for a run whose records without a key are saved under a group: found in about as many steps as there are groups.
+pub(crate) fn run_of(of: u16, random: u64) -> u64 {
+    let (of, mut run) = (of % GROUPS, random);
+    while group(&run.to_be_bytes()) != of {
+        run = run.wrapping_add(1);
+    }
+    run
+}
+
 /// The group of a record's state: that of its key, so that it goes where the key goes.
 fn group_of(key: Option<&[u8]>, tag: Tag) -> u16 {
-    key.map_or_else(|| group(&tag.bytes()), group)
+    key.map_or_else(|| group(&tag.run.to_be_bytes()), group)
 }
 
 /// Saves a record.

@@ -142,6 +142,10 @@ impl<O: 'static, T: 'static, W: BatchWorker<T>, M: 'static> Served<O, T, W, M> {
 
 #[async_trait]
 impl<O: Operator, T: 'static, W: BatchWorker<T>, M: Fn() -> W + Send + Sync + 'static> Operator for Served<O, T, W, M> {
+    fn keyless_group(&mut self, group: u16) {
+        self.gathering.keyless_group(group);
+    }
+
     async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
         let begun = {
             let mut post = self.post.0.lock().await;

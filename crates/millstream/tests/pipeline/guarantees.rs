@@ -4,12 +4,13 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use millstream::{BatchOf, Batching, Error, ErrorKind, ErrorRule, RateLimit, Result, Retry, Span, Worker};
+use millstream::core::{GROUPS, group};
+use millstream::{BatchOf, Batching, Ended, Error, ErrorKind, ErrorRule, RateLimit, Result, Retry, Span, Worker};
 use millstream_testkit::FakeSource;
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Semaphore;
@@ -312,5 +313,62 @@ behaviours! {
         bed.collect(made.name("made"));
         let error = bed.pipeline.run().await.unwrap_err();
         assert!(error.chain().contains("no connection string"), "{}", error.chain());
+    }
+
+    async fn a_batch_that_fails_at_the_end_is_handled_again_before_the_end_goes_on() {
+        for failures in [1, 3] {
+            let (bed, tries) = (Bed::new(), Arc::new(AtomicUsize::new(0)));
+            let handled = bed.numbers(10).batch(Batching::count(100)).handle(move |batch: BatchOf<u64>| {
+                let fails = tries.fetch_add(1, Ordering::SeqCst) < failures;
+                let values = batch.into_values();
+                async move { if fails { Err(not_now()) } else { Ok(values.into_iter().map(Ok::<_, Error>).collect::<Vec<_>>()) } }
+            });
+            let sums = handled.on_error(retry()).key_by(|_| 0).fold("sum", |sum: &mut u64, n| *sum += n, |_, sum| *sum);
+            bed.collect(sums);
+            bed.run().await;
+            assert_eq!(bed.delivered(), ["45"], "{failures} failures");
+        }
+    }
+
+    async fn a_fold_hears_of_the_end_behind_what_failed_on_its_way_from_the_last_batch() {
+        let (bed, trouble) = (Bed::new(), Trouble::default());
+        let handled = bed.numbers(40).partition_by(|n| n % 4).batch(Batching::count(100)).handle(|batch: BatchOf<u64>| async move {
+            batch.into_iter().map(Ok::<_, Error>).collect::<Vec<_>>()
+        });
+        let tried = handled.try_map(move |n| if trouble.with(*n) { Err(not_now()) } else { Ok(*n) }).on_error(retry());
+        bed.collect(tried.fold("sum", |sum: &mut u64, n| *sum += n, |_, sum| *sum));
+        bed.run().await;
+        assert_eq!(bed.sorted(), texts([180, 190, 200, 210]));
+    }
+
+    async fn records_without_a_key_stay_while_their_worker_changes_and_others_have_ended() {
+        let (bed, source) = (Bed::new(), FakeSource::live().bounded());
+        // One key for each of two workers.
+        let key_of = |first: bool| (b'a'..=b'z').find(|key| (group(&[*key]) < GROUPS / 2) == first).unwrap() as char;
+        let (late, early) = (key_of(true), key_of(false));
+        (0..100).for_each(|n| source.push(None, n.to_string()));
+        source.push(None, late.to_string());
+        source.push(None, early.to_string());
+        source.end();
+        let ready = Arc::new(AtomicBool::new(false));
+        let now = ready.clone();
+        let keyed = bed.texts(&source).partition_by(|text| text.parse::<u64>().is_err().then(|| text.clone()));
+        let batching = Batching::count(1_000).by_key().flush_on(move |text| *text == late.to_string());
+        let handled = keyed.batch(batching).handle(move |batch: BatchOf<String>| {
+            let fails = batch[0] == late.to_string() && !now.load(Ordering::SeqCst);
+            async move {
+                if fails { Err(not_now()) } else { Ok(batch.into_iter().map(Ok::<_, Error>).collect::<Vec<_>>()) }
+            }
+        });
+        bed.collect(handled.name("batch").concurrency(2).on_error(retry()));
+        let mut running = bed.start();
+        until("the end of a worker", || bed.delivered().contains(&format!("\"{early}\""))).await;
+        running.handle().set_concurrency("batch", 3).await.unwrap();
+        running.handle().set_concurrency("batch", 1).await.unwrap();
+        ready.store(true, Ordering::SeqCst);
+        assert_eq!(running.wait().await.unwrap().ended, Ended::Finished);
+        let mut expected: Vec<String> = (0..100).map(|n| n.to_string()).chain([late.to_string(), early.to_string()]).map(|text| format!("\"{text}\"")).collect();
+        expected.sort();
+        assert_eq!(bed.sorted(), expected);
     }
 }
