@@ -234,6 +234,32 @@ async fn with_loopback_consumers_end_when_told_to() {
 }
 
 #[tokio::test]
+async fn what_a_member_left_unread_goes_to_others_whose_queues_are_full_and_to_who_comes_last() {
+    let (stdio, input, _seen) = pipes(Reading { loopback: true, ..Reading::default() });
+    let member = || stdio.consumer(vec![], Some("g".into()));
+    let (first, second) = (member(), member());
+    let mut sink = open_sink(&*stdio.producer(&StdioSinkOptions::default()).unwrap()).await;
+    // As many batches as may wait for each.
+    for n in 0..8 {
+        sink.write(batch("a", &[&format!("{n}"), &format!("{n}'")])).await.unwrap();
+    }
+    drop(first);
+    let mut source = open(&*second).await;
+    let mut got = Vec::new();
+    while got.len() < 9 {
+        got.extend(next(&mut *source).await.unwrap().into_iter().map(|record| texts(&[record.unwrap()]).remove(0)));
+    }
+    drop((second, source, input));
+    let third = member();
+    sink.close().await.unwrap();
+    got.extend(texts(&all(&mut *open(&*third).await).await));
+    got.sort();
+    let mut expected: Vec<String> = (0..8).flat_map(|n| [format!("{n}"), format!("{n}'")]).collect();
+    expected.sort();
+    assert_eq!(got, expected);
+}
+
+#[tokio::test]
 async fn any_number_of_them_live_in_one_process() {
     let mut tasks = Vec::new();
     for n in 0..20 {

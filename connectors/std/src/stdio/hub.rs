@@ -10,13 +10,13 @@
 //! consumer is open, and nothing is thrown away for want of one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use millstream_codec::log::BROADCAST;
 use millstream_core::{Error, Read, Result, Shards};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 /// Batches that may wait for one consumer; each is about 1 MiB or 4096 records at most.
 const BATCHES_MAX: usize = 8;
@@ -24,23 +24,24 @@ const BATCHES_MAX: usize = 8;
 /// What waits in a consumer's queue.
 pub(super) type Item = Result<Read>;
 
-/// What the reading thread, the sources and the sinks share.
+/// What the reading thread, the sources and the sinks share. Its lock is taken once a batch on each side.
 #[derive(Debug, Default)]
 pub(super) struct Hub {
     state: Mutex<State>,
+    /// For who delivers: a consumer has come or gone or has room again. One for threads, one for tasks.
     changed: Condvar,
+    room: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    consumers: Arc<Vec<Consumer>>,
+    consumers: Vec<Consumer>,
     /// Grows with each change of the consumers.
     version: u64,
     next_id: u64,
     /// Whose turn it is in each group.
     turns: HashMap<Arc<str>, usize>,
-    /// What members of a group have left behind for whoever comes, or for when the others have room. Bounded by what a
-    /// member can hold.
+    /// What the last member of a group has left behind for whoever comes. Bounded by what a member can hold.
     left: HashMap<Arc<str>, Vec<Item>>,
     /// Consumers that were opened at least once: reading has begun.
     opened: bool,
@@ -55,17 +56,35 @@ struct State {
     producers_ever: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Consumer {
     id: u64,
-    streams: Arc<[String]>,
+    streams: Vec<String>,
     group: Option<Arc<str>>,
-    queue: mpsc::Sender<Item>,
+    items: VecDeque<Item>,
+    /// There are items, or there will be none.
+    news: Arc<Notify>,
 }
 
 impl Consumer {
     fn wants(&self, stream: &str) -> bool {
         self.streams.is_empty() || stream == BROADCAST || self.streams.iter().any(|asked| asked == stream)
+    }
+
+    /// Whether it may get some of a delivery.
+    fn wants_some(&self, item: &Item) -> bool {
+        match item {
+            Ok(read) => match &read.batch.envelope().0.shards {
+                Shards::Same(shard) => self.wants(&shard.stream),
+                Shards::Each(..) => read.batch.iter().any(|record| self.wants(&record.origin().stream)),
+            },
+            Err(_) => true,
+        }
+    }
+
+    fn push(&mut self, item: Item) {
+        self.items.push_back(item);
+        self.news.notify_one();
     }
 }
 
@@ -74,9 +93,6 @@ pub(super) struct Asked {
     pub(super) version: u64,
     pub(super) streams: Vec<String>,
 }
-
-/// One delivery: into whose queue.
-type Send = (Consumer, Item);
 
 impl Hub {
     pub(super) fn new(loopback: bool) -> Self {
@@ -90,37 +106,55 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a consumer: its number and its queue.
-    pub(super) fn subscribe(&self, streams: Vec<String>, group: Option<String>) -> (u64, mpsc::Receiver<Item>) {
-        let (queue, items) = mpsc::channel(BATCHES_MAX);
-        let mut state = self.lock();
+    /// Tells who delivers to look again.
+    fn tell_deliverers(&self) {
+        self.changed.notify_all();
+        self.room.notify_waiters();
+    }
+
+    /// Adds a consumer: its number, and what tells it to call [`Hub::take`] again.
+    pub(super) fn subscribe(&self, streams: Vec<String>, group: Option<String>) -> (u64, Arc<Notify>) {
+        let (mut state, news) = (self.lock(), Arc::new(Notify::new()));
         let id = state.next_id;
         state.next_id += 1;
-        if !state.ended {
-            let group: Option<Arc<str>> = group.map(Arc::from);
-            let consumer = Consumer { id, streams: streams.into(), group: group.clone(), queue };
-            Arc::make_mut(&mut state.consumers).push(consumer);
-            if let Some(group) = group {
-                state.share_left(&group);
-            }
-            state.version += 1;
-            self.changed.notify_all();
+        let group: Option<Arc<str>> = group.map(Arc::from);
+        let consumer = Consumer { id, streams, group: group.clone(), items: VecDeque::new(), news: news.clone() };
+        state.consumers.push(consumer);
+        state.version += 1;
+        if let Some(group) = group {
+            let left = state.left.remove(&group).unwrap_or_default();
+            state.share_all(&group, left);
         }
-        (id, items)
+        self.tell_deliverers();
+        (id, news)
     }
 
     pub(super) fn unsubscribe(&self, id: u64) {
-        let mut state = self.lock();
-        Arc::make_mut(&mut state.consumers).retain(|consumer| consumer.id != id);
-        state.version += 1;
+        self.lock().remove(id);
+        self.tell_deliverers();
     }
 
-    /// A member of a group has gone: the others take over what it was given and did not use.
-    pub(super) fn hand_on(&self, id: u64, group: &str, items: Vec<Item>) {
-        self.unsubscribe(id);
-        let (mut state, group) = (self.lock(), Arc::from(group));
-        state.left.entry(Arc::clone(&group)).or_default().extend(items);
-        state.share_left(&group);
+    /// A member of a group has gone: the others take over `items`, which it had taken, and what it was still to get.
+    pub(super) fn hand_on(&self, id: u64, group: &str, mut items: Vec<Item>) {
+        let mut state = self.lock();
+        items.extend(state.remove(id).into_iter().flat_map(|gone| gone.items));
+        state.share_all(&Arc::from(group), items);
+        drop(state);
+        self.tell_deliverers();
+    }
+
+    /// The next item of a consumer; `Err(true)`: none will come, `Err(false)`: none has come yet.
+    pub(super) fn take(&self, id: u64) -> std::result::Result<Item, bool> {
+        let mut state = self.lock();
+        let ended = state.ended;
+        let Some(consumer) = state.consumers.iter_mut().find(|consumer| consumer.id == id) else { return Err(true) };
+        let was_full = consumer.items.len() >= BATCHES_MAX;
+        let item = consumer.items.pop_front().ok_or(ended);
+        drop(state);
+        if was_full {
+            self.tell_deliverers();
+        }
+        item
     }
 
     /// A consumer is open. `true`: it is the first one, reading must begin.
@@ -131,7 +165,7 @@ impl Hub {
     /// No handle is left.
     pub(super) fn abandon(&self) {
         self.lock().abandoned = true;
-        self.changed.notify_all();
+        self.tell_deliverers();
     }
 
     /// The input is at its end.
@@ -144,6 +178,7 @@ impl Hub {
     /// Every consumer ends behind what it has been given.
     pub(super) fn end(&self) {
         self.lock().end();
+        self.tell_deliverers();
     }
 
     pub(super) fn add_producer(&self) {
@@ -171,81 +206,46 @@ impl Hub {
         })
     }
 
-    /// Delivers from the reading thread. Waits for a consumer if there is none; `false`: there will never be one.
+    /// Delivers from the reading thread, when all have room. Waits for a consumer if there is none; `false`: there will never
+    /// be one.
     pub(super) fn deliver_blocking(&self, item: Item) -> bool {
-        {
-            let mut state = self.lock();
-            while state.consumers.is_empty() && !state.abandoned && !state.ended {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            if state.abandoned || state.ended {
-                return false;
-            }
-        }
-        let mut sends = self.route(item);
-        while let Some((consumer, item)) = sends.pop() {
-            if let Err(mpsc::error::SendError(item)) = consumer.queue.blocking_send(item) {
-                sends.extend(self.reroute(&consumer, item));
-            }
-        }
-        true
-    }
-
-    /// Delivers what a sink has written.
-    pub(super) async fn deliver(&self, read: Read) {
-        let mut sends = self.route(Ok(read));
-        while let Some((consumer, item)) = sends.pop() {
-            if let Err(mpsc::error::SendError(item)) = consumer.queue.send(item).await {
-                sends.extend(self.reroute(&consumer, item));
-            }
-        }
-    }
-
-    /// A consumer has gone: the others of its group take over what it was to get.
-    fn reroute(&self, gone: &Consumer, item: Item) -> Vec<Send> {
-        self.unsubscribe(gone.id);
-        match &gone.group {
-            Some(group) => {
-                let mut state = self.lock();
-                let members = members(&state.consumers, group);
-                state.share(group, &members, &item)
-            }
-            None => Vec::new(),
-        }
-    }
-
-    fn route(&self, item: Item) -> Vec<Send> {
         let mut state = self.lock();
-        let waiting: Vec<_> = state.left.keys().cloned().collect();
-        waiting.iter().for_each(|group| state.share_left(group));
-        let consumers = state.consumers.clone();
-        if let [only] = consumers.as_slice()
-            && only.streams.is_empty()
-        {
-            return vec![(only.clone(), item)];
+        while !state.abandoned && !state.ended {
+            if !state.consumers.is_empty() && state.has_room(&item) {
+                state.give(&item);
+                return true;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let mut sends = Vec::new();
-        for (i, consumer) in consumers.iter().enumerate() {
-            match &consumer.group {
-                None => sends.extend(wanted(consumer, &item).map(|item| (consumer.clone(), item))),
-                Some(group) => {
-                    let members = members(&consumers, group);
-                    // Once for each group: with its first member.
-                    if consumers.iter().position(|other| other.group == consumer.group) == Some(i) {
-                        sends.extend(state.share(group, &members, &item));
-                    }
+        false
+    }
+
+    /// Delivers what a sink has written, when all have room.
+    pub(super) async fn deliver(&self, read: Read) {
+        let item = Ok(read);
+        loop {
+            let room = self.room.notified();
+            {
+                let mut state = self.lock();
+                if state.ended || state.has_room(&item) {
+                    return state.give(&item);
                 }
             }
+            room.await;
         }
-        sends
     }
 }
 
 impl State {
+    fn remove(&mut self, id: u64) -> Option<Consumer> {
+        let at = self.consumers.iter().position(|consumer| consumer.id == id)?;
+        self.version += 1;
+        Some(self.consumers.remove(at))
+    }
+
     fn end(&mut self) {
         self.ended = true;
-        self.consumers = Arc::default();
-        self.version += 1;
+        self.consumers.iter().for_each(|consumer| consumer.news.notify_one());
     }
 
     /// Without loopback the input's end is the end; with it, also the last producer's.
@@ -255,51 +255,75 @@ impl State {
         }
     }
 
-    /// Deals out what members of a group have left behind, as far as there is room now.
-    fn share_left(&mut self, group: &Arc<str>) {
-        let members = members(&self.consumers, group);
-        let items = self.left.remove(group).unwrap_or_default();
-        let mut left = Vec::new();
-        for item in items {
-            let sends = if members.is_empty() { Vec::new() } else { self.share(group, &members, &item) };
-            if sends.is_empty() {
-                left.push(item);
-            }
-            for (member, item) in sends {
-                let sent = member.queue.try_send(item);
-                left.extend(sent.err().map(mpsc::error::TrySendError::into_inner));
-            }
+    fn has_room(&self, item: &Item) -> bool {
+        self.consumers.iter().all(|consumer| consumer.items.len() < BATCHES_MAX || !consumer.wants_some(item))
+    }
+
+    /// Everybody gets of a delivery what is for them, until the end.
+    fn give(&mut self, item: &Item) {
+        if self.ended {
+            return;
         }
-        if !left.is_empty() {
-            self.left.insert(group.clone(), left);
+        for at in 0..self.consumers.len() {
+            match self.consumers[at].group.clone() {
+                None => {
+                    if let Some(item) = wanted(&self.consumers[at], item) {
+                        self.consumers[at].push(item);
+                    }
+                }
+                // Once for each group: with its first member.
+                Some(group) if self.members(&group).next() == Some(at) => drop(self.share(&group, item)),
+                Some(_) => {}
+            }
         }
     }
 
-    /// Deals records out to the members of a group in turn.
-    fn share(&mut self, group: &Arc<str>, members: &[Consumer], item: &Item) -> Vec<Send> {
-        let turn = self.turns.entry(group.clone()).or_default();
-        let read = match item {
-            Ok(read) => read,
-            Err(error) => {
-                return members.first().map(|first| (first.clone(), Err(error.clone()))).into_iter().collect();
+    /// The places of the members of a group.
+    fn members<'a>(&'a self, group: &'a Arc<str>) -> impl Iterator<Item = usize> + 'a {
+        let places = self.consumers.iter().enumerate();
+        places.filter(move |(_, consumer)| consumer.group.as_ref() == Some(group)).map(|(at, _)| at)
+    }
+
+    /// Deals out what was left behind in a group, whether there is room or not; what nobody is there for waits.
+    fn share_all(&mut self, group: &Arc<str>, items: Vec<Item>) {
+        let waiting: Vec<Item> = items.into_iter().filter(|item| !self.share(group, item)).collect();
+        if !waiting.is_empty() {
+            self.left.entry(group.clone()).or_default().extend(waiting);
+        }
+    }
+
+    /// Deals records out to the members of a group in turn. `false`: there is nobody for any of them.
+    fn share(&mut self, group: &Arc<str>, item: &Item) -> bool {
+        let members: Vec<usize> = self.members(group).collect();
+        let read = match (item, &members[..]) {
+            (_, []) => return false,
+            (Ok(read), [only]) if self.consumers[*only].streams.is_empty() => {
+                self.consumers[*only].push(Ok(Read::new(read.batch.clone(), read.failed.clone())));
+                return true;
+            }
+            (Ok(read), _) => read,
+            (Err(error), [first, ..]) => {
+                self.consumers[*first].push(Err(error.clone()));
+                return true;
             }
         };
+        let turn = self.turns.entry(group.clone()).or_default();
         let mut picks = vec![Vec::new(); members.len()];
         for (i, record) in read.batch.iter().enumerate() {
             let stream = &record.origin().stream;
-            let next = (0..members.len()).map(|k| (*turn + k) % members.len()).find(|k| members[*k].wants(stream));
-            if let Some(next) = next {
+            let mut in_turn = (0..members.len()).map(|k| (*turn + k) % members.len());
+            if let Some(next) = in_turn.find(|k| self.consumers[members[*k]].wants(stream)) {
                 picks[next].push(i as u32);
                 *turn = next + 1;
             }
         }
-        let dealt = members.iter().zip(picks).filter(|(_, picks)| !picks.is_empty());
-        dealt.map(|(member, picks)| (member.clone(), Ok(pick(read, picks)))).collect()
+        let mut taken = false;
+        for (member, picks) in members.into_iter().zip(picks).filter(|(_, picks)| !picks.is_empty()) {
+            self.consumers[member].push(Ok(pick(read, picks)));
+            taken = true;
+        }
+        taken
     }
-}
-
-fn members(consumers: &[Consumer], group: &Arc<str>) -> Vec<Consumer> {
-    consumers.iter().filter(|consumer| consumer.group.as_ref() == Some(group)).cloned().collect()
 }
 
 /// The part of a delivery that a consumer asks for.

@@ -1,14 +1,17 @@
 //! A consumer as a source.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use async_trait::async_trait;
 use millstream_core::{
     Batch, Error, ErrorKind, Event, Form, Position, Result, Resume, ShardKey, Source, SourceCapabilities, SourcePlan,
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Notify;
 
-use super::{Stdio, hub::Item};
+use super::Stdio;
 
 /// A consumer's place in the hub, and its queue. It outlives its sources: when a pipeline is restarted inside the
 /// process, the next one goes on where the last one stopped.
@@ -17,29 +20,22 @@ pub(super) struct Subscription {
     stdio: Stdio,
     id: u64,
     group: Option<String>,
-    queue: Mutex<Queue>,
-}
-
-#[derive(Debug)]
-struct Queue {
-    items: mpsc::Receiver<Item>,
+    news: Arc<Notify>,
     /// Records handed over so far.
-    read: u64,
+    read: AtomicU64,
 }
 
 impl Subscription {
     pub(super) fn new(stdio: Stdio, streams: Vec<String>, group: Option<String>) -> Self {
-        let (id, items) = stdio.hub().subscribe(streams, group.clone());
-        Subscription { stdio, id, group, queue: Mutex::new(Queue { items, read: 0 }) }
+        let (id, news) = stdio.hub().subscribe(streams, group.clone());
+        Subscription { stdio, id, group, news, read: AtomicU64::new(0) }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let items = &mut self.queue.get_mut().items;
-        let left = std::iter::from_fn(|| items.try_recv().ok()).collect();
         match &self.group {
-            Some(group) => self.stdio.hub().hand_on(self.id, group, left),
+            Some(group) => self.stdio.hub().hand_on(self.id, group, Vec::new()),
             None => self.stdio.hub().unsubscribe(self.id),
         }
     }
@@ -79,21 +75,24 @@ struct StdioSource {
 #[async_trait]
 impl Source for StdioSource {
     async fn open(&mut self, _: &Resume) -> Result<()> {
-        self.read = self.subscription.queue.lock().await.read;
+        self.read = self.subscription.read.load(Relaxed);
         self.subscription.stdio.start_reading()
     }
 
     async fn next(&mut self) -> Result<Event> {
-        let mut queue = self.subscription.queue.lock().await;
-        // Nothing is awaited behind `recv`, which is cancel-safe itself.
-        match queue.items.recv().await {
-            Some(item) => {
-                let read = item?;
-                queue.read += read.batch.len() as u64;
-                self.read = queue.read;
-                Ok(Event::Batch(read))
+        let Subscription { stdio, id, news, read, .. } = &*self.subscription;
+        loop {
+            match stdio.hub().take(*id) {
+                Ok(item) => {
+                    let item = item?;
+                    let records = item.batch.len() as u64;
+                    self.read = read.fetch_add(records, Relaxed) + records;
+                    return Ok(Event::Batch(item));
+                }
+                Err(true) => return Ok(Event::End),
+                // What comes before it waits is not missed.
+                Err(false) => news.notified().await,
             }
-            None => Ok(Event::End),
         }
     }
 
