@@ -1,5 +1,5 @@
 //! The atomic parts of [`Pace`](crate::pace::Pace) and [`Gate`](crate::pace::Gate): what decides whether somebody must be
-//! woken. They stand alone so that `tests/models.rs` can run them with the atomics of a model checker.
+//! woken. They stand alone so that `tests/engine/signals.rs` can run them with the atomics of a model checker.
 
 use crate::atomics::{AtomicU8, AtomicUsize, Ordering};
 

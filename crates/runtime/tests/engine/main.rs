@@ -14,7 +14,11 @@ mod limits;
 mod model;
 mod opening;
 mod rounds;
+mod signals;
 mod workers;
+
+// What `src/signal.rs` is made of in `signals`.
+use shuttle::sync::atomic as atomics;
 
 use std::{sync::Arc, time::Duration};
 

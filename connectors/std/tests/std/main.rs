@@ -1,0 +1,15 @@
+//! Standard streams, generated records and channels within the process.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::result_large_err,
+    reason = "a test fails by panicking"
+)]
+
+mod collector;
+mod components;
+mod stdin;
+mod stdout;
+mod support;
