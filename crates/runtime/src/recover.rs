@@ -106,11 +106,12 @@ impl Lasting {
         }
     }
 
-    /// For each node, whether its end by the checkpoint is one for this run, too: after a crash between an end and the last
-    /// epoch it must not be told twice, but that of `until_end` or `count` is none for a run without them.
+    /// For each node, whether its end by the checkpoint is one for this run, too: after a crash or a drain behind the end of a
+    /// bounded source it must not be told twice, but that of `until_end` or `count` is none for the next run.
     pub(crate) fn still_ended(&self, checkpoint: Option<&Checkpoint>) -> Vec<bool> {
         let options = &self.options;
-        let checkpoint = checkpoint.filter(|checkpoint| !checkpoint.drained && !options.go_on);
+        let checkpoint = checkpoint.filter(|_| !options.go_on);
+        let same_run = checkpoint.is_some_and(|checkpoint| !checkpoint.drained);
         let mut ended: Vec<bool> = Vec::new();
         // Each node stands behind what it reads.
         for node in &self.plan.nodes {
@@ -120,8 +121,8 @@ impl Lasting {
                         .and_then(|checkpoint| checkpoint.sources.get(&node.name))
                         .is_some_and(|saved| saved.ended);
                     let read = self.shared.metrics.stage(&node.name).records_in;
-                    by_itself && (source.capabilities().bounded || options.until_end)
-                        || checkpoint.is_some() && options.count.is_some_and(|most| read >= most)
+                    by_itself && (source.capabilities().bounded || options.until_end && same_run)
+                        || same_run && options.count.is_some_and(|most| read >= most)
                 }
                 _ => node.inputs.iter().all(|&(from, _)| ended[from]),
             };

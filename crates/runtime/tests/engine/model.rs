@@ -1,6 +1,7 @@
 //! Random pipelines with random faults, against what they should come to.
 
 mod dag;
+mod ends;
 pub(crate) mod steps;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -15,6 +15,7 @@ use millstream_testkit::{Dice, FakeSink, FakeSource};
 
 use super::{
     away,
+    ends::tallied,
     steps::{Fate, Kind, Work, World},
 };
 use crate::{Bench, balanced};
@@ -46,7 +47,7 @@ struct Case {
     kinds: Vec<Kind>,
 }
 
-fn source(dice: &mut Dice, n: u64) -> (Entry<dyn SourcePlan>, Open) {
+fn source(dice: &mut Dice, n: u64, ends: bool) -> (Entry<dyn SourcePlan>, Open) {
     let (source, keys, mut records) = (FakeSource::live(), 1 + dice.roll(8), Vec::new());
     for i in 0..dice.roll(400) {
         let key = (dice.roll(10) > 0).then(|| format!("s{n}k{}", dice.roll(keys)));
@@ -57,7 +58,7 @@ fn source(dice: &mut Dice, n: u64) -> (Entry<dyn SourcePlan>, Open) {
     source.end();
     source.fail((0..dice.roll(2)).map(|_| away()));
     let source = source.in_batches_of(1 + dice.roll(60) as usize);
-    let source = if dice.roll(2) == 0 { source.bounded() } else { source };
+    let source = if ends { source.bounded() } else { source };
     let name = format!("source{n}");
     let mut entry = Entry::ready(Arc::new(source) as Arc<dyn SourcePlan>);
     entry.name = Some(name.clone());
@@ -70,20 +71,22 @@ fn limit(dice: &mut Dice) -> Option<RateLimit> {
     (dice.roll(8) == 0).then(|| RateLimit { records, per: "1s".parse().unwrap(), by_key })
 }
 
-fn kind(dice: &mut Dice) -> Kind {
-    match dice.roll(10) {
+fn kind(dice: &mut Dice, ends: bool) -> Kind {
+    match dice.roll(if ends { 11 } else { 9 }) {
         0..4 => Kind::Map,
         4 => Kind::Double,
         5 => Kind::Route,
-        6..8 => Kind::Async(1 + dice.roll(20) as usize),
-        _ => Kind::Hold(1 + dice.roll(50) as usize),
+        6 => Kind::Async(1 + dice.roll(20) as usize),
+        7 => Kind::Hold(1 + dice.roll(50) as usize),
+        8 => Kind::Gather(1 + dice.roll(50) as usize),
+        _ => Kind::Tally,
     }
 }
 
 /// Adds a step that reads some of the outputs.
-fn step(dice: &mut Dice, case: &mut Case, outputs: &mut Vec<Open>) {
+fn step(dice: &mut Dice, case: &mut Case, outputs: &mut Vec<Open>, ends: bool) {
     let n = case.steps.len();
-    let (name, kind) = (format!("step{n}"), kind(dice));
+    let (name, kind) = (format!("step{n}"), kind(dice, ends));
     let mut reads = vec![dice.roll(outputs.len() as u64) as usize];
     if dice.roll(4) == 0 {
         let other = dice.roll(outputs.len() as u64) as usize;
@@ -95,6 +98,9 @@ fn step(dice: &mut Dice, case: &mut Case, outputs: &mut Vec<Open>) {
     entry.from = reads.iter().map(|&read| outputs[read].name.clone()).collect();
     entry.concurrency = (dice.roll(2) == 0).then(|| 1 + dice.roll(4) as u32);
     entry.dispatch = [None, Some(Dispatch::Key), Some(Dispatch::RoundRobin)][dice.roll(3) as usize];
+    if kind == Kind::Tally {
+        entry.dispatch = Some(Dispatch::Key);
+    }
     entry.rate_limit = limit(dice);
     let resized = dice.roll(2) == 0;
     let delay = format!("{}ms", dice.roll(30)).parse().unwrap();
@@ -109,18 +115,23 @@ fn step(dice: &mut Dice, case: &mut Case, outputs: &mut Vec<Open>) {
     let inherited = reads.iter().map(|&read| outputs[read].workers_max).max().unwrap_or(1);
     let workers_max = if resized { 4 } else { entry.concurrency.map_or(inherited, u64::from) };
     let ordered = reads.len() == 1 && above(|open| open.ordered) && (keyed || workers_max == 1);
-    let mut records = [Vec::new(), Vec::new()];
+    let (mut records, mut tallies) = ([Vec::new(), Vec::new()], BTreeMap::<&str, u64>::new());
     for value in reads.iter().flat_map(|&read| &outputs[read].records) {
         // Those that only hold have no say.
-        let fate = if matches!(kind, Kind::Hold(_)) { Fate::Pass } else { case.world.fate(n, value) };
+        let fate = if matches!(kind, Kind::Hold(_) | Kind::Tally) { Fate::Pass } else { case.world.fate(n, value) };
         match fate {
             Fate::Drop => {}
             Fate::Dead => case.dead.push(value.clone()),
             _ if kind == Kind::Route => records[case.world.port(n, value)].push(value.clone()),
+            _ if kind == Kind::Tally => {
+                let key = value.split(':').next().unwrap();
+                *tallies.entry(key).or_default() += u64::from(key != "x");
+            }
             _ if kind == Kind::Double => records[0].extend([format!("{value}a"), format!("{value}b")]),
             _ => records[0].push(value.clone()),
         }
     }
+    records[0].extend(tallies.into_iter().filter(|(_, count)| *count > 0).map(|(key, count)| tallied(key, count)));
     reads.iter().for_each(|&read| outputs[read].read = true);
     let ports: &[&str] = if kind == Kind::Route { &[".a", ".b"] } else { &[""] };
     for (port, records) in ports.iter().zip(records) {
@@ -156,13 +167,15 @@ fn case(seed: u64, dice: &mut Dice) -> Case {
     spec.checkpoint.in_flight = 1 + dice.roll(4) as u32;
     let mut case = Case { spec, world, sinks: Vec::new(), dead: Vec::new(), steps: Vec::new(), kinds: Vec::new() };
     let mut outputs = Vec::new();
+    // Otherwise each run has an end of its own.
+    let ends = dice.roll(2) == 0;
     for n in 0..1 + dice.roll(2) {
-        let (entry, open) = source(dice, n);
+        let (entry, open) = source(dice, n, ends);
         case.spec.sources.push(entry);
         outputs.push(open);
     }
     for _ in 0..1 + dice.roll(8) {
-        step(dice, &mut case, &mut outputs);
+        step(dice, &mut case, &mut outputs, ends);
     }
     // What nobody reads goes to a sink, and now and then what others read, too.
     for (n, open) in outputs.iter().enumerate() {

@@ -18,6 +18,8 @@ use millstream_core::{
     Step, StepPlan, Timestamp, Transform, group,
 };
 
+use super::ends::{Gather, Tally};
+
 /// What becomes of a record at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -69,8 +71,21 @@ impl World {
         (self.hash(step, value, 3) % 2) as usize
     }
 
+    pub(super) fn opened(&self) {
+        self.open.fetch_add(1, SeqCst);
+    }
+
+    pub(super) fn closed(&self) {
+        self.open.fetch_sub(1, SeqCst);
+    }
+
+    /// A number that nobody else gets.
+    pub(super) fn number(&self) -> u64 {
+        self.next.fetch_add(1, SeqCst)
+    }
+
     /// Whether the record passes now, and if not, why.
-    fn meet(&self, step: usize, value: &str) -> std::result::Result<bool, Error> {
+    pub(super) fn meet(&self, step: usize, value: &str) -> std::result::Result<bool, Error> {
         let mut failures = self.failures.lock().unwrap_or_else(|held| held.into_inner());
         let failed = failures.entry((step, value.to_owned())).or_default();
         match self.fate(step, value) {
@@ -91,7 +106,7 @@ impl World {
     }
 }
 
-fn text(batch: &Batch, row: usize) -> String {
+pub(super) fn text(batch: &Batch, row: usize) -> String {
     String::from_utf8_lossy(batch.get(row).value().unwrap_or_default()).into_owned()
 }
 
@@ -107,6 +122,10 @@ pub(crate) enum Kind {
     Async(usize),
     /// Holds records in its state until there are so many, or for a while.
     Hold(usize),
+    /// Holds them until there are so many or the end comes, and then has a say.
+    Gather(usize),
+    /// Counts those of each key until the end.
+    Tally,
 }
 
 #[derive(Clone, Debug)]
@@ -126,7 +145,11 @@ impl StepPlan for Work {
     }
 
     fn stateful(&self) -> bool {
-        matches!(self.kind, Kind::Hold(_))
+        matches!(self.kind, Kind::Hold(_) | Kind::Gather(_) | Kind::Tally)
+    }
+
+    fn needs_end(&self) -> bool {
+        self.kind == Kind::Tally
     }
 
     fn scales(&self) -> bool {
@@ -134,13 +157,15 @@ impl StepPlan for Work {
     }
 
     fn waits(&self) -> bool {
-        matches!(self.kind, Kind::Hold(_) | Kind::Async(_))
+        matches!(self.kind, Kind::Hold(_) | Kind::Gather(_) | Kind::Async(_))
     }
 
     fn create(&self) -> Result<Step> {
         Ok(match self.kind {
             Kind::Async(most) => Step::Operator(Box::new(Async { most, ..Async::new(self.clone()) })),
             Kind::Hold(most) => Step::Operator(Box::new(Hold::new(self.clone(), most))),
+            Kind::Gather(most) => Step::Operator(Box::new(Gather::new(self.clone(), most))),
+            Kind::Tally => Step::Operator(Box::new(Tally::new(self.clone()))),
             _ => Step::Transform(Box::new(self.clone())),
         })
     }
@@ -235,7 +260,7 @@ impl Async {
 #[async_trait]
 impl Operator for Async {
     async fn restore(&mut self, _: Vec<Change>) -> Result<()> {
-        self.work.world.open.fetch_add(1, SeqCst);
+        self.work.world.opened();
         Ok(())
     }
 
@@ -294,7 +319,7 @@ impl Operator for Async {
     }
 
     async fn close(&mut self) -> Result<()> {
-        self.work.world.open.fetch_sub(1, SeqCst);
+        self.work.world.closed();
         Ok(())
     }
 }
@@ -327,7 +352,7 @@ impl Hold {
 #[async_trait]
 impl Operator for Hold {
     async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
-        self.work.world.open.fetch_add(1, SeqCst);
+        self.work.world.opened();
         for change in state {
             let id = u64::from_be_bytes(change.key[..].try_into().unwrap());
             self.held.insert(id, rmp_serde::from_slice(&change.value.unwrap()).unwrap());
@@ -338,7 +363,7 @@ impl Operator for Hold {
 
     async fn process(&mut self, _: usize, batch: Batch, out: &mut Output) -> Result<()> {
         for record in batch.into_bytes().iter() {
-            let id = self.work.world.next.fetch_add(1, SeqCst);
+            let id = self.work.world.number();
             self.changed.push(id);
             self.held.insert(id, record.to_record());
         }
@@ -384,7 +409,7 @@ impl Operator for Hold {
     }
 
     async fn close(&mut self) -> Result<()> {
-        self.work.world.open.fetch_sub(1, SeqCst);
+        self.work.world.closed();
         Ok(())
     }
 }
