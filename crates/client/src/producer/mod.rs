@@ -78,7 +78,7 @@ pub(crate) fn start(
     let capabilities = plan.capabilities();
     let writer = Writer::new(plan.create()?, plan.describe(), capabilities, options.clone(), queue.clone());
     let (drain_timeout, hold) = (options.drain_timeout, engine.clone());
-    let task = Task { writer, jobs: queued, options };
+    let task = Task { writer, jobs: queued, next: None, options };
     engine.spawn(async move {
         let _plan = plan;
         Box::pin(task.run(gone, drain_timeout)).await;

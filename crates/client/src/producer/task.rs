@@ -28,6 +28,8 @@ pub(crate) enum Job {
 pub(crate) struct Task {
     pub(crate) writer: Writer,
     pub(crate) jobs: mpsc::UnboundedReceiver<Job>,
+    /// What came behind the records of a batch.
+    pub(crate) next: Option<Job>,
     pub(crate) options: ProducerOptions,
 }
 
@@ -59,9 +61,8 @@ impl Task {
 
     async fn work(&mut self) -> Result<()> {
         self.writer.open().await?;
-        let mut next = None;
         loop {
-            let job = match next.take() {
+            let job = match self.next.take() {
                 Some(job) => Some(job),
                 None => tokio::select! {
                     biased;
@@ -74,11 +75,11 @@ impl Task {
             };
             match job {
                 Some(Job::Record(record, pending)) => {
-                    next = self.gather(*record, pending).await?;
+                    self.gather(*record, pending).await?;
                     let overdue = self.writer.commit_at().is_some_and(|when| when <= Instant::now());
                     if overdue {
                         self.writer.commit(Last::No).await?;
-                    } else if (next.is_none() && self.jobs.is_empty()) || self.writer.is_full() {
+                    } else if (self.next.is_none() && self.jobs.is_empty()) || self.writer.is_full() {
                         self.writer.catch_up().await?;
                     }
                 }
@@ -99,13 +100,12 @@ impl Task {
         }
     }
 
-    /// Writes a record with those that wait behind it; answers with the job that is next.
-    async fn gather(&mut self, record: Record, pending: Pending) -> Result<Option<Job>> {
+    /// Writes a record with those that wait behind it.
+    async fn gather(&mut self, record: Record, pending: Pending) -> Result<()> {
         let (records_max, bytes_max) = (self.options.batch_records_max, self.options.batch_bytes_max);
         let linger_until = (!self.options.linger.is_zero()).then(|| Instant::now() + self.options.linger);
         let (mut builder, mut all) = (BatchBuilder::new(), vec![pending]);
         builder.push(&record);
-        let mut next = None;
         while builder.len() < records_max && builder.size() < bytes_max {
             let job = match (self.jobs.try_recv(), linger_until) {
                 (Ok(job), _) => Some(job),
@@ -118,13 +118,12 @@ impl Task {
                     all.push(pending);
                 }
                 other => {
-                    next = other;
+                    self.next = other;
                     break;
                 }
             }
         }
-        self.writer.write(builder.finish(), all).await?;
-        Ok(next)
+        self.writer.write(builder.finish(), all).await
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Writer {
     capabilities: SinkCapabilities,
     options: ProducerOptions,
     pub(crate) queue: Arc<Queue>,
+    /// Who waits for the batch that is being written: here, so that a panic of the sink closes the queue before they hear of it.
+    writing: Vec<Pending>,
     /// What would have to be written again after an error.
     writes: Vec<Write>,
     bytes: usize,
@@ -74,6 +76,7 @@ impl Writer {
             capabilities,
             options,
             queue,
+            writing: Vec::new(),
             writes: Vec::new(),
             bytes: 0,
             held: Vec::new(),
@@ -146,6 +149,7 @@ impl Writer {
     /// Writes a batch, again and again where that can help.
     pub(crate) async fn write(&mut self, batch: Batch, pending: Vec<Pending>) -> Result<()> {
         self.written_at.get_or_insert_with(Instant::now);
+        self.writing = pending;
         loop {
             match self.sink.write(batch.clone()).await {
                 Ok(id) => {
@@ -153,19 +157,19 @@ impl Writer {
                         self.well();
                     }
                     self.bytes += batch.size();
-                    self.writes.push(Write { id, batch, pending });
+                    self.writes.push(Write { id, batch, pending: std::mem::take(&mut self.writing) });
                     return Ok(());
                 }
                 Err(error) if error.facts().retry => {
                     // What passes by itself needs no more than another try; some sinks must be opened again.
                     let again = if self.failures == 0 { self.wait_out(error).await } else { self.recover(error).await };
                     if let Err(error) = again {
-                        self.condemn(pending, &error);
+                        self.condemn(&error);
                         return Err(error);
                     }
                 }
                 Err(error) => {
-                    self.condemn(pending, &error);
+                    self.condemn(&error);
                     // The records are at fault, not the sink.
                     let theirs = matches!(error.facts().class, Class::Data | Class::Rejected);
                     return if theirs { Ok(()) } else { Err(error) };
@@ -174,7 +178,8 @@ impl Writer {
         }
     }
 
-    fn condemn(&mut self, pending: Vec<Pending>, error: &Error) {
+    fn condemn(&mut self, error: &Error) {
+        let pending = std::mem::take(&mut self.writing);
         pending.into_iter().for_each(|pending| self.outcome(pending, Err(error.clone())));
     }
 
