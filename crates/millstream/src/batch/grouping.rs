@@ -135,7 +135,10 @@ where
     async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
         let batching = self.batching.clone();
         let bytes_of = |value: &T| written_bytes(value) as u64;
-        self.pending.restore(state, &mut self.held, || splitter(&batching), bytes_of)
+        let most = (batching.parameters.count(), batching.parameters.bytes());
+        let closed = self.pending.restore(state, &mut self.held, || splitter(&batching), bytes_of, most)?;
+        closed.into_iter().for_each(|set| self.crew.push(set));
+        Ok(())
     }
 
     async fn process(&mut self, _: usize, batch: Batch, out: &mut Output) -> Result<()> {

@@ -298,17 +298,19 @@ impl<T: Data> Pending<T> {
         changes
     }
 
-    /// Opens the batches that were saved.
+    /// Opens the batches that were saved. Where there are fewer workers now, what two of them had open is one batch: those that
+    /// have all of their records are closed, and answered with.
     pub(crate) fn restore(
         &mut self,
         state: Vec<Change>,
         held: &mut Held,
         split: impl Fn() -> Option<Splitter<T>>,
         bytes_of: impl Fn(&T) -> u64,
-    ) -> Result<()> {
-        let saved = read(state)?;
+        (count_max, bytes_max): (usize, u64),
+    ) -> Result<Vec<Set>> {
+        let (saved, mut closed) = (read(state)?, Vec::new());
         if saved.is_empty() {
-            return Ok(());
+            return Ok(closed);
         }
         let batch = batch_of::<T>(&saved)?;
         let memory = batch.size() as u64 / saved.len() as u64;
@@ -316,18 +318,31 @@ impl<T: Data> Pending<T> {
         for (row, (tag, Saved { nth, first_at, batch_key, .. })) in saved.into_iter().enumerate() {
             let number = self.open(batch_key.as_deref(), first_at, &split);
             self.next = nth;
-            self.add(number, id, row as u32..row as u32 + 1, memory);
+            let count = self.add(number, id, row as u32..row as u32 + 1, memory);
             let Some(open) = self.opens.get_mut(number) else { continue };
+            if first_at < open.first_at {
+                self.by_age.remove(&(open.first_at, number));
+                open.first_at = first_at;
+                self.by_age.insert((first_at, number));
+            }
             // It keeps the name under which it is saved.
             open.tags.pop();
             open.tags.push(tag);
             (open.saved, open.absorbed) = (open.rows.len(), open.rows.len());
+            let mut splits = false;
             if let Some(value) = view::<T>(&batch).get(row) {
                 open.bytes += bytes_of(value);
-                let _ = open.split.as_mut().is_some_and(|split| split(value));
+                splits = open.split.as_mut().is_some_and(|split| split(value));
             }
+            let trigger = match () {
+                () if splits => Trigger::Split,
+                () if count >= count_max => Trigger::Count,
+                () if open.bytes >= bytes_max => Trigger::Bytes,
+                () => continue,
+            };
+            closed.extend(self.close(number, trigger, held));
         }
-        Ok(())
+        Ok(closed)
     }
 
     /// Copies records of open batches that keep many others alive, so that memory is that of what is held.

@@ -371,4 +371,23 @@ behaviours! {
         expected.sort();
         assert_eq!(bed.sorted(), expected);
     }
+
+    async fn a_batch_of_what_two_workers_had_open_is_no_larger_than_it_may_be() {
+        let (bed, source, sizes) = (Bed::new(), FakeSource::live(), Seen::default());
+        let log = sizes.clone();
+        let batches = bed.texts(&source).partition_by(|text| text.clone()).batch(Batching::count(25));
+        bed.collect(batches.handle(move |batch: BatchOf<String>| {
+            log.lock().unwrap().push(batch.len() as u64);
+            async move { batch.into_iter().map(Ok::<_, Error>).collect::<Vec<_>>() }
+        }).concurrency(4).name("batch"));
+        let mut running = bed.start();
+        let handle = running.handle();
+        (0..40).for_each(|n| source.push(None, n.to_string()));
+        until("open batches", || handle.status().stages["batch"].absorbed == 40).await;
+        handle.set_concurrency("batch", 1).await.unwrap();
+        until("a whole batch", || bed.delivered().len() == 25).await;
+        source.push(None, "40");
+        bed.drain(&mut running).await;
+        assert_eq!(*sizes.lock().unwrap(), [25, 16]);
+    }
 }
