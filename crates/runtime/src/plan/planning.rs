@@ -208,10 +208,10 @@ impl<'a> Planning<'a> {
         let description = entry.description.clone();
         let mut inputs = inputs;
         let mut concurrency = entry.concurrency;
-        if let (Some(limit), Planned::Step(_)) = (&entry.rate_limit, &component) {
+        if let (Some(limit), Planned::Step(step)) = (&entry.rate_limit, &component) {
             // One pace for all workers, so it stands before them; there are as many as without it.
             let workers = inputs.iter().filter_map(|&(from, _)| Some(self.nodes.get(from)?.workers)).max();
-            concurrency = concurrency.or(workers.map(|workers| workers as u32));
+            concurrency = concurrency.or(workers.filter(|_| step.scales()).map(|workers| workers as u32));
             let form = self.joined_form(&inputs);
             inputs = self.pace(&name, limit, inputs, form, &entry.place);
         }

@@ -390,4 +390,16 @@ behaviours! {
         bed.drain(&mut running).await;
         assert_eq!(*sizes.lock().unwrap(), [25, 16]);
     }
+
+    async fn a_limit_gives_no_workers_to_a_step_that_can_only_have_one() {
+        let bed = Bed::new();
+        let slow = RateLimit { records: 100_000, per: Span(Duration::from_secs(1)), by_key: false };
+        let batches = bed.numbers(40).map(|n| *n).concurrency(3).batch(Batching::count(10));
+        let handled = batches.handle(|batch: BatchOf<u64>| async move {
+            batch.into_iter().map(Ok::<_, Error>).collect::<Vec<_>>()
+        });
+        bed.collect(handled.rate_limit(slow));
+        bed.run().await;
+        assert_eq!(bed.delivered().len(), 40);
+    }
 }
