@@ -385,6 +385,7 @@ impl Build<'_> {
             decided: self.decided,
             read_after: if self.checkpoint.is_some() { 0 } else { 1 },
             ended: self.still_ended[i] && !drained && capabilities.owner != Owner::Nobody,
+            ended_before: self.still_ended[i] && drained,
         })
     }
 

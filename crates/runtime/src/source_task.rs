@@ -65,6 +65,8 @@ pub(crate) struct SourceTask {
     pub(crate) read_after: Epoch,
     /// The source has ended; at the start, by the checkpoint.
     pub(crate) ended: bool,
+    /// It had ended before an earlier drain, and those behind it have said what they say then: that stays true until it ends again.
+    pub(crate) ended_before: bool,
 }
 
 /// What changes while the task runs.
@@ -189,7 +191,8 @@ impl SourceTask {
         at.positions.push_back((epoch, position.clone()));
         at.epoch = epoch + 1;
         self.context.metrics.mark(epoch);
-        let checkpoint = SourceCheckpoint { position, ended: self.ended && !self.counted(), seek: None };
+        let checkpoint =
+            SourceCheckpoint { position, ended: (self.ended || self.ended_before) && !self.counted(), seek: None };
         self.context.report(Report::Source { source: self.id, epoch, checkpoint, companion })?;
         if barrier.last != Last::No {
             at.reading = false;

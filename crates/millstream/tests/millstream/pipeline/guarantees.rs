@@ -11,7 +11,7 @@ use std::{
 
 use millstream::core::{GROUPS, group};
 use millstream::{BatchOf, Batching, Ended, Error, ErrorKind, ErrorRule, RateLimit, Result, Retry, Span, Worker};
-use millstream_testkit::FakeSource;
+use millstream_testkit::{FakeSink, FakeSource};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Semaphore;
 
@@ -401,5 +401,24 @@ behaviours! {
         bed.collect(handled.rate_limit(slow));
         bed.run().await;
         assert_eq!(bed.delivered().len(), 40);
+    }
+
+    async fn totals_are_told_once_whatever_drains_come_behind_the_end_of_their_source() {
+        let (bed, other, totals) = (Bed::new(), FakeSource::live().bounded(), FakeSink::plain());
+        let sums = bed.numbers(10).key_by(|n| n % 2).fold("sum", |sum: &mut u64, n| *sum += n, |_, sum| *sum);
+        bed.deliver(sums, &totals);
+        bed.collect(bed.texts(&other));
+        let mut first = bed.start();
+        until("the totals", || totals.values().len() == 2).await;
+        bed.drain(&mut first).await;
+        // Nothing is read, so nobody says again that the numbers are over.
+        let mut second = bed.start();
+        second.handle().pause();
+        second.handle().started().await;
+        second.handle().checkpoint().await.unwrap();
+        bed.drain(&mut second).await;
+        other.end();
+        bed.run().await;
+        assert_eq!(totals.values().len(), 2);
     }
 }
