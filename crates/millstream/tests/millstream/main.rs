@@ -6,5 +6,6 @@ mod buffers;
 mod client;
 mod crash;
 mod examples;
+mod model;
 mod pipeline;
 mod testing;

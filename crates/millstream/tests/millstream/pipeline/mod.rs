@@ -34,7 +34,7 @@
 //! | the books balance | every test that calls `Bed::run` or `Bed::drain` |
 
 #[macro_use]
-mod bed;
+pub(crate) mod bed;
 
 mod backpressure;
 mod batch_workers;
