@@ -366,8 +366,6 @@ impl Build<'_> {
         let id = self.ends.sources.len();
         self.ends.sources.push((node.name.clone(), sender));
         let system = self.lasting.plan.host().map(|(system, _)| system);
-        // Behind a drain it may have more by now.
-        let drained = self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.drained);
         Ok(SourceTask {
             context: Arc::new(self.context(&node.name, 0, &node.rules)),
             id,
@@ -384,8 +382,8 @@ impl Build<'_> {
             paused: false,
             decided: self.decided,
             read_after: if self.checkpoint.is_some() { 0 } else { 1 },
-            ended: self.still_ended[i] && !drained && capabilities.owner != Owner::Nobody,
-            ended_before: self.still_ended[i] && drained,
+            ended: self.still_ended[i] && capabilities.owner != Owner::Nobody,
+            ended_before: self.still_ended[i],
         })
     }
 

@@ -106,8 +106,8 @@ impl Lasting {
         }
     }
 
-    /// For each node, whether its end by the checkpoint is one for this run, too: after a crash or a drain behind the end of a
-    /// bounded source it must not be told twice, but that of `until_end` or `count` is none for the next run.
+    /// For each node, whether its end by the checkpoint is one for this run, too: behind the end of a bounded source neither a
+    /// crash nor a drain may let it be told twice, but the end of `until_end` or `count` is none for the run after a drain.
     pub(crate) fn still_ended(&self, checkpoint: Option<&Checkpoint>) -> Vec<bool> {
         let options = &self.options;
         let checkpoint = checkpoint.filter(|_| !options.go_on);

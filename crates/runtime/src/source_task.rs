@@ -65,7 +65,8 @@ pub(crate) struct SourceTask {
     pub(crate) read_after: Epoch,
     /// The source has ended; at the start, by the checkpoint.
     pub(crate) ended: bool,
-    /// It had ended before an earlier drain, and those behind it have said what they say then: that stays true until it ends again.
+    /// It had ended by the checkpoint, and those behind it may have said what they say then: also where nobody remembers its
+    /// position and it is read again.
     pub(crate) ended_before: bool,
 }
 

@@ -190,9 +190,7 @@ async fn a_member_that_loses_its_partitions_without_notice_commits_nothing_of_th
     kafka.create_topic("numbers", 2, &[]);
     let group = json!({"group": "shared", "membership": {"session_timeout": "2s"}});
     let (near, far) = (kafka.bootstrap(), kafka.bootstrap_of(Listener::Proxied));
-    let feed = Feed::start(&near, "numbers", 2, (100, Duration::from_millis(10)));
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let each = feed.end().await;
+    let each = Feed::start(&near, "numbers", 2, (1000, Duration::ZERO)).end().await;
     let stamp = |epoch| Stamp { pipeline: "p".into(), store_id: "s".into(), epoch };
     let open = async |brokers: &str| {
         let mut source = source_plan(&at(brokers, "numbers", group.clone())).unwrap().create().unwrap();

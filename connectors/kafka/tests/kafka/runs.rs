@@ -94,7 +94,7 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// So many records at once into each of the partitions, and then a pause.
+    /// So many records at once into each of the partitions, and then a pause; at least once.
     pub(crate) fn start(brokers: &str, topic: &str, partitions: u64, (each, pause): (usize, Duration)) -> Feed {
         let options = at(brokers, topic, json!({"partition": "origin"}));
         let stop = Arc::new(AtomicBool::new(false));
@@ -103,7 +103,7 @@ impl Feed {
             let mut sink = sink_plan(&options).unwrap().create().unwrap();
             sink.open(&[]).await.unwrap();
             let mut written = 0;
-            while !stopped.load(Ordering::Acquire) {
+            loop {
                 let records: Vec<Record> = (written..written + each)
                     .flat_map(|number| (0..partitions).map(move |partition| numbered(partition, number)))
                     .collect();
@@ -113,6 +113,9 @@ impl Feed {
                 let outcomes = tokio::time::timeout(LONG * 2, sink.flush()).await.expect("outcomes in time").unwrap();
                 assert!(outcomes.rejected.is_empty(), "{outcomes:?}");
                 written += each;
+                if stopped.load(Ordering::Acquire) {
+                    break;
+                }
                 tokio::time::sleep(pause).await;
             }
             sink.close().await.unwrap();
