@@ -277,8 +277,7 @@ impl Build<'_> {
         let (head, tail) = (&plan.nodes[chain[0]], &plan.nodes[chain[chain.len() - 1]]);
         let names: Vec<&str> = chain.iter().map(|&i| plan.nodes[i].name.as_str()).collect();
         let parked = self.parked(&names, head.dispatch, worker, head.workers).await?;
-        let stateful = chain.iter().any(|&i| plan.nodes[i].stateful());
-        let hold_back = stateful || plan.delivery == Delivery::ExactlyOnce;
+        let hold_back = plan.delivery == Delivery::ExactlyOnce || plan.feeds_state(chain[0]);
         self.ends.stages += 1;
         // From here on it is closed whatever comes.
         self.lasting.built.push(StageTask {

@@ -131,6 +131,20 @@ impl Plan {
     pub fn stateful(&self) -> bool {
         self.nodes.iter().any(Node::stateful)
     }
+
+    /// Whether a node, or one behind it, keeps state of its own: then what comes to it behind a barrier has to wait for the
+    /// others, or a record would be in that state and be read once more.
+    pub(crate) fn feeds_state(&self, node: usize) -> bool {
+        let mut behind = vec![false; self.nodes.len()];
+        // Each node stands behind what it reads.
+        for (i, other) in self.nodes.iter().enumerate().skip(node) {
+            behind[i] = i == node || other.inputs.iter().any(|&(from, _)| behind[from]);
+            if behind[i] && other.stateful() {
+                return true;
+            }
+        }
+        false
+    }
 }
 
 impl Node {

@@ -236,8 +236,7 @@ fn tallied(key: &str, count: u64) -> String {
 
 /// Adds a step that reads one of the outputs, or two of them as one.
 pub(super) fn add(dice: &mut Dice, case: &mut Case, outputs: &mut Vec<Open>) {
-    // In `at_least_once` a total may count a record twice: only the stage that keeps the state aligns its inputs.
-    let kind = Kind::random(dice, case.ends && case.exact);
+    let kind = Kind::random(dice, case.ends);
     let open = reads(dice, outputs);
     let work = work(dice, case, kind);
     let mut settings = settings(dice, &work);
