@@ -98,9 +98,9 @@ where
     }
 
     fn emit(&mut self, out: &mut Output) {
-        let failed = self.crew.emit(&mut self.held, out);
+        let (failed, mut back) = self.crew.emit(&mut self.held, out);
         if !failed.is_empty() {
-            let mut back = self.crew.take_back(&self.held, &failed, out);
+            back.extend(self.crew.take_back(&self.held, &failed, out));
             back.extend(self.pending.take_back(&self.held, &failed, out));
             self.held.give_back(&back, out);
         }

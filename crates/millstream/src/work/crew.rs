@@ -57,6 +57,8 @@ pub(crate) struct Crew<U, B, R> {
     begin: B,
     limits: Arc<Limits>,
     apart: Apart,
+    /// What is behind a record that failed of its key in the same set is to be handled again, behind it.
+    in_line: bool,
     queue: VecDeque<Set>,
     running: FuturesUnordered<R>,
     sets: Slots<Handled<U>>,
@@ -77,6 +79,7 @@ where
             begin,
             limits,
             apart,
+            in_line: false,
             queue: VecDeque::new(),
             running: FuturesUnordered::new(),
             sets: Slots::default(),
@@ -84,6 +87,11 @@ where
             busy: HashSet::new(),
             types: PhantomData,
         }
+    }
+
+    /// Records of a set are handled as if one by one: none passes one that failed of its key.
+    pub(crate) fn in_line(self) -> Self {
+        Crew { in_line: true, ..self }
     }
 
     pub(crate) fn push(&mut self, set: Set) {
@@ -159,9 +167,10 @@ where
         true
     }
 
-    /// Hands over what is done, in order. Answers with the keys of records that failed, where they are to be handled in order.
-    pub(crate) fn emit(&mut self, held: &mut Held, out: &mut Output) -> HashSet<Bytes> {
-        let (mut rows, mut values, mut keys) = (Vec::new(), Vec::new(), HashSet::new());
+    /// Hands over what is done, in order. Where records of a key are handled in order, it answers with the keys of those that
+    /// failed, and with those behind them that are in line.
+    pub(crate) fn emit(&mut self, held: &mut Held, out: &mut Output) -> (HashSet<Bytes>, Vec<Row>) {
+        let (mut rows, mut values, mut keys, mut behind) = (Vec::new(), Vec::new(), HashSet::new(), Vec::new());
         while self.has_news()
             && let Some(number) = self.order.pop_front()
             && let Some(Handled { set, outcomes: Some(outcomes) }) = self.sets.remove(number)
@@ -169,7 +178,7 @@ where
             let _ = set.key.as_ref().is_some_and(|key| self.busy.remove(key));
             // What was counted into the state comes out of it.
             out.created(set.absorbed);
-            let mut fail = |at: Row, error: Error, held: &mut Held, out: &mut Output| {
+            let fail = |at: Row, error: Error, keys: &mut HashSet<Bytes>, held: &mut Held, out: &mut Output| {
                 if self.apart != Apart::No {
                     let key = held.get(at.batch).and_then(|batch| batch.get(at.row as usize).key());
                     keys.extend(key.map(Bytes::copy_from_slice));
@@ -177,22 +186,23 @@ where
                 held.fail(at, error, out);
             };
             match outcomes {
-                Err(error) => set.rows.into_iter().for_each(|at| fail(at, error.clone(), held, out)),
+                Err(error) => set.rows.into_iter().for_each(|at| fail(at, error.clone(), &mut keys, held, out)),
                 Ok(outcomes) => {
                     for (at, outcome) in set.rows.iter().zip(outcomes.complete(set.rows.len())) {
                         match outcome {
+                            _ if self.in_line && !keys.is_empty() && has_key(held, *at, &keys) => behind.push(*at),
                             Ok(value) => {
                                 rows.push(*at);
                                 values.push(value);
                             }
-                            Err(error) => fail(*at, error, held, out),
+                            Err(error) => fail(*at, error, &mut keys, held, out),
                         }
                     }
                 }
             }
         }
         held.emit(&rows, values, out);
-        keys
+        (keys, behind)
     }
 
     /// Takes records of these keys out of the sets that have not begun, in order.

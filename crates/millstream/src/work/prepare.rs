@@ -35,7 +35,8 @@ impl<T: Data, K, P> Prepared<T, K, P> {
         self
     }
 
-    /// Handles each record with what was found for its set. An error or panic costs only its record.
+    /// Handles each record with what was found for its set. An error or panic costs only its record; where records are
+    /// partitioned by key, those behind it of its key are looked up and handled again, behind it.
     pub fn map<L, F, E, U, G, M>(self, map: M) -> Stream<U, at::Batches>
     where
         P: Fn(Vec<T>) -> F + Send + Sync + 'static,
@@ -95,7 +96,8 @@ where
         let work = handle(gathered);
         async move { (number, every(work, limit).await) }
     };
-    Preparing { crew: Crew::new(begin, limits, apart), held: Held::default(), most, types: PhantomData::<fn() -> T> }
+    let crew = Crew::new(begin, limits, apart).in_line();
+    Preparing { crew, held: Held::default(), most, types: PhantomData::<fn() -> T> }
 }
 
 struct Preparing<T, U, B, R> {
@@ -113,9 +115,9 @@ where
     R: Future<Output = (u32, Result<Outcomes<U>>)> + Send,
 {
     fn emit(&mut self, out: &mut Output) {
-        let failed = self.crew.emit(&mut self.held, out);
+        let (failed, mut back) = self.crew.emit(&mut self.held, out);
         if !failed.is_empty() {
-            let back = self.crew.take_back(&self.held, &failed, out);
+            back.extend(self.crew.take_back(&self.held, &failed, out));
             self.held.give_back(&back, out);
         }
         self.crew.begin(&self.held);

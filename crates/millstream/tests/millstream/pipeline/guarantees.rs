@@ -1,7 +1,7 @@
 //! What holds whatever fails, and whenever: order by key, barriers, what can be saved, limits that change.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -420,5 +420,43 @@ behaviours! {
         other.end();
         bed.run().await;
         assert_eq!(totals.values().len(), 2);
+    }
+
+    async fn records_without_a_key_that_fail_together_are_tried_again_in_their_order() {
+        let (bed, seen) = (Bed::new(), Arc::new(Mutex::new(BTreeSet::new())));
+        let tried = bed.numbers(50).try_map(move |n| if seen.lock().unwrap().insert(*n) { Err(not_now()) } else { Ok(*n) });
+        let at_once = Retry::forever().delay(Duration::from_millis(1)).jitter(0.0);
+        bed.collect(tried.on_error(ErrorRule::any().retry(at_once)));
+        bed.run().await;
+        assert_eq!(delivered(&bed), (0..50).collect::<Vec<u64>>());
+    }
+
+    async fn records_of_one_look_up_keep_the_order_of_each_key_whatever_fails() {
+        let (bed, trouble) = (Bed::new(), Trouble::default());
+        let found = bed.numbers(200).partition_by(|n| n % 5).prepare(|_| async { Ok::<_, Error>(1) });
+        let handled = found.map(move |n, _: &i32| if trouble.with(*n) { Err(not_now()) } else { Ok(*n) });
+        bed.collect(handled.on_error(retry()));
+        bed.run().await;
+        in_order(&delivered(&bed), 5, 200);
+    }
+
+    async fn a_map_to_its_own_type_writes_in_place_where_nobody_else_sees_the_records() {
+        type Places = Arc<Mutex<Vec<usize>>>;
+        let look = |places: &Places| {
+            let places = places.clone();
+            move |n: &u64| places.lock().unwrap().push(std::ptr::from_ref(n).addr())
+        };
+        let (bed, before, behind, beside) = (Bed::new(), Places::default(), Places::default(), FakeSink::plain());
+        let numbers = bed.numbers(50).inspect(look(&before));
+        bed.collect(numbers.map(|n| n + 100).inspect(look(&behind)));
+        bed.run().await;
+        assert_eq!(*before.lock().unwrap(), *behind.lock().unwrap());
+        assert_eq!(delivered(&bed), (100..150).collect::<Vec<u64>>());
+        let bed = Bed::new();
+        let numbers = bed.numbers(50);
+        bed.deliver(numbers.clone(), &beside);
+        bed.collect(numbers.map(|n| n + 100));
+        bed.run().await;
+        assert_eq!((delivered(&bed), beside.values()), ((100..150).collect(), texts(0..50)));
     }
 }
