@@ -37,7 +37,7 @@ impl<'a> Records<'a> {
         self.len
     }
 
-    /// Record `i`; panics beyond [`Batch::len`], like a slice.
+    /// Record `i`; panics beyond [`Batch::len`](crate::Batch::len), like a slice.
     #[inline]
     pub fn get(&self, i: usize) -> RecordRef<'a> {
         assert!(i < self.len, "record {i} of a batch of {}", self.len);
@@ -94,7 +94,8 @@ impl<'a> RecordRef<'a> {
         self.parts.envelope_rows.get(self.logical)
     }
 
-    /// Value bytes; `None` for a tombstone, and for a body that is not bytes (see [`Batch::into_bytes`]).
+    /// Value bytes; `None` for a tombstone, and for a body that is not bytes: see
+    /// [`Batch::into_bytes`](crate::Batch::into_bytes).
     #[inline]
     pub fn value(&self) -> Option<&'a [u8]> {
         self.value

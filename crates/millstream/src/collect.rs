@@ -58,9 +58,9 @@ impl<T: Data, K> Stream<T, K> {
     /// ```
     ///
     /// The values may hold about 64 MiB together, if [`at_most`](Collected::at_most) does not say otherwise; with one more the
-    /// pipeline stops with [`ErrorKind::TooLarge`]. Each value comes once, also where the pipeline restarts from its checkpoint;
-    /// but what was collected goes with the process. Values are written down on their way here, so [`Data`] says what comes back;
-    /// one that cannot be written down becomes a dead letter.
+    /// pipeline stops with [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge). Each value comes once, also where the pipeline
+    /// restarts from its checkpoint; but what was collected goes with the process. Values are written down on their way here, so
+    /// [`Data`] says what comes back; one that cannot be written down becomes a dead letter.
     ///
     /// A test of the whole pipeline (`millstream::testing`) swaps this end like a sink, unless it keeps it by its name.
     pub fn collect(self) -> Collected<T> {
