@@ -12,6 +12,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    task::Poll,
 };
 
 use millstream_codec::log::BROADCAST;
@@ -143,18 +144,20 @@ impl Hub {
         self.tell_deliverers();
     }
 
-    /// The next item of a consumer; `Err(true)`: none will come, `Err(false)`: none has come yet.
-    pub(super) fn take(&self, id: u64) -> std::result::Result<Item, bool> {
+    /// The next item of a consumer; `None` where no more will come. Pending: it is told when to look again.
+    pub(super) fn take(&self, id: u64) -> Poll<Option<Item>> {
         let mut state = self.lock();
         let ended = state.ended;
-        let Some(consumer) = state.consumers.iter_mut().find(|consumer| consumer.id == id) else { return Err(true) };
+        let Some(consumer) = state.consumers.iter_mut().find(|consumer| consumer.id == id) else {
+            return Poll::Ready(None);
+        };
         let was_full = consumer.items.len() >= BATCHES_MAX;
-        let item = consumer.items.pop_front().ok_or(ended);
+        let item = consumer.items.pop_front();
         drop(state);
         if was_full {
             self.tell_deliverers();
         }
-        item
+        if item.is_none() && !ended { Poll::Pending } else { Poll::Ready(item) }
     }
 
     /// A consumer is open. `true`: it is the first one, reading must begin.
@@ -297,14 +300,13 @@ impl State {
         let members: Vec<usize> = self.members(group).collect();
         let read = match (item, &members[..]) {
             (_, []) => return false,
-            (Ok(read), [only]) if self.consumers[*only].streams.is_empty() => {
-                self.consumers[*only].push(Ok(Read::new(read.batch.clone(), read.failed.clone())));
-                return true;
-            }
-            (Ok(read), _) => read,
-            (Err(error), [first, ..]) => {
-                self.consumers[*first].push(Err(error.clone()));
-                return true;
+            (Ok(read), [_, _, ..]) => read,
+            // An error is for one of them.
+            (_, [only, ..]) => {
+                let wanted = wanted(&self.consumers[*only], item);
+                let some = wanted.is_some();
+                wanted.into_iter().for_each(|item| self.consumers[*only].push(item));
+                return some;
             }
         };
         let turn = self.turns.entry(group.clone()).or_default();

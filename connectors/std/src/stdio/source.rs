@@ -1,8 +1,11 @@
 //! A consumer as a source.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::Poll,
 };
 
 use async_trait::async_trait;
@@ -83,15 +86,15 @@ impl Source for StdioSource {
         let Subscription { stdio, id, news, read, .. } = &*self.subscription;
         loop {
             match stdio.hub().take(*id) {
-                Ok(item) => {
+                Poll::Ready(Some(item)) => {
                     let item = item?;
                     let records = item.batch.len() as u64;
                     self.read = read.fetch_add(records, Relaxed) + records;
                     return Ok(Event::Batch(item));
                 }
-                Err(true) => return Ok(Event::End),
+                Poll::Ready(None) => return Ok(Event::End),
                 // What comes before it waits is not missed.
-                Err(false) => news.notified().await,
+                Poll::Pending => news.notified().await,
             }
         }
     }
