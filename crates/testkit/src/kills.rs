@@ -2,12 +2,12 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{panic, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use millstream_runtime::{Plan, Probe, RunOptions, Running, Step};
 use millstream_state::{Memory, MemoryStore};
 
-use crate::{Dice, FakeSink};
+use crate::{Dice, FakeSink, process::KILLED};
 
 /// Runs a pipeline to the end of its sources, on one store, and lets up to `kills` lives end by a panic at a random step of
 /// one of the first `epochs` epochs that reach it. Answers how many did: a life may come to its end before.
@@ -37,15 +37,3 @@ pub async fn run_killed(plan: impl Fn() -> Plan, kills: usize, epochs: u64, seed
     }
     killed
 }
-
-/// Keeps the panics of [`run_killed`] out of the output of this process.
-pub fn silence_kills() {
-    let usual = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if !info.payload().downcast_ref::<String>().is_some_and(|text| text.starts_with(KILLED)) {
-            usual(info);
-        }
-    }));
-}
-
-const KILLED: &str = "killed at";

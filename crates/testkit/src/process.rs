@@ -2,7 +2,7 @@
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::{env, fs, process::Command};
+use std::{env, fs, panic, process::Command};
 
 /// Set for a test that runs alone.
 const ALONE: &str = "MILLSTREAM_TEST_ALONE";
@@ -52,3 +52,15 @@ pub fn ticks_of(process: u32) -> u64 {
     let behind_name = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     behind_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
+
+/// Keeps the panics of kills at a step, whose words begin with "killed at", out of the output of this process.
+pub fn silence_kills() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !info.payload().downcast_ref::<String>().is_some_and(|text| text.starts_with(KILLED)) {
+            usual(info);
+        }
+    }));
+}
+
+pub(crate) const KILLED: &str = "killed at";

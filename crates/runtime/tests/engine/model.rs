@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use millstream_core::{Delivery, Error, ErrorKind, SinkPlan, SourcePlan, StepPlan};
 use millstream_runtime::{DeadLetterSpec, Ended, Entry, PipelineSpec, Probe, Step, Summary};
-use millstream_testkit::{CountValues, Dice, FakeGroup, FakeServer, FakeSink, FakeSource, Outcome};
+use millstream_testkit::{CountValues, Dice, FakeGroup, FakeServer, FakeSink, FakeSource, Outcome, seeds};
 
 use crate::{Bench, MapFn, MapPlan, balanced, numbers};
 
@@ -277,33 +277,6 @@ async fn restless(seed: u64) {
 
 fn restless_records(group: &FakeGroup, shards: u64) -> Vec<String> {
     (0..shards).flat_map(|shard| group.values(shard)).collect()
-}
-
-fn seeds(short: u64, test: impl AsyncFn(u64)) {
-    std::panic::set_hook(Box::new(|panic| {
-        if !panic.payload().downcast_ref::<String>().is_some_and(|text| text.starts_with("killed at")) {
-            eprintln!("{panic}");
-        }
-    }));
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let long = std::env::var_os("MILLSTREAM_LONG").is_some();
-    let alone = number("MILLSTREAM_SEED");
-    let seeds = number("MILLSTREAM_SEEDS").unwrap_or(if long { 10_000 } else { short });
-    let seeds = alone.map_or(0..seeds, |seed| seed..seed + number("MILLSTREAM_SEEDS").unwrap_or(1));
-    let mut failed = Vec::new();
-    for seed in seeds {
-        // Virtual time: waits between tries cost nothing.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let run = async { tokio::time::timeout(Duration::from_secs(3600), test(seed)).await };
-            runtime.block_on(run).unwrap_or_else(|_| panic!("seed {seed} does not end"));
-        }));
-        if ended.is_err() {
-            eprintln!("seed {seed} has failed: run it alone with MILLSTREAM_SEED={seed}");
-            failed.push(seed);
-        }
-    }
-    assert!(failed.is_empty(), "{} seeds have failed: {failed:?}", failed.len());
 }
 
 #[test]

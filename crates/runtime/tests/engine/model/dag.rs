@@ -11,7 +11,7 @@ use millstream_core::{Class, Delivery, Error, ErrorKind, SinkPlan, SourcePlan, S
 use millstream_runtime::{
     Dispatch, Ended, Entry, ErrorRule, Handle, Match, PipelineSpec, Probe, RateLimit, Retry, Step, Summary,
 };
-use millstream_testkit::{Dice, FakeSink, FakeSource};
+use millstream_testkit::{Dice, FakeSink, FakeSource, same_values};
 
 use super::{
     away,
@@ -256,25 +256,6 @@ async fn lives(seed: u64, dice: &mut Dice, case: &Case, bench: &Bench) -> Summar
     unreachable!("it ends")
 }
 
-fn count(values: &[String]) -> BTreeMap<&str, usize> {
-    let mut counts = BTreeMap::new();
-    values.iter().for_each(|value| *counts.entry(value.as_str()).or_default() += 1);
-    counts
-}
-
-/// In `exactly_once` the same records; otherwise some may have come twice.
-fn same(seed: u64, what: &str, found: &[String], expected: &[String], exact: bool) {
-    let (found, expected) = (count(found), count(expected));
-    for value in found.keys() {
-        assert!(expected.contains_key(value), "seed {seed}: {what} has invented {value}");
-    }
-    for (value, times) in expected {
-        let came = found.get(value).copied().unwrap_or_default();
-        assert!(came >= times, "seed {seed}: {what} has lost {value}: {came} of {times}");
-        assert!(!exact || came == times, "seed {seed}: {what} has {value} {came} times instead of {times}");
-    }
-}
-
 fn in_order(seed: u64, what: &str, values: &[String]) {
     let mut newest: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
     for value in values {
@@ -309,7 +290,7 @@ pub(super) async fn run(seed: u64) {
     let exact = case.spec.delivery == Delivery::ExactlyOnce;
     for (n, Sunk { sink, expected, ordered }) in case.sinks.iter().enumerate() {
         let (name, values) = (case.spec.sinks[n].name.clone().unwrap(), sink.values());
-        same(seed, &name, &values, expected, exact);
+        same_values(seed, &name, &values, expected, exact);
         // What comes twice comes out of order.
         if *ordered && exact {
             in_order(seed, &name, &values);
@@ -325,5 +306,5 @@ pub(super) async fn run(seed: u64) {
         .iter()
         .map(|letter| String::from_utf8_lossy(letter.record.value.as_deref().unwrap_or_default()).into_owned())
         .collect();
-    same(seed, "dead letters", &letters, &case.dead, exact);
+    same_values(seed, "dead letters", &letters, &case.dead, exact);
 }
