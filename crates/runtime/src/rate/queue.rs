@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::BURST;
 use crate::park::saved;
 
-/// Keys whose time has passed are forgotten when so many are known.
-const KEYS_SWEPT_AT: usize = 65_536;
+/// Fewer keys than these are not worth a walk.
+const KEYS_SWEPT_MIN: usize = 65_536;
 
 /// Records that wait, in lines. Without keys there is one line.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub(super) struct Queue {
     bytes: usize,
     /// There is a line for each key.
     by_key: bool,
+    /// Lines at which those whose time has passed are forgotten.
+    swept_at: usize,
     next_id: u64,
     /// Parts of what has been saved that have gone since.
     gone: Vec<u64>,
@@ -84,8 +86,10 @@ impl Queue {
 
     fn line(&mut self, key: Bytes, batch: Batch) {
         let now = Instant::now();
-        if self.lines.len() >= KEYS_SWEPT_AT && !self.lines.contains_key(&key) {
+        if self.lines.len() >= self.swept_at.max(KEYS_SWEPT_MIN) && !self.lines.contains_key(&key) {
             self.lines.retain(|_, line| !line.parts.is_empty() || line.next_at > now);
+            // Not again before there are twice as many.
+            self.swept_at = 2 * self.lines.len();
         }
         self.bytes += batch.size();
         self.records += batch.len();
