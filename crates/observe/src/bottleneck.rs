@@ -1,8 +1,9 @@
 //! Which stage limits a pipeline, in words.
 //!
 //! A stage that waits for room behind it is held up by somebody further down; one that waits for input is not the limit
-//! either. So the limit is the busiest of the stages behind the last one that is held up; and if none is held up, the
-//! source, unless a stage works nearly all the time.
+//! either. So the limit is the one that the last stage that is held up waits for, or the busiest of those that share its
+//! task: it need not be busy, for it may wait for a service. If none is held up, it is the source, unless a stage works nearly
+//! all the time.
 
 use std::collections::BTreeSet;
 
@@ -156,9 +157,20 @@ fn readers<'a>(stages: &'a [&StageReport], at: usize) -> impl Iterator<Item = us
 fn behind_the_last(stages: &[&StageReport], held: &[usize]) -> Vec<usize> {
     let last: Vec<usize> =
         held.iter().copied().filter(|&at| !behind(stages, at).iter().any(|other| held.contains(other))).collect();
-    let mut found: Vec<usize> = last.into_iter().flat_map(|at| behind(stages, at)).collect();
+    let mut found: Vec<usize> = last.into_iter().flat_map(|at| waited_for(stages, at)).collect();
     found.sort_unstable();
     found.dedup();
+    found
+}
+
+/// The readers of a stage, and those that share their tasks: these have no queues of their own.
+fn waited_for(stages: &[&StageReport], at: usize) -> BTreeSet<usize> {
+    let mut found: BTreeSet<usize> = readers(stages, at).collect();
+    let mut next: Vec<usize> = found.iter().copied().collect();
+    while let Some(at) = next.pop() {
+        let shares = |reader: &usize| stages.get(*reader).is_some_and(|stage| stage.queue.is_none());
+        next.extend(readers(stages, at).filter(shares).filter(|reader| found.insert(*reader)));
+    }
     found
 }
 

@@ -4,8 +4,9 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     panic::{AssertUnwindSafe, resume_unwind},
+    pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{self, Poll},
     time::Duration,
 };
 
@@ -181,7 +182,7 @@ impl StageTask {
                 break;
             }
             let mut out = Output::default();
-            let done = operator.end(&mut out).await;
+            let done = working(&run.who.metrics, operator.end(&mut out)).await;
             self.emitted(step, done, &mut out).await?;
         }
         Ok(false)
@@ -227,11 +228,11 @@ impl StageTask {
         }
         let now = Timestamp::now();
         for step in 0..self.steps.len() {
-            if let CoreStep::Operator(operator) = &mut self.steps[step].step
+            if let StepRun { step: CoreStep::Operator(operator), who, .. } = &mut self.steps[step]
                 && operator.timer_at().is_some_and(|at| at <= now)
             {
                 let mut out = Output::default();
-                let done = operator.on_timer(now, &mut out).await;
+                let done = working(&who.metrics, operator.on_timer(now, &mut out)).await;
                 self.emitted(step, done, &mut out).await?;
             }
         }
@@ -240,9 +241,9 @@ impl StageTask {
 
     /// Takes what a step has done on its own.
     async fn advance(&mut self, step: usize) -> std::result::Result<(), Halt> {
-        let CoreStep::Operator(operator) = &mut self.steps[step].step else { return Ok(()) };
+        let StepRun { step: CoreStep::Operator(operator), who, .. } = &mut self.steps[step] else { return Ok(()) };
         let mut out = Output::default();
-        let done = operator.advance(&mut out).await;
+        let done = working(&who.metrics, operator.advance(&mut out)).await;
         self.context.pace.touch();
         self.emitted(step, done, &mut out).await.map(drop)
     }
@@ -291,9 +292,9 @@ impl StageTask {
     /// Lets every step do what it has begun. What it gives back meanwhile begins anew, until all is done.
     async fn settle_steps(&mut self) -> std::result::Result<(), Halt> {
         for step in 0..self.steps.len() {
-            while let CoreStep::Operator(operator) = &mut self.steps[step].step {
+            while let StepRun { step: CoreStep::Operator(operator), who, .. } = &mut self.steps[step] {
                 let mut out = Output::default();
-                let done = operator.settle(&mut out).await;
+                let done = working(&who.metrics, operator.settle(&mut out)).await;
                 if !self.emitted(step, done, &mut out).await? {
                     break;
                 }
@@ -307,9 +308,9 @@ impl StageTask {
 
     async fn drain_steps(&mut self) -> std::result::Result<(), Halt> {
         for step in 0..self.steps.len() {
-            if let CoreStep::Operator(operator) = &mut self.steps[step].step {
+            if let StepRun { step: CoreStep::Operator(operator), who, .. } = &mut self.steps[step] {
                 let mut out = Output::default();
-                let done = operator.drain(&mut out).await;
+                let done = working(&who.metrics, operator.drain(&mut out)).await;
                 self.emitted(step, done, &mut out).await?;
             }
         }
@@ -323,15 +324,34 @@ async fn ready(steps: &mut [StepRun]) -> usize {
         .iter_mut()
         .enumerate()
         .filter_map(|(i, run)| match &mut run.step {
-            CoreStep::Operator(operator) => Some((i, operator.ready())),
+            CoreStep::Operator(operator) => Some((i, &run.who.metrics, operator.ready())),
             CoreStep::Transform(_) => None,
         })
         .collect();
     poll_fn(|context| {
-        let ready = waits.iter_mut().find_map(|(i, wait)| wait.as_mut().poll(context).is_ready().then_some(*i));
+        let ready = waits
+            .iter_mut()
+            .find_map(|(i, metrics, wait)| poll_working(metrics, wait.as_mut(), context).is_ready().then_some(*i));
         ready.map_or(Poll::Pending, Poll::Ready)
     })
     .await
+}
+
+/// Lets a step do what it has begun. Cancel-safe if `work` is.
+async fn working<T>(metrics: &StageMetrics, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|context| poll_working(metrics, work.as_mut(), context)).await
+}
+
+/// The time of a poll is that in which a step works; between two of them it waits, and is idle.
+fn poll_working<F>(metrics: &StageMetrics, work: Pin<&mut F>, context: &mut task::Context<'_>) -> Poll<F::Output>
+where
+    F: Future + ?Sized,
+{
+    let since = std::time::Instant::now();
+    let polled = work.poll(context);
+    metrics.busy_ns.add_time(since.elapsed());
+    polled
 }
 
 /// Until `when`; for ever without it.

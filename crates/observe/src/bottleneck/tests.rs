@@ -80,6 +80,13 @@ fn a_chain_of_fused_steps_is_told_by_its_busiest() {
 }
 
 #[test]
+fn a_step_that_waits_for_a_service_is_the_limit_however_busy_the_sink_behind_it_is() {
+    let mut pipeline = with(&[(0, 0.0, 0.9), (1, 0.0, 0.9), (2, 0.05, 0.0), (3, 0.3, 0.0)]);
+    pipeline.stages[3].queue = Some(Queue { batches: 0, batches_max: 4, bytes: 0, bytes_max: 1 << 20 });
+    assert!(words(&pipeline).starts_with("`charge` holds up everything before it, though it is busy only 5 %"));
+}
+
+#[test]
 fn a_full_queue_says_the_same_as_a_blocked_stage() {
     let mut pipeline = with(&[(2, 0.97, 0.0)]);
     pipeline.stages[2].queue = Some(Queue { batches: 4, batches_max: 4, bytes: 10, bytes_max: 1 << 20 });
