@@ -1,9 +1,6 @@
 //! The task around the dead-letter sink: the last one in every epoch.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use millstream_core::{DeadLetter, Epoch, Error, ErrorKind, Form, Record, Sink, Token};
@@ -11,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     channel::Barrier,
-    pace::Gate,
+    pace::Gates,
     park::{alone, size},
     task::{AfterFailure, Context, Halt, Report},
 };
@@ -67,22 +64,22 @@ struct Later {
     letters: Vec<Letter>,
     /// All must wait: the transaction is to be decided before anything else is written.
     all: bool,
-    gate: Arc<Gate>,
+    gates: Gates,
 }
 
 impl Later {
-    fn new(gate: Arc<Gate>) -> Self {
-        Later { letters: Vec::new(), all: false, gate }
+    fn new(gates: Gates) -> Self {
+        Later { letters: Vec::new(), all: false, gates }
     }
 
     fn push(&mut self, letter: Letter) {
-        self.gate.hold(size(&letter.1.record));
+        self.gates.hold(size(&letter.1.record));
         self.letters.push(letter);
     }
 
     fn drain(&mut self) -> Vec<Letter> {
         let letters = std::mem::take(&mut self.letters);
-        self.gate.release(letters.iter().map(|(_, letter)| size(&letter.record)).sum());
+        self.gates.release(letters.iter().map(|(_, letter)| size(&letter.record)).sum());
         letters
     }
 }
@@ -103,7 +100,7 @@ pub(crate) struct DeadLetterTask {
 
 impl DeadLetterTask {
     pub(crate) async fn run(mut self) -> Result<(), Halt> {
-        let mut later = Later::new(self.context.gate.clone());
+        let mut later = Later::new(self.context.gates.clone());
         let mut tokens: VecDeque<(Epoch, Token)> = VecDeque::new();
         loop {
             tokio::select! {

@@ -187,8 +187,8 @@ struct Build<'a> {
 impl Build<'_> {
     /// What the task of a stage shares with the others; the dead-letter sink has no rules of its own.
     fn context(&self, name: &str, worker: usize, rules: &Rules) -> Context {
-        let node = self.lasting.plan.nodes.iter().find(|node| node.name == name);
-        let on_failed = node.and_then(|node| node.on_failed.clone());
+        let at = self.lasting.plan.nodes.iter().position(|node| node.name == name);
+        let on_failed = at.and_then(|at| self.lasting.plan.nodes[at].on_failed.clone());
         Context {
             name: name.into(),
             delivery: self.lasting.plan.delivery,
@@ -196,7 +196,7 @@ impl Build<'_> {
             rules: rules.clone(),
             on_failed,
             pace: self.wiring.pace.clone(),
-            gate: self.wiring.gate.clone(),
+            gates: self.wiring.gates(at),
             reports: self.wiring.reports.0.clone(),
             letters: self.wiring.letters.0.clone(),
             shared: self.lasting.shared.clone(),
@@ -209,15 +209,10 @@ impl Build<'_> {
         Stamp { pipeline: plan.name.clone(), store_id: store.id(), epoch: self.decided }
     }
 
-    /// What is parked for one of the workers of a stage, before each of its steps.
-    async fn parked(
-        &mut self,
-        steps: &[&str],
-        dispatch: Dispatch,
-        worker: usize,
-        of: usize,
-    ) -> Result<Parked, Failure> {
-        let mut parked = Parked::new(self.wiring.gate.clone(), worker);
+    /// What is parked for one of the workers of the stage that begins `at`, before each of its steps.
+    async fn parked(&mut self, steps: &[&str], at: usize, worker: usize) -> Result<Parked, Failure> {
+        let (dispatch, of) = (self.lasting.plan.nodes[at].dispatch, self.lasting.plan.nodes[at].workers);
+        let mut parked = Parked::new(self.wiring.gates(Some(at)), worker);
         for (step, name) in steps.iter().enumerate() {
             let state = self.lasting.store.scan(&parked_state(name)).await.map_err(failure("state"))?;
             let mine = |record: &Record, id| owner(record, id, dispatch, of) == worker;
@@ -244,7 +239,7 @@ impl Build<'_> {
             lock(&condemned).again();
             Joined { condemned, repeats: self.lasting.plan.repeats(i) }
         });
-        let parked = self.parked(&[&node.name], Dispatch::RoundRobin, 0, 1).await?;
+        let parked = self.parked(&[&node.name], i, 0).await?;
         let hold_back = self.lasting.plan.delivery == Delivery::ExactlyOnce;
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sinks.len();
@@ -274,9 +269,9 @@ impl Build<'_> {
     /// One worker of a stage.
     async fn stage(&mut self, chain: &[usize], worker: usize, edges: &mut Edges) -> Result<(), Failure> {
         let plan = self.lasting.plan.clone();
-        let (head, tail) = (&plan.nodes[chain[0]], &plan.nodes[chain[chain.len() - 1]]);
+        let tail = &plan.nodes[chain[chain.len() - 1]];
         let names: Vec<&str> = chain.iter().map(|&i| plan.nodes[i].name.as_str()).collect();
-        let parked = self.parked(&names, head.dispatch, worker, head.workers).await?;
+        let parked = self.parked(&names, chain[0], worker).await?;
         let hold_back = plan.delivery == Delivery::ExactlyOnce || plan.feeds_state(chain[0]);
         self.ends.stages += 1;
         // From here on it is closed whatever comes.

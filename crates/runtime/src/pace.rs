@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -83,7 +83,48 @@ impl Pace {
     }
 }
 
-/// Bounds what waits inside of stages: above the bound, sources read no more.
+/// The gates of the sources whose records come to a stage; of a source, its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Gates(pub(crate) Arc<[Arc<Gate>]>);
+
+impl Gates {
+    /// A record of this shard is parked.
+    pub(crate) fn park(&self, shard: &ShardKey, bytes: usize) {
+        self.0.iter().for_each(|gate| gate.park(shard, bytes));
+    }
+
+    /// A record of this shard is parked no more.
+    pub(crate) fn unpark(&self, shard: &ShardKey, bytes: usize) {
+        self.0.iter().for_each(|gate| gate.unpark(shard, bytes));
+    }
+
+    /// Something else waits.
+    pub(crate) fn hold(&self, bytes: usize) {
+        self.0.iter().for_each(|gate| gate.hold(bytes));
+    }
+
+    pub(crate) fn release(&self, bytes: usize) {
+        self.0.iter().for_each(|gate| gate.release(bytes));
+    }
+
+    /// Whether records of one of these shards are parked.
+    pub(crate) fn parks(&self, shards: &[ShardKey]) -> bool {
+        self.0.iter().any(|gate| gate.parks(shards))
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.iter().all(|gate| gate.level.is_open())
+    }
+
+    /// Waits until all are open. Cancel-safe.
+    pub(crate) async fn opened(&self) {
+        while let Some(closed) = self.0.iter().find(|gate| !gate.level.is_open()) {
+            closed.opened().await;
+        }
+    }
+}
+
+/// Bounds what waits inside of the stages behind a source: above the bound, it reads no more.
 #[derive(Debug)]
 pub(crate) struct Gate {
     level: Level,
@@ -97,14 +138,12 @@ impl Gate {
         Gate { level: Level::new(bytes_max), opened: Notify::new(), shards: Mutex::default() }
     }
 
-    /// A record of this shard is parked.
-    pub(crate) fn park(&self, shard: &ShardKey, bytes: usize) {
+    fn park(&self, shard: &ShardKey, bytes: usize) {
         self.hold(bytes);
         *lock(&self.shards).entry(shard.clone()).or_default() += 1;
     }
 
-    /// A record of this shard is parked no more.
-    pub(crate) fn unpark(&self, shard: &ShardKey, bytes: usize) {
+    fn unpark(&self, shard: &ShardKey, bytes: usize) {
         self.release(bytes);
         let mut shards = lock(&self.shards);
         if let Some(records) = shards.get_mut(shard) {
@@ -115,34 +154,29 @@ impl Gate {
         }
     }
 
-    /// Whether records of one of these shards are parked.
-    pub(crate) fn parks(&self, shards: &[ShardKey]) -> bool {
+    fn parks(&self, shards: &[ShardKey]) -> bool {
         let parked = lock(&self.shards);
         shards.iter().any(|shard| parked.contains_key(shard))
     }
 
-    pub(crate) fn hold(&self, bytes: usize) {
+    fn hold(&self, bytes: usize) {
         self.level.rise(bytes);
     }
 
-    pub(crate) fn release(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         if self.level.fall(bytes) {
             self.opened.notify_waiters();
         }
     }
 
     /// Waits until there is less than the bound. Cancel-safe.
-    pub(crate) async fn opened(&self) {
+    async fn opened(&self) {
         loop {
             let opened = self.opened.notified();
-            if self.is_open() {
+            if self.level.is_open() {
                 return;
             }
             opened.await;
         }
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        self.level.is_open()
     }
 }

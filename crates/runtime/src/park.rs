@@ -5,7 +5,6 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use millstream_core::{Batch, BatchBuilder, Body, Change, Error, ErrorKind, Form,
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::{dispatch::worker_of, ending::FAR, pace::Gate, spec::Dispatch};
+use crate::{dispatch::worker_of, ending::FAR, pace::Gates, spec::Dispatch};
 
 /// A place among the parked records of a stage: before which of its steps, and an id. What waits before a later step came
 /// earlier.
@@ -23,7 +22,7 @@ type Place = (Reverse<usize>, u64);
 /// The parked records of one stage.
 #[derive(Debug)]
 pub(crate) struct Parked {
-    gate: Arc<Gate>,
+    gates: Gates,
     /// Ids of this worker lie from here on.
     first_id: u64,
     /// The same, above those that the checkpoint holds: another worker may just be giving one of them up.
@@ -64,10 +63,10 @@ pub(crate) struct Waiting {
 
 impl Parked {
     /// Of the worker of this number.
-    pub(crate) fn new(gate: Arc<Gate>, worker: usize) -> Self {
+    pub(crate) fn new(gates: Gates, worker: usize) -> Self {
         let first_id = ((worker as u64) << WORKER_BITS) + (1 << 32);
         Parked {
-            gate,
+            gates,
             first_id,
             fresh_id: first_id,
             next_id: first_id,
@@ -128,7 +127,7 @@ impl Parked {
         let (_, place) = self.due.first().copied().filter(|(at, _)| *at <= now)?;
         self.unschedule(place);
         let waiting = self.records.remove(&place)?;
-        self.gate.unpark(&waiting.record.origin, size(&waiting.record));
+        self.gates.unpark(&waiting.record.origin, size(&waiting.record));
         if let Some(line) = waiting.record.key.as_ref().and_then(|key| self.keys.get_mut(key)) {
             line.places.remove(&place);
             line.trying = Some(waiting.step);
@@ -181,7 +180,7 @@ impl Parked {
             if !mine(&waiting.record, id) {
                 continue;
             }
-            self.gate.park(&waiting.record.origin, size(&waiting.record));
+            self.gates.park(&waiting.record.origin, size(&waiting.record));
             self.records.insert((Reverse(step), id), Waiting { step, ..waiting });
         }
         Ok(self.records.len() - before)
@@ -238,7 +237,7 @@ impl Parked {
 
     fn insert(&mut self, waiting: Waiting, delay: Duration, front: bool) {
         let due = Instant::now() + delay;
-        self.gate.park(&waiting.record.origin, size(&waiting.record));
+        self.gates.park(&waiting.record.origin, size(&waiting.record));
         if self.records.is_empty() {
             self.next_id = self.fresh_id;
         }
@@ -325,10 +324,17 @@ pub(crate) fn alone(record: &Record) -> Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::pace::Gate;
+
+    fn gates() -> Gates {
+        Gates([Arc::new(Gate::new(1 << 20))].into())
+    }
 
     fn parked() -> Parked {
-        Parked::new(Arc::new(Gate::new(1 << 20)), 0)
+        Parked::new(gates(), 0)
     }
 
     fn record(key: Option<&'static str>, value: &'static str) -> Record {
@@ -378,7 +384,7 @@ mod tests {
         worker: usize,
         mine: impl Fn(&Record, u64) -> bool,
     ) -> Parked {
-        let mut parked = Parked::new(Arc::new(Gate::new(1 << 20)), worker);
+        let mut parked = Parked::new(gates(), worker);
         let steps: BTreeSet<usize> = state.keys().map(|(step, _)| *step).collect();
         for step in steps {
             let of = state.iter().filter(|((of, _), _)| *of == step).map(|(_, change)| change.clone());
@@ -434,7 +440,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_id_that_another_worker_is_giving_up_is_not_given_again() {
-        let mut one = Parked::new(Arc::new(Gate::new(1 << 20)), 1);
+        let mut one = Parked::new(gates(), 1);
         one.failed(record(Some("k"), "old"), 0, 0, 1, Duration::from_secs(30));
         let mut state = BTreeMap::new();
         save(&mut state, &mut one);

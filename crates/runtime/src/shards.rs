@@ -74,9 +74,9 @@ impl SourceTask {
 
     /// Gives away the shards whose last epoch counts, and of which nothing is parked or has time left.
     pub(crate) async fn release(&mut self, at: &mut Progress) -> Result<(), Halt> {
-        let (gate, now, decided) = (self.context.gate.clone(), Instant::now(), at.decided);
+        let (gates, now, decided) = (self.context.gates.clone(), Instant::now(), at.decided);
         let ready =
-            |leaving: &mut Leaving| leaving.epoch <= decided && (now >= leaving.until || !gate.parks(&leaving.shards));
+            |leaving: &mut Leaving| leaving.epoch <= decided && (now >= leaving.until || !gates.parks(&leaving.shards));
         let released: Vec<Leaving> = at.leaving.extract_if(.., ready).collect();
         for Leaving { shards, .. } in released {
             let done = self.lease.call()?.release(&shards).await;

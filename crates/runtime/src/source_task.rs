@@ -124,7 +124,7 @@ impl SourceTask {
             let reads = at.reading && !self.paused && !self.ended && at.decided >= self.read_after;
             let wanted = reads && !self.is_full(&at);
             let (keep_alive_at, release_at) = (at.keep_alive_at, at.release_at());
-            let heard = hear(&mut **self.lease.source()?, wanted, at.retry_at, &self.context.gate);
+            let heard = hear(&mut **self.lease.source()?, wanted, at.retry_at, &self.context.gates);
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {

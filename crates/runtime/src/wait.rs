@@ -10,7 +10,7 @@ use millstream_core::{Event, Result, Source};
 use tokio::time::Instant;
 
 use crate::{
-    pace::Gate,
+    pace::Gates,
     source_task::{Progress, SourceTask},
     stage_task::sleep,
     task::Halt,
@@ -61,16 +61,16 @@ pub(crate) async fn hear(
     source: &mut dyn Source,
     wanted: bool,
     retry_at: Option<Instant>,
-    gate: &Gate,
+    gates: &Gates,
 ) -> Result<Event> {
     if !wanted {
         return Ok(source.news().await);
     }
-    if retry_at.is_some() || !gate.is_open() {
+    if retry_at.is_some() || !gates.is_open() {
         let ready = async {
             match retry_at {
                 Some(when) => tokio::time::sleep_until(when).await,
-                None => gate.opened().await,
+                None => gates.opened().await,
             }
         };
         tokio::select! {

@@ -13,7 +13,7 @@ use crate::{
     channel::{Receiver, edge},
     dead_letter_task::LETTERS_QUEUED_MAX,
     dispatch::Link,
-    pace::{Gate, Pace},
+    pace::{Gate, Gates, Pace},
     plan::{Plan, Planned},
     queues::Queues,
     task::{Outputs, Report},
@@ -42,20 +42,54 @@ type Letter = (Epoch, Box<DeadLetter>);
 /// What all tasks share.
 pub(crate) struct Wiring {
     pub(crate) pace: Arc<Pace>,
-    pub(crate) gate: Arc<Gate>,
+    /// By node.
+    gates: Vec<Gates>,
+    /// Of all sources.
+    all_gates: Gates,
     pub(crate) reports: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
     pub(crate) letters: (mpsc::Sender<Letter>, mpsc::Receiver<Letter>),
 }
 
 impl Wiring {
     pub(crate) fn new(plan: &Plan, bounds: &Bounds) -> Self {
+        let (gates, all_gates) = gates(plan, bounds.parked);
         Wiring {
             pace: Arc::new(Pace::new(plan.checkpoint.count, plan.checkpoint.bytes.map(|size| size.0))),
-            gate: Arc::new(Gate::new(bounds.parked)),
+            gates,
+            all_gates,
             reports: mpsc::unbounded_channel(),
             letters: mpsc::channel(LETTERS_QUEUED_MAX),
         }
     }
+
+    /// The gates of the sources that lead to a node; for what all lead to, those of all.
+    pub(crate) fn gates(&self, node: Option<usize>) -> Gates {
+        node.and_then(|node| self.gates.get(node)).unwrap_or(&self.all_gates).clone()
+    }
+}
+
+/// The gates of some sources, by source.
+type Leading = BTreeMap<usize, Arc<Gate>>;
+
+/// For each node the gates of the sources that lead to it, and those of all: a step that parks much holds up no source of
+/// other steps. Each source has its part of the bytes that may be parked.
+fn gates(plan: &Plan, bytes_max: usize) -> (Vec<Gates>, Gates) {
+    let sources = plan.role(Role::Source).count().max(1);
+    let (mut nodes, mut all) = (Vec::<Leading>::new(), Leading::new());
+    // Each node stands behind what it reads.
+    for (at, node) in plan.nodes.iter().enumerate() {
+        let mut leading = Leading::new();
+        if node.role() == Role::Source {
+            leading.insert(at, Arc::new(Gate::new(bytes_max / sources)));
+        }
+        for above in node.inputs.iter().filter_map(|(from, _)| nodes.get(*from)) {
+            leading.extend(above.clone());
+        }
+        all.extend(leading.clone());
+        nodes.push(leading);
+    }
+    let gates = |of: Leading| Gates(of.into_values().collect());
+    (nodes.into_iter().map(gates).collect(), gates(all))
 }
 
 /// The ends of all edges: by reader and worker, its receivers with the input that each belongs to; by node, port and worker,

@@ -9,7 +9,7 @@ use millstream_core::{
 use millstream_runtime::{Entry, ErrorRule, Match, Retry};
 use millstream_testkit::{FakeSink, FakeSource};
 
-use crate::{Bench, balanced, spec};
+use crate::{Bench, balanced, named, spec, until};
 
 /// Says of each record by which input it came, the second time: the first time it takes it in, and later says that the first of
 /// a batch has failed, and gives the others back.
@@ -100,4 +100,38 @@ async fn what_fails_later_or_is_given_back_comes_again_by_the_input_by_which_it_
     values.sort();
     assert_eq!(values, ["0:a", "0:b", "0:c", "1:x", "1:y", "1:z"]);
     balanced(&summary);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_sink_has_parked_holds_up_only_the_sources_that_lead_to_it() {
+    let (well, ill, bench) = (FakeSink::plain(), FakeSink::plain(), Bench::new());
+    let values = |name: &str| (0..500).map(|i| format!("{name} {i:01000}")).collect::<Vec<_>>();
+    for value in values("ill") {
+        ill.reject(&value, usize::MAX, Error::new(ErrorKind::Unavailable, "away"));
+    }
+    let (dead, live) = (FakeSource::live(), FakeSource::live());
+    values("well").into_iter().for_each(|value| live.push(None, value));
+    let mut spec = spec(&dead, &[], &ill);
+    spec.limits.memory = "1MiB".parse().unwrap();
+    let rule = Retry { attempts: None, delay: "1h".parse().unwrap(), ..Retry::default() };
+    spec.errors = vec![ErrorRule { matches: Match::default(), retry: Some(rule), then: None }];
+    spec.sources[0].name = Some("dead".into());
+    let gone_on = Entry::ready(Arc::new(live.clone()) as Arc<dyn SourcePlan>);
+    spec.sources.push(Entry { name: Some("live".into()), ..gone_on });
+    spec.sinks[0].from = vec!["dead".into()];
+    spec.sinks.push(Entry { from: vec!["live".into()], ..named(&well, "well") });
+    let running = bench.start(&spec);
+    let handle = running.handle();
+    let mut waiting = values("ill").into_iter();
+    // More than may be parked, and what its source asks for meanwhile.
+    waiting.by_ref().take(200).for_each(|value| dead.push(None, value));
+    until("the records to be parked", || handle.status().stages["sink"].parked == 200).await;
+    waiting.by_ref().take(1).for_each(|value| dead.push(None, value));
+    handle.checkpoint().await.unwrap();
+    waiting.for_each(|value| dead.push(None, value));
+    until("the other ones", || well.values().len() == 500).await;
+    handle.checkpoint().await.unwrap();
+    let read = handle.status().stages["dead"].records_in;
+    assert!(read <= 201 && ill.values().is_empty(), "{read} were read");
+    handle.stop();
 }
