@@ -11,8 +11,7 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     channel::Barrier,
     dead_letter_task::DeadLetterCommand,
-    ending::FAR,
-    ending::too_late,
+    ending::{CLOSING_WAIT, FAR, tell_unclosed, too_late},
     handle::Control,
     lease::lock,
     open::{DEAD_LETTERS, Lasting, Opened},
@@ -70,9 +69,6 @@ pub(crate) enum Turn {
 
 /// Time between the epochs of a drain that waits for parked records.
 const DRAIN_EVERY: Duration = Duration::from_millis(10);
-
-/// How long steps may take to close.
-const CLOSING_WAIT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Coordinator<'a> {
     pub(crate) lasting: &'a mut Lasting,
@@ -155,7 +151,7 @@ impl<'a> Coordinator<'a> {
         let Opened { cut, mut closing, .. } = self.opened;
         drop(cut);
         if tokio::time::timeout(CLOSING_WAIT, closing.recv()).await.is_err() {
-            tracing::warn!(pipeline = %self.lasting.plan.name, "a step does not close within {CLOSING_WAIT:?}");
+            tell_unclosed(&self.lasting.plan.name);
         }
         // Nobody may write any more when the next tasks open.
         self.opened.tasks.shutdown().await;

@@ -12,11 +12,15 @@ use crate::{
     run::{Ended, Phase},
     sink_task::SinkCommand,
     source_task::SourceCommand,
+    stage_task::sleep,
     task::{AfterFailure, Failure, Halt},
 };
 
 /// How long the last epoch of a drain may take, once what is parked has been given up.
 const LAST_EPOCH_WAIT: Duration = Duration::from_secs(5);
+
+/// How long steps may take to close, where it is not to end by itself.
+pub(crate) const CLOSING_WAIT: Duration = Duration::from_secs(5);
 
 /// No clock is asked for more: a time that overflows would be a panic.
 pub(crate) const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -26,13 +30,16 @@ impl Coordinator<'_> {
     pub(crate) fn obey(&mut self, control: Control) -> Option<Ended> {
         match control {
             Control::Drain(deadline) => {
-                let deadline = *self.lasting.drain.get_or_insert(Deadline::new(deadline));
+                let deadline = Deadline::sooner(self.lasting.drain, deadline);
+                self.lasting.drain = Some(deadline);
                 match self.aim {
                     Aim::Run | Aim::Change(_) => self.drain(deadline),
-                    Aim::Drain => {}
-                    // It ends by itself; but no later than was asked for.
-                    Aim::Last(_) => self.abort_at = self.abort_at.or(Some(deadline.abort)),
+                    // What is parked may have been given up before.
+                    Aim::Drain => self.patience = self.patience.and(Some(deadline.patience)),
+                    Aim::Last(_) => {}
                 }
+                // Where it ends by itself: no later than was asked for.
+                self.abort_at = Some(deadline.abort);
                 None
             }
             Control::Checkpoint(answer) => {
@@ -105,7 +112,8 @@ impl Coordinator<'_> {
         }
     }
 
-    /// Lets the tasks go, sources first, and waits for them.
+    /// Lets the tasks go, sources first, and waits for them; no longer than a drain may take, and not for one that is told to
+    /// stop: all that was to count does.
     pub(crate) async fn close(&mut self, ended: Ended) -> Result<Ended, Failure> {
         for (_, source) in &self.opened.ends.sources {
             let _ = source.send(SourceCommand::Close);
@@ -116,10 +124,17 @@ impl Coordinator<'_> {
         if let Some(letters) = &self.opened.ends.dead_letters {
             let _ = letters.send(DeadLetterCommand::Close);
         }
-        while let Some(joined) = self.opened.tasks.join_next().await {
-            self.joined(joined)?;
+        loop {
+            tokio::select! {
+                biased;
+                joined = self.opened.tasks.join_next() => match joined {
+                    Some(joined) => self.joined(joined)?,
+                    None => return Ok(ended),
+                },
+                Some(control) = self.control.recv() => if self.obey(control).is_some() { return Ok(ended) },
+                () = sleep(self.abort_at) => return Ok(ended),
+            }
         }
-        Ok(ended)
     }
 }
 
@@ -133,11 +148,17 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// From now on.
-    pub(crate) fn new(time: Duration) -> Self {
+    /// So long from now on, if it was not to be sooner `before`.
+    pub(crate) fn sooner(before: Option<Deadline>, time: Duration) -> Self {
         let patience = Instant::now() + time.min(FAR);
-        Deadline { patience, abort: patience + time.min(LAST_EPOCH_WAIT) }
+        let new = Deadline { patience, abort: patience + time.min(LAST_EPOCH_WAIT) };
+        before.filter(|before| before.abort <= new.abort).unwrap_or(new)
     }
+}
+
+/// Some step has not closed in time.
+pub(crate) fn tell_unclosed(pipeline: &str) {
+    tracing::warn!(pipeline, "a step does not close within {CLOSING_WAIT:?}");
 }
 
 /// A drain that was aborted.

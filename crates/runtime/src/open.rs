@@ -3,12 +3,15 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
 };
 
+use futures::FutureExt as _;
+
 use millstream_core::{
     Checkpoint, Delivery, Epoch, Error, Host, Owner, Position, Record, Result, Resume, Role, Share, Stamp,
-    Step as CoreStep, Store,
+    Step as CoreStep, Store, panicked,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -22,7 +25,7 @@ use crate::{
     dead_letter_task::{Causes, DeadLetterTask, Style},
     dispatch::worker_of,
     ended::{EndMark, ended_state},
-    ending::Deadline,
+    ending::{CLOSING_WAIT, Deadline, tell_unclosed},
     handle::Shared,
     lease::{Kept, lock},
     pace::Pace,
@@ -103,11 +106,19 @@ pub(crate) fn failure(stage: &str) -> impl Fn(Error) -> Failure + '_ {
     }
 }
 
+/// Opens something at `stage`; a panic of what users have written is a failure, too.
+pub(crate) async fn opening<T>(stage: &str, work: impl Future<Output = Result<T>>) -> Result<T, Failure> {
+    let opened = AssertUnwindSafe(work).catch_unwind().await;
+    opened.unwrap_or_else(|panic| Err(panicked(&*panic))).map_err(failure(stage))
+}
+
 impl Lasting {
     /// Lets go of what has been opened, when the opening was cut short.
     pub(crate) async fn abandon(&mut self) {
-        for mut stage in std::mem::take(&mut self.built) {
-            stage.close().await;
+        let mut stages = std::mem::take(&mut self.built);
+        let closed = stages.iter_mut().map(StageTask::close);
+        if tokio::time::timeout(CLOSING_WAIT, futures::future::join_all(closed)).await.is_err() {
+            tell_unclosed(&self.plan.name);
         }
     }
 
@@ -301,7 +312,7 @@ impl Build<'_> {
         let Some(stage) = stage else { return Ok(()) };
         let metrics = self.lasting.shared.metrics.worker(&name, worker);
         let who = Who { name, metrics, rules: node.rules.clone(), on_failed: node.on_failed.clone() };
-        let step = step.create().map_err(failure(&node.name))?;
+        let step = opening(&node.name, async { step.create() }).await?;
         let (mut state, mut marks) = (Vec::new(), Vec::new());
         if matches!(step, CoreStep::Operator(_)) {
             state = self.lasting.store.scan(&node.name).await.map_err(failure("state"))?;
@@ -315,7 +326,7 @@ impl Build<'_> {
         };
         state.retain(|change| worker_of(change.group, node.workers) == worker && !end_mark.has_told(change.group));
         operator.keyless_group(end_mark.keyless_group());
-        operator.restore(state).await.map_err(failure(&node.name))?;
+        opening(&node.name, operator.restore(state)).await?;
         *held = operator.held();
         // Who was told held nothing: this comes from another, as a record without a key may.
         *ended = end_mark.told() && *held == 0;
@@ -342,7 +353,7 @@ impl Build<'_> {
             stamp: Some(self.stamp()),
             keyed,
         };
-        let mut lease = kept.open(&**plan, &resume).await.map_err(failure(&node.name))?;
+        let mut lease = opening(&node.name, kept.open(&**plan, &resume)).await?;
         if capabilities.owner == Owner::Nobody
             && let Some(position) = &resume.position
         {

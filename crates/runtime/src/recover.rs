@@ -5,7 +5,7 @@ use millstream_core::{
 };
 
 use crate::{
-    open::{DEAD_LETTERS, Lasting, failure},
+    open::{DEAD_LETTERS, Lasting, failure, opening},
     plan::Planned,
     run::Start,
     task::Failure,
@@ -158,15 +158,17 @@ pub(crate) async fn open_sink(
     share: Option<&Share>,
     checkpoint: Option<&Checkpoint>,
 ) -> Result<Box<dyn Sink>, Failure> {
-    let failed = failure(name);
-    let mut sink = plan.create().map_err(&failed)?;
-    sink.introduce(stamp);
-    if let Some(share) = share {
-        sink.join(share).map_err(&failed)?;
-    }
     let tokens: Option<&Vec<(Epoch, Token)>> = checkpoint.and_then(|checkpoint| checkpoint.sinks.get(name));
-    sink.open(tokens.map_or(&[], Vec::as_slice)).await.map_err(&failed)?;
-    Ok(sink)
+    opening(name, async {
+        let mut sink = plan.create()?;
+        sink.introduce(stamp);
+        if let Some(share) = share {
+            sink.join(share)?;
+        }
+        sink.open(tokens.map_or(&[], Vec::as_slice)).await?;
+        Ok(sink)
+    })
+    .await
 }
 
 /// Who knows the checkpoint that counts.

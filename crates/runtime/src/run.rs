@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     dead_letter_task::{Causes, DeadLetterCause},
-    handle::{Handle, Shared},
+    handle::{Handle, Happening, Shared},
     metrics::StageFigures,
     open::{DEAD_LETTERS, Lasting},
     plan::{Plan, Planned},
@@ -171,6 +171,8 @@ impl Summary {
 pub struct Running {
     handle: Handle,
     task: JoinHandle<Result<Summary>>,
+    /// What the task has come to.
+    ended: Option<Result<Summary>>,
     abort_on_drop: bool,
 }
 
@@ -187,10 +189,9 @@ impl Running {
     pub fn start(plan: Plan, options: RunOptions) -> Running {
         let shared = Arc::new(Shared::new(&plan));
         let plan = Arc::new(plan);
-        let over = Over(plan.clone());
         let (plan_sender, planned) = watch::channel(plan.clone());
         let lasting = Lasting {
-            plan,
+            plan: plan.clone(),
             planned: plan_sender,
             store: options.store,
             host: None,
@@ -221,11 +222,13 @@ impl Running {
         let (control, commands) = mpsc::unbounded_channel();
         let (phase_sender, phase) = watch::channel(Phase::Opening);
         let (started_sender, started) = watch::channel(None);
+        let over = Over { plan, shared: shared.clone(), phase: phase_sender.clone() };
         let task = tokio::spawn(async move {
             let _over = over;
             supervise(lasting, commands, phase_sender, started_sender).await
         });
-        Running { handle: Handle { control, phase, started, planned, shared }, task, abort_on_drop: false }
+        let handle = Handle { control, phase, started, planned, shared };
+        Running { handle, task, ended: None, abort_on_drop: false }
     }
 
     /// A handle that can be given away.
@@ -240,12 +243,16 @@ impl Running {
         self
     }
 
-    /// Waits for the end. Cancel-safe: the pipeline runs on when the future is dropped.
+    /// Waits for the end; who asks again gets the same answer. Cancel-safe: the pipeline runs on when the future is dropped.
+    ///
+    /// # Errors
+    /// What the pipeline has failed with.
     pub async fn wait(&mut self) -> Result<Summary> {
-        match (&mut self.task).await {
-            Ok(result) => result,
-            Err(error) => Err(Error::new(ErrorKind::Bug, "the supervisor died").caused_by(error)),
+        if self.ended.is_none() {
+            let died = |error| Err(Error::new(ErrorKind::Bug, "the supervisor died").caused_by(error));
+            self.ended = Some((&mut self.task).await.unwrap_or_else(died));
         }
+        self.ended.clone().unwrap_or_else(|| Err(crate::task::bug("no end")))
     }
 
     /// Drains and waits for the end; see [`Handle::drain`].
@@ -255,15 +262,24 @@ impl Running {
     }
 }
 
-/// Tells the sources of a plan that the run is over, however it ends: also when its task is dropped.
-struct Over(Arc<Plan>);
+/// Tells everybody that the run is over, however it ends: also when its task is dropped.
+struct Over {
+    plan: Arc<Plan>,
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+}
 
 impl Drop for Over {
     fn drop(&mut self) {
-        for (_, node) in self.0.role(Role::Source) {
+        for (_, node) in self.plan.role(Role::Source) {
             if let Planned::Source(source) = &node.component {
                 source.over();
             }
+        }
+        self.shared.taps.close();
+        // Whoever hears of the end sees it, too.
+        if !matches!(self.phase.send_replace(Phase::Over), Phase::Over) {
+            self.shared.tell(Happening::Over(Some("it was aborted".to_owned())));
         }
     }
 }

@@ -143,7 +143,7 @@ impl Ear<'_> {
                 Some(control) = self.control.recv() => match control {
                     Control::Stop => return Ok(Told::Stop),
                     Control::Drain(deadline) => {
-                        self.drain.get_or_insert(Deadline::new(deadline));
+                        self.drain = Some(Deadline::sooner(self.drain, deadline));
                         return Ok(Told::Drain);
                     }
                     other => self.others.push(other),
