@@ -13,6 +13,7 @@ use millstream_core::{Error, ErrorKind, Result, Size};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::Trigger;
 use crate::{
     made::Adjust,
     typed::ToBytes,
@@ -35,7 +36,7 @@ use crate::{
 pub struct Batching<T> {
     pub(crate) parameters: Parameters,
     pub(crate) key: Key<T>,
-    pub(crate) split: Option<Arc<dyn Fn() -> Splitter<T> + Send + Sync>>,
+    split: Option<Arc<dyn Fn() -> Splitter<T> + Send + Sync>>,
     pub(crate) flush: Option<Mark<T>>,
 }
 
@@ -167,6 +168,11 @@ impl<T> Batching<T> {
         self
     }
 
+    /// The splitter of a new batch.
+    pub(crate) fn splitter(&self) -> Option<Splitter<T>> {
+        self.split.as_ref().map(|make| make())
+    }
+
     /// Whether any record can only be judged one by one.
     pub(crate) fn judges(&self) -> bool {
         !matches!(self.key, Key::None)
@@ -220,6 +226,16 @@ impl Parameters {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
+    }
+
+    /// Why a batch of so many records and bytes is closed behind the last of them, if it is.
+    pub(crate) fn reached(&self, split: bool, count: usize, bytes: u64) -> Option<Trigger> {
+        match () {
+            () if split => Some(Trigger::Split),
+            () if count >= self.count() => Some(Trigger::Count),
+            () if bytes >= self.bytes() => Some(Trigger::Bytes),
+            () => None,
+        }
     }
 
     pub(crate) fn linger(&self) -> Option<Duration> {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use millstream_core::{Batch, Change, Operator, Output, Result, Timestamp};
 use tokio::sync::watch;
 
-use super::{Batching, Splitter, Trigger, batching::Key, pending::Pending};
+use super::{Batching, Trigger, batching::Key, pending::Pending};
 use crate::{
     typed::{Data, typed, view, written_bytes},
     work::{Crew, Gathered, Held, Outcomes},
@@ -63,18 +63,13 @@ where
             };
             let flush = batching.flush.as_ref().is_some_and(|mark| mark(value));
             let bytes = if batching.parameters.bytes() == u64::MAX { 0 } else { written_bytes(value) as u64 };
-            let open = self.pending.open(key, now, || splitter(&batching));
+            let open = self.pending.open(key, now, || batching.splitter());
             // The splitter may panic: then the record is in no batch.
             let split = self.pending.splits(open, value);
             let count = self.pending.add(open, id, row as u32..row as u32 + 1, memory);
             let bytes = self.pending.count_bytes(open, bytes);
-            let trigger = match () {
-                () if flush => Some(Trigger::FlushMark),
-                () if split => Some(Trigger::Split),
-                () if count >= batching.parameters.count() => Some(Trigger::Count),
-                () if bytes >= batching.parameters.bytes() => Some(Trigger::Bytes),
-                () => None,
-            };
+            let reached = || batching.parameters.reached(split, count, bytes);
+            let trigger = if flush { Some(Trigger::FlushMark) } else { reached() };
             trigger.into_iter().for_each(|trigger| self.close(open, trigger));
             Ok(())
         });
@@ -108,10 +103,6 @@ where
     }
 }
 
-fn splitter<T>(batching: &Batching<T>) -> Option<Splitter<T>> {
-    batching.split.as_ref().map(|make| make())
-}
-
 /// Bytes of memory of one record of a batch.
 fn memory_of(batch: &Batch) -> u64 {
     (batch.size() / batch.len().max(1)) as u64 + BOOKKEEPING_BYTES
@@ -133,10 +124,7 @@ where
     }
 
     async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
-        let batching = self.batching.clone();
-        let bytes_of = |value: &T| written_bytes(value) as u64;
-        let most = (batching.parameters.count(), batching.parameters.bytes());
-        let closed = self.pending.restore(state, &mut self.held, || splitter(&batching), bytes_of, most)?;
+        let closed = self.pending.restore(state, &mut self.held, &self.batching)?;
         closed.into_iter().for_each(|set| self.crew.push(set));
         Ok(())
     }

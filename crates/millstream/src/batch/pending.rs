@@ -9,11 +9,11 @@ use bytes::Bytes;
 use millstream_core::{Batch, Change, Error, Output, Result, Timestamp};
 
 use super::{
-    Splitter, Trigger,
+    Batching, Splitter, Trigger,
     saved::{Saved, Tag, batch_of, forget, read, run_of, save},
 };
 use crate::{
-    typed::{Data, Typed, view},
+    typed::{Data, Typed, view, written_bytes},
     work::{Held, Row, Set, Slots, has_key},
 };
 
@@ -300,14 +300,7 @@ impl<T: Data> Pending<T> {
 
     /// Opens the batches that were saved. Where there are fewer workers now, what two of them had open is one batch: those that
     /// have all of their records are closed, and answered with.
-    pub(crate) fn restore(
-        &mut self,
-        state: Vec<Change>,
-        held: &mut Held,
-        split: impl Fn() -> Option<Splitter<T>>,
-        bytes_of: impl Fn(&T) -> u64,
-        (count_max, bytes_max): (usize, u64),
-    ) -> Result<Vec<Set>> {
+    pub(crate) fn restore(&mut self, state: Vec<Change>, held: &mut Held, batching: &Batching<T>) -> Result<Vec<Set>> {
         let (saved, mut closed) = (read(state)?, Vec::new());
         if saved.is_empty() {
             return Ok(closed);
@@ -316,7 +309,7 @@ impl<T: Data> Pending<T> {
         let memory = batch.size() as u64 / saved.len() as u64;
         let id = held.add(batch.clone());
         for (row, (tag, Saved { nth, first_at, batch_key, .. })) in saved.into_iter().enumerate() {
-            let number = self.open(batch_key.as_deref(), first_at, &split);
+            let number = self.open(batch_key.as_deref(), first_at, || batching.splitter());
             self.next = nth;
             let count = self.add(number, id, row as u32..row as u32 + 1, memory);
             let Some(open) = self.opens.get_mut(number) else { continue };
@@ -331,16 +324,11 @@ impl<T: Data> Pending<T> {
             (open.saved, open.absorbed) = (open.rows.len(), open.rows.len());
             let mut splits = false;
             if let Some(value) = view::<T>(&batch).get(row) {
-                open.bytes += bytes_of(value);
+                open.bytes += written_bytes(value) as u64;
                 splits = open.split.as_mut().is_some_and(|split| split(value));
             }
-            let trigger = match () {
-                () if splits => Trigger::Split,
-                () if count >= count_max => Trigger::Count,
-                () if open.bytes >= bytes_max => Trigger::Bytes,
-                () => continue,
-            };
-            closed.extend(self.close(number, trigger, held));
+            let reached = batching.parameters.reached(splits, count, open.bytes);
+            closed.extend(reached.and_then(|trigger| self.close(number, trigger, held)));
         }
         Ok(closed)
     }

@@ -279,8 +279,6 @@ pub(super) fn add(dice: &mut Dice, case: &mut Case, outputs: &mut Vec<Open>) {
             streams.push(set.timed(stream.step(move || Object::new(handler.clone(), weak))).into());
         }
         Kind::Prepare => {
-            // Those of a set are begun together.
-            ordered &= work.faultless() || !work.alone;
             let (most, again) = (1 + dice.roll(40) as usize, step.clone());
             let lookup = move |values: Vec<String>| {
                 let step = step.clone();
