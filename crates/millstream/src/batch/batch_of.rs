@@ -30,6 +30,9 @@ pub enum Trigger {
     Drain,
     /// The input has ended.
     End,
+    /// Its one record is handled again: it has failed before, or its batch has as a whole (see
+    /// [`repeatable`](crate::Batched::repeatable)).
+    Retry,
 }
 
 impl fmt::Display for Trigger {
@@ -43,6 +46,7 @@ impl fmt::Display for Trigger {
             Trigger::Memory => "memory",
             Trigger::Drain => "drain",
             Trigger::End => "end",
+            Trigger::Retry => "retry",
         })
     }
 }

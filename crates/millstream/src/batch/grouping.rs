@@ -3,13 +3,14 @@
 use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use millstream_core::{Batch, Change, Operator, Output, Result, Timestamp};
 use tokio::sync::watch;
 
 use super::{Batching, Trigger, batching::Key, pending::Pending};
 use crate::{
     typed::{Data, typed, view, written_bytes},
-    work::{Crew, Gathered, Held, Outcomes},
+    work::{Crew, Gathered, Held, Outcomes, Row, Set},
 };
 
 pub(crate) struct Grouping<T, U, B, R> {
@@ -49,24 +50,31 @@ where
         }
     }
 
-    /// Records that are looked at one by one. An error or panic of what looks at them costs only its record.
+    /// Records that are looked at one by one. An error or panic of what looks at them costs only its record. One that has failed
+    /// before is handled alone.
     fn take_each(&mut self, batch: Batch, now: Timestamp, out: &mut Output) {
         let memory = memory_of(&batch);
         let id = self.held.add(batch.clone());
         let (records, mut key, batching) = (batch.records(), Vec::new(), self.batching.clone());
+        let tried = has_tried(&batch);
         let failed = view::<T>(&batch).each(|row, value| {
             key.clear();
+            let at = Row { batch: id, row: row as u32 };
             let key = match &batching.key {
                 Key::None => None,
                 Key::Record => records.get(row).key(),
                 Key::By(by) => by(value, &mut key).then_some(&key[..]),
             };
+            if tried && records.get(row).attempts() > 0 {
+                self.crew.push(Set::alone(at, key.map(Bytes::copy_from_slice)));
+                return Ok(());
+            }
             let flush = batching.flush.as_ref().is_some_and(|mark| mark(value));
             let bytes = if batching.parameters.bytes() == u64::MAX { 0 } else { written_bytes(value) as u64 };
             let open = self.pending.open(key, now, || batching.splitter());
             // The splitter may panic: then the record is in no batch.
             let split = self.pending.splits(open, value);
-            let count = self.pending.add(open, id, row as u32..row as u32 + 1, memory);
+            let count = self.pending.add(open, id, at.row..at.row + 1, memory);
             let bytes = self.pending.count_bytes(open, bytes);
             let reached = || batching.parameters.reached(split, count, bytes);
             let trigger = if flush { Some(Trigger::FlushMark) } else { reached() };
@@ -103,6 +111,11 @@ where
     }
 }
 
+/// Whether some of the records have failed before.
+fn has_tried(batch: &Batch) -> bool {
+    batch.envelope().0.told.attempts.is_some()
+}
+
 /// Bytes of memory of one record of a batch.
 fn memory_of(batch: &Batch) -> u64 {
     (batch.size() / batch.len().max(1)) as u64 + BOOKKEEPING_BYTES
@@ -133,7 +146,7 @@ where
         let Some(batch) = typed::<T>(batch, out) else { return Ok(()) };
         // One look at the clock for the batch: its records came together.
         let now = Timestamp::now();
-        if self.batching.judges() {
+        if self.batching.judges() || has_tried(&batch) {
             self.take_each(batch, now, out);
         } else {
             self.take_slices(batch, now);

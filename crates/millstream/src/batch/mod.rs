@@ -4,6 +4,7 @@ mod batch_of;
 mod batching;
 mod grouping;
 mod pending;
+mod repeat;
 mod saved;
 mod stream;
 mod worker;

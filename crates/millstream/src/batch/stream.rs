@@ -2,32 +2,47 @@
 
 use std::{future::Future, sync::Arc};
 
-use millstream_core::Operator;
+use millstream_core::{Operator, Result};
 
 use super::{
     BatchOf, BatchWorker, Batching,
     batching::Key,
     grouping::Grouping,
+    repeat::repeated,
     worker::{Post, Served},
 };
 use crate::{
     made::Made,
     stream::{Keyed, Stream, at},
     typed::Data,
-    work::{Answer, Apart, Crew, Gathered, Limits, every},
+    work::{Answer, Apart, Crew, Gathered, Limits, Outcomes, every},
 };
 
 /// A stream in batches: [`handle`](Batched::handle) says who gets them.
 #[must_use = "batches need a handler: `handle`, or `step`"]
 #[derive(Debug)]
 pub struct Batched<T, K> {
-    pub(crate) stream: Stream<T, K>,
-    pub(crate) batching: Batching<T>,
+    stream: Stream<T, K>,
+    batching: Batching<T>,
+    repeatable: bool,
 }
 
 impl<T: Data, K> Batched<T, K> {
+    pub(crate) fn new(stream: Stream<T, K>, batching: Batching<T>) -> Self {
+        Batched { stream, batching, repeatable: false }
+    }
+
+    /// Handling a record twice does no harm. Then a batch that fails as a whole, by a panic or an error that another try cannot
+    /// help, is handled again at once record by record, with [`Trigger::Retry`](crate::Trigger::Retry): only what fails by itself
+    /// has failed. And where the stream is partitioned, what is behind a record that failed of its key in the same batch is
+    /// handled again behind it, so that each key stays in order.
+    pub fn repeatable(self) -> Self {
+        Batched { repeatable: true, ..self }
+    }
+
     /// Calls `handler` with each batch; what it answers ([`Answer`]) says what becomes of each record. A panic or a time-out
-    /// is an error of the whole batch.
+    /// is an error of the whole batch, unless it is [`repeatable`](Batched::repeatable). A record that is tried again comes
+    /// alone, with [`Trigger::Retry`](crate::Trigger::Retry).
     ///
     /// One batch at a time is under way if [`in_flight`](Stream::in_flight) does not say more; what they come to goes on in
     /// their order. Behind [`partition_by`](Stream::partition_by), batches may only be under way beside each other where they
@@ -42,7 +57,7 @@ impl<T: Data, K> Batched<T, K> {
         H: Fn(BatchOf<T>) -> F + Send + Sync + 'static,
     {
         let handler = Arc::new(handler);
-        self.enter(move |batching, limits, apart| {
+        self.enter(move |gather| {
             let handler = handler.clone();
             let handle = move |gathered: Gathered| {
                 let handler = handler.clone();
@@ -52,7 +67,7 @@ impl<T: Data, K> Batched<T, K> {
                     handler(group).await.outcomes(records)
                 }
             };
-            grouping(batching, handle, limits, apart)
+            gather.grouping(handle)
         })
     }
 
@@ -63,23 +78,23 @@ impl<T: Data, K> Batched<T, K> {
         make: impl Fn() -> W + Send + Sync + 'static,
     ) -> Stream<<W::Answer as Answer>::Value, at::Worker> {
         let make = Arc::new(make);
-        self.enter(move |batching, limits, apart| {
+        self.enter(move |gather| {
             let post = Post::empty();
             let at = post.clone();
             let handle = move |gathered: Gathered| {
                 let at = at.clone();
                 async move { at.handle(BatchOf::<T>::gather(gathered)).await }
             };
-            Served::new(grouping(batching, handle, limits, apart), post, make.clone())
+            Served::new(gather.grouping(handle), post, make.clone())
         })
     }
 
     /// Adds the step that `make` makes for each worker.
     fn enter<U, L, O: Operator + 'static>(
         self,
-        make: impl Fn(Batching<T>, Arc<Limits>, Apart) -> O + Send + Sync + 'static,
+        make: impl Fn(Gathering<T>) -> O + Send + Sync + 'static,
     ) -> Stream<U, L> {
-        let Batched { stream, batching } = self;
+        let Batched { stream, batching, repeatable } = self;
         let limits = Limits::new(1);
         let apart = match (stream.keyed, &batching.key) {
             (Keyed::No, _) => Apart::No,
@@ -89,24 +104,44 @@ impl<T: Data, K> Batched<T, K> {
         // Records without a key may be at any worker, those of a key at one: both keep what they have.
         let scales = stream.keyed != Keyed::No;
         let options: Vec<Arc<dyn crate::made::Adjust>> = vec![limits.clone(), Arc::new(batching.parameters.clone())];
-        let shared = limits.clone();
-        let made = Made::operator("batch", move || make(batching.clone(), shared.clone(), apart));
+        let gathering = Gathering { batching, limits: limits.clone(), apart, repeatable };
+        let made = Made::operator("batch", move || make(gathering.clone()));
         stream.enter(Made { stateful: true, scales, options, ..made }, Some(limits))
     }
 }
 
-fn grouping<T: Data, U: Data, F>(
+/// What a step that gathers is made of, but for the handler.
+struct Gathering<T> {
     batching: Batching<T>,
-    handle: impl Fn(Gathered) -> F + Send + Sync + 'static,
     limits: Arc<Limits>,
     apart: Apart,
-) -> impl Operator
-where
-    F: Future<Output = millstream_core::Result<crate::Outcomes<U>>> + Send + 'static,
-{
-    let begin = move |number: u32, gathered: Gathered, limit| {
-        let work = handle(gathered);
-        async move { (number, every(work, limit).await) }
-    };
-    Grouping::new(batching, Crew::new(begin, limits, apart))
+    repeatable: bool,
+}
+
+impl<T> Clone for Gathering<T> {
+    fn clone(&self) -> Self {
+        Gathering { batching: self.batching.clone(), limits: self.limits.clone(), ..*self }
+    }
+}
+
+impl<T: Data> Gathering<T> {
+    fn grouping<U: Data, F>(self, handle: impl Fn(Gathered) -> F + Send + Sync + 'static) -> impl Operator
+    where
+        F: Future<Output = Result<Outcomes<U>>> + Send + 'static,
+    {
+        let Gathering { batching, limits, apart, repeatable } = self;
+        let handle = Arc::new(handle);
+        let begin = move |number: u32, set: Gathered, limit| {
+            let handle = handle.clone();
+            async move {
+                let handled = match repeatable {
+                    true => repeated(&*handle, set, limit, apart).await,
+                    false => every(handle(set), limit).await,
+                };
+                (number, handled)
+            }
+        };
+        let crew = Crew::new(begin, limits, apart);
+        Grouping::new(batching, if repeatable { crew.in_line() } else { crew })
+    }
 }

@@ -260,7 +260,7 @@ impl<T: Data, K> Stream<T, K> {
 
     /// Gathers records to batches for a [handler](Batched::handle).
     pub fn batch(self, batching: Batching<T>) -> Batched<T, K> {
-        Batched { stream: self, batching }
+        Batched::new(self, batching)
     }
 
     /// A step that is an object: `make` makes one for each worker, so that it can own a connection. See [`Worker`].

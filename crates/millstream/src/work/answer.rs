@@ -43,7 +43,7 @@ impl<U> Outcomes<U> {
     }
 
     /// The last word on a record counts.
-    fn set(&mut self, index: usize, outcome: Result<U>) {
+    pub(crate) fn set(&mut self, index: usize, outcome: Result<U>) {
         // An index beyond any batch is no record: it is left out, rather than that memory is taken for it.
         if index >= 1 << 24 {
             tracing::warn!(index, "an outcome for a record that cannot be is left out");

@@ -26,7 +26,15 @@ pub(crate) struct Set {
     pub(crate) absorbed: usize,
 }
 
+impl Set {
+    /// A record that is handled again, so that what it fails with is no other's failure.
+    pub(crate) fn alone(at: Row, key: Option<Bytes>) -> Self {
+        Set { rows: vec![at], key, trigger: Trigger::Retry, absorbed: 0 }
+    }
+}
+
 /// The records of a set with the batches that they are in: what its future gets.
+#[derive(Clone)]
 pub(crate) struct Gathered {
     pub(crate) batches: Vec<Batch>,
     /// Which of the batches, and which record of it.

@@ -275,7 +275,7 @@ pub(super) fn add(dice: &mut Dice, case: &mut Case, outputs: &mut Vec<Open>) {
         Kind::Worker => {
             let weak = dice.roll(4) == 0;
             text = format!("weak {weak}");
-            let handler = Handler { work: step, count_max: 0, one_key: false };
+            let handler = Handler { work: step, count_max: 0, one_key: false, spoils: None };
             streams.push(set.timed(stream.step(move || Object::new(handler.clone(), weak))).into());
         }
         Kind::Prepare => {
@@ -289,14 +289,17 @@ pub(super) fn add(dice: &mut Dice, case: &mut Case, outputs: &mut Vec<Open>) {
         }
         Kind::Batch | Kind::BatchWorker => {
             let Gathering { batching, text: how, count_max, one_key, together } = gathering(dice);
-            let weak = dice.roll(4) == 0;
-            text = format!("{how} weak {weak}");
-            ordered &= (work.faultless() || !work.alone) && together;
-            let handler = Handler { work: step, count_max, one_key };
+            let (weak, repeatable, spoils) = (dice.roll(4) == 0, dice.roll(3) == 0, dice.roll(2) == 0);
+            text = format!("{how} weak {weak} repeatable {repeatable} spoils {spoils}");
+            ordered &= (work.faultless() || !work.alone || repeatable) && together;
+            // A batch that is repeated is so for what no other try helps.
+            let spoils = spoils.then_some(if repeatable { ErrorKind::Rejected } else { ErrorKind::Unavailable });
+            let handler = Handler { work: step, count_max, one_key, spoils };
             if count_max < usize::MAX {
                 case.knobs.batches.push((settings.name.clone(), count_max as u64));
             }
             let batched = stream.batch(batching);
+            let batched = if repeatable { batched.repeatable() } else { batched };
             streams.push(if kind == Kind::Batch {
                 set.bounded(batched.handle(move |batch| handler.clone().handle(batch))).into()
             } else {

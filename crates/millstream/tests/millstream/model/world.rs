@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use millstream::{BatchOf, BatchWorker, Error, ErrorKind, Outcomes, Result, Worker};
+use millstream::{BatchOf, BatchWorker, Error, ErrorKind, Outcomes, Result, Trigger, Worker};
 
 /// What becomes of a record at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +199,8 @@ pub(super) struct Handler {
     pub(super) count_max: usize,
     /// Whether it has records of one key only.
     pub(super) one_key: bool,
+    /// What all records of a batch fail with where one of them is a bad one.
+    pub(super) spoils: Option<ErrorKind>,
 }
 
 impl Handler {
@@ -212,7 +214,16 @@ impl Handler {
         if self.one_key && (1..batch.len()).any(|nth| key(nth) != key(0)) {
             world.is_wrong(format!("step {} has a batch of several keys", self.work.step));
         }
+        let again = batch.records().any(|record| record.attempts() > 0);
+        if (again || batch.trigger() == Trigger::Retry) && (batch.len() > 1 || batch.trigger() != Trigger::Retry) {
+            world.is_wrong(format!("step {} has some again in a batch of {}", self.work.step, batch.len()));
+        }
         self.work.together(&batch[0]).await?;
+        if let Some(kind) = self.spoils.filter(|_| batch.len() > 1)
+            && batch.iter().any(|value| self.work.fate(value) == Fate::Dead)
+        {
+            return Err(Error::new(kind, "one of them is a bad one"));
+        }
         let mut outcomes = Outcomes::new();
         for (nth, value) in batch.iter().enumerate() {
             match self.work.meet(value) {

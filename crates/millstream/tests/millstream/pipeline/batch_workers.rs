@@ -107,6 +107,15 @@ behaviours! {
         assert_eq!([hooks("init"), hooks("drain"), hooks("terminate")], [3, 3, 3]);
     }
 
+    async fn a_repeatable_batch_worker_that_panics_is_given_its_records_one_by_one() {
+        let (bed, (make, log, _)) = (Bed::new(), inserts(Ok(())));
+        let batches = bed.pipeline.values([1, 13, 2, 3u64]).batch(Batching::count(2)).repeatable();
+        bed.collect(batches.step(make).name("insert"));
+        bed.run().await;
+        assert_eq!((bed.delivered(), bed.dead()), (texts([1, 2, 3]), vec![dead("13", "E_PANIC")]));
+        assert_eq!(log.all(), ["1 init", "1 drain after 3", "1 terminate"]);
+    }
+
     async fn a_panic_of_a_batch_worker_is_an_error_of_its_batch_and_the_worker_goes_on() {
         let (bed, (make, log, _)) = (Bed::new(), inserts(Ok(())));
         bed.collect(bed.pipeline.values([1, 13, 2, 3u64]).batch(Batching::count(2)).step(make).name("insert"));

@@ -286,6 +286,72 @@ behaviours! {
         assert_eq!(bed.delivered().len(), 60);
     }
 
+    async fn a_record_that_is_tried_again_comes_alone_and_drags_no_other_with_it() {
+        let bed = Bed::new();
+        let log: Seen<u64> = Seen::default();
+        let seen = log.clone();
+        let handled = bed.numbers(12).batch(Batching::count(4)).handle(move |batch| {
+            seen.lock().unwrap().push((batch.to_vec(), None, batch.trigger()));
+            let answer = if batch.contains(&5) { Err(Error::new(ErrorKind::Unavailable, "five")) } else { Ok(batch.to_vec()) };
+            async move { answer.map(|values| values.into_iter().map(Ok::<_, Error>).collect::<Vec<_>>()) }
+        });
+        bed.collect(handled.on_error(ErrorRule::any().retry(Retry::times(3).delay(Duration::from_millis(1)))));
+        bed.run().await;
+        assert_eq!((bed.delivered().len(), bed.dead()), (11, vec![dead("5", "E_UNAVAILABLE")]));
+        let again: Vec<_> = log.lock().unwrap().iter().filter(|(.., why)| *why == Trigger::Retry).cloned().collect();
+        let of = |n: u64| again.iter().filter(|(values, ..)| *values == [n]).count();
+        assert_eq!((again.len(), [4, 5, 6, 7].map(of)), (6, [1, 3, 1, 1]));
+    }
+
+    async fn a_repeatable_batch_that_fails_as_a_whole_is_handled_again_record_by_record() {
+        let bed = Bed::new();
+        bed.collect(bed.numbers(12).batch(Batching::count(4)).repeatable().handle(|batch| async move {
+            assert!(!batch.contains(&3), "three");
+            if batch.contains(&6) {
+                return Err(Error::new(ErrorKind::Rejected, "six"));
+            }
+            assert_eq!(batch.len() == 1, batch.trigger() == Trigger::Retry);
+            Ok(batch.into_iter().map(Ok::<_, Error>).collect::<Vec<_>>())
+        }));
+        bed.run().await;
+        let good = texts((0..12).filter(|n| ![3, 6].contains(n)));
+        assert_eq!((bed.delivered(), bed.dead()), (good, vec![dead("3", "E_PANIC"), dead("6", "E_REJECTED")]));
+    }
+
+    async fn what_the_system_cannot_do_now_is_left_to_the_rules_by_a_repeatable_batch() {
+        let (bed, calls) = (Bed::new(), Arc::new(Mutex::new(Vec::new())));
+        let log = calls.clone();
+        let handled = bed.numbers(4).batch(Batching::count(4)).repeatable().handle(move |batch| {
+            log.lock().unwrap().push(batch.len());
+            async move { Err::<(), _>(Error::new(ErrorKind::Unavailable, "away")) }
+        });
+        handled.on_error(ErrorRule::any().retry(Retry::times(0))).drop();
+        bed.run().await;
+        assert_eq!((bed.dead().len(), calls.lock().unwrap().clone()), (4, vec![4]));
+    }
+
+    async fn of_a_repeatable_batch_what_is_behind_a_failed_record_of_its_key_is_handled_again_behind_it() {
+        let (bed, tried) = (Bed::new(), Arc::new(Mutex::new(0)));
+        let batches = bed.numbers(60).partition_by(|n| n % 3).batch(Batching::count(20)).repeatable();
+        let handled = batches.handle(move |batch| {
+            let tried = tried.clone();
+            async move {
+                let fails = |n: u64| n == 7 && { let mut tried = tried.lock().unwrap(); *tried += 1; *tried < 3 };
+                assert!(!batch.contains(&22), "twenty-two");
+                let of = |n| if fails(n) { Err(Error::new(ErrorKind::Unavailable, "not now")) } else { Ok(n) };
+                batch.into_iter().map(of).collect::<Vec<_>>()
+            }
+        });
+        bed.collect(handled.on_error(ErrorRule::of(ErrorKind::Unavailable).retry(Retry::times(9).delay(Duration::from_millis(1)))));
+        bed.run().await;
+        let delivered = bed.numbers_delivered();
+        for key in 0..3u64 {
+            let of_key: Vec<u64> = delivered.iter().copied().filter(|n| n % 3 == key).collect();
+            assert_eq!(of_key, (key..60).step_by(3).filter(|n| *n != 22).collect::<Vec<_>>());
+        }
+        assert_eq!(bed.dead(), [dead("22", "E_PANIC")]);
+    }
+
     async fn a_batch_knows_where_its_records_come_from() {
         let bed = Bed::new();
         let numbers = bed.numbers(3).key_by(|n| n * 7);
