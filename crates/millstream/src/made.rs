@@ -21,7 +21,6 @@ pub(crate) struct Made {
     pub(crate) outputs: Vec<String>,
     pub(crate) stateful: bool,
     pub(crate) waits: bool,
-    pub(crate) scales: bool,
     pub(crate) deterministic: bool,
     pub(crate) needs_end: bool,
     pub(crate) options: Vec<Arc<dyn Adjust>>,
@@ -38,7 +37,6 @@ impl Made {
             outputs: Vec::new(),
             stateful: false,
             waits: false,
-            scales: true,
             deterministic: true,
             needs_end: false,
             options: Vec::new(),
@@ -89,8 +87,9 @@ impl StepPlan for Made {
         self.needs_end
     }
 
+    /// State is that of a key, or of whichever worker has the record.
     fn scales(&self) -> bool {
-        self.scales
+        true
     }
 
     fn waits(&self) -> bool {

@@ -101,12 +101,10 @@ impl<T: Data, K> Batched<T, K> {
             (_, Key::Record) => Apart::ByKey,
             _ => Apart::All,
         };
-        // Records without a key may be at any worker, those of a key at one: both keep what they have.
-        let scales = stream.keyed != Keyed::No;
         let options: Vec<Arc<dyn crate::made::Adjust>> = vec![limits.clone(), Arc::new(batching.parameters.clone())];
         let gathering = Gathering { batching, limits: limits.clone(), apart, repeatable };
         let made = Made::operator("batch", move || make(gathering.clone()));
-        stream.enter(Made { stateful: true, scales, options, ..made }, Some(limits))
+        stream.enter(Made { stateful: true, options, ..made }, Some(limits))
     }
 }
 

@@ -239,12 +239,7 @@ pub(super) fn add(dice: &mut Dice, case: &mut Case, outputs: &mut Vec<Open>) {
     let kind = Kind::random(dice, case.ends);
     let open = reads(dice, outputs);
     let work = work(dice, case, kind);
-    let mut settings = settings(dice, &work);
-    let mut resized = dice.roll(2) == 0;
-    if matches!(kind, Kind::Batch | Kind::BatchWorker) && !open.keyed {
-        // What it keeps cannot be divided.
-        (settings.workers, resized) = (None, false);
-    }
+    let (settings, resized) = (settings(dice, &work), dice.roll(2) == 0);
     let workers_max = if resized { 4 } else { settings.workers.map_or(open.workers_max, u64::from) };
     let [first, second] = expected(case, &work, kind, &open.records);
     let mut keyed = open.keyed;

@@ -116,6 +116,21 @@ behaviours! {
         assert_eq!(log.all(), ["1 init", "1 drain after 3", "1 terminate"]);
     }
 
+    async fn without_a_key_there_is_one_for_each_worker_too() {
+        let (bed, (make, log, inside)) = (Bed::new(), inserts(Ok(())));
+        let source = millstream_testkit::FakeSource::of(texts((100..900).collect::<Vec<_>>())).in_batches_of(10);
+        let numbers = bed.texts(&source).try_map(|text| text.parse::<u64>()).name("numbers");
+        bed.collect(numbers.batch(Batching::count(4)).step(make).concurrency(4).name("insert"));
+        bed.run().await;
+        let mut delivered = bed.numbers_delivered();
+        delivered.sort_unstable();
+        assert!(delivered.into_iter().eq(100..900));
+        assert!(inside.most() <= 4, "{}", inside.most());
+        let hooks = |hook: &str| sorted(&log).iter().filter(|line| line.contains(hook)).count();
+        assert_eq!([hooks("init"), hooks("drain"), hooks("terminate")], [4, 4, 4]);
+        assert!(!log.all().iter().any(|line| line.ends_with("drain after 0")), "each has had some: {:?}", log.all());
+    }
+
     async fn a_panic_of_a_batch_worker_is_an_error_of_its_batch_and_the_worker_goes_on() {
         let (bed, (make, log, _)) = (Bed::new(), inserts(Ok(())));
         bed.collect(bed.pipeline.values([1, 13, 2, 3u64]).batch(Batching::count(2)).step(make).name("insert"));

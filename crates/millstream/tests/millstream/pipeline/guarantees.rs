@@ -372,6 +372,28 @@ behaviours! {
         assert_eq!(bed.sorted(), expected);
     }
 
+    async fn without_a_key_each_worker_has_open_batches_which_survive_a_change_of_their_number() {
+        let (bed, source, sizes) = (Bed::new(), FakeSource::live().in_batches_of(1), Seen::default());
+        let log = sizes.clone();
+        bed.collect(bed.texts(&source).batch(Batching::count(25)).handle(move |batch: BatchOf<String>| {
+            log.lock().unwrap().push(batch.len() as u64);
+            async move { batch.into_iter().map(Ok::<_, Error>).collect::<Vec<_>>() }
+        }).concurrency(4).name("batch"));
+        let mut running = bed.start();
+        let handle = running.handle();
+        (0..40).for_each(|n| source.push(Some(&format!("k{n}")), n.to_string()));
+        // None of the four has 25 of them.
+        until("open batches", || handle.status().stages["batch"].absorbed == 40).await;
+        handle.set_concurrency("batch", 3).await.unwrap();
+        handle.set_concurrency("batch", 1).await.unwrap();
+        until("a whole batch", || bed.delivered().len() == 25).await;
+        bed.drain(&mut running).await;
+        let mut delivered = bed.numbers_delivered();
+        delivered.sort_unstable();
+        assert!(delivered.into_iter().eq(0..40));
+        assert_eq!(*sizes.lock().unwrap(), [25, 15]);
+    }
+
     async fn a_batch_of_what_two_workers_had_open_is_no_larger_than_it_may_be() {
         let (bed, source, sizes) = (Bed::new(), FakeSource::live(), Seen::default());
         let log = sizes.clone();
@@ -387,6 +409,7 @@ behaviours! {
         handle.set_concurrency("batch", 1).await.unwrap();
         until("a whole batch", || bed.delivered().len() == 25).await;
         source.push(None, "40");
+        until("one more", || handle.status().stages["batch"].absorbed == 41).await;
         bed.drain(&mut running).await;
         assert_eq!(*sizes.lock().unwrap(), [25, 16]);
     }
