@@ -240,7 +240,9 @@ macro_rules! settings {
         }
 
         impl<$($type,)? K: at::Bounded> $handle<$($type,)? K> {
-            /// At most so many records (of a batch handler: batches) under way at once, in each worker.
+            /// At most so many records (of a batch handler: batches; of `prepare`: look-ups) under way at once, in each worker;
+            /// of [`map_blocking`](Stream::map_blocking): in all workers together. Where one set of records may hold any key of a
+            /// partitioned stream, as those of `prepare` do, it is one set at a time, whatever is said here.
             pub fn in_flight(self, most: usize) -> Self {
                 self.with_limits(|limits| limits.set_in_flight(most))
             }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, future::Future, num::NonZero, sync::Arc};
 
-use millstream_core::{Error, ErrorKind, Form, Timestamp};
+use millstream_core::{Batch, Error, ErrorKind, Form, Timestamp};
 use millstream_runtime::Dispatch;
 
 use super::{Data, RecordOf, ToBytes, convert::encode, envelope, fold, steps, view};
@@ -13,7 +13,7 @@ use crate::{
     made::Made,
     sink::End,
     stream::{Keyed, Raw, Stream, at},
-    work::{Answer, Limits, Prepared, Worker, each, prepare, working},
+    work::{Answer, Limits, Prepared, Worker, each, every, prepare, working},
 };
 
 /// Records under way of an asynchronous step that does not say how many.
@@ -207,10 +207,10 @@ impl<T: Data, K> Stream<T, K> {
         let shared = limits.clone();
         let made = Made::operator(verb, move || {
             let start = start.clone();
-            let begin = move |batch: &millstream_core::Batch, row: usize| {
+            let begin = move |batch: &Batch, row: usize, limit| {
                 // All of the user's code runs in the future, where a panic is contained.
                 let (batch, start) = (batch.clone(), start.clone());
-                async move { start(value_of::<T>(&batch, row)?).await }
+                every(async move { start(value_of::<T>(&batch, row)?).await }, limit)
             };
             each::<T, U, _>(begin, shared.clone(), keyed)
         });
@@ -218,8 +218,8 @@ impl<T: Data, K> Stream<T, K> {
     }
 
     /// Replaces each value by what a function comes to that blocks or computes for long: it runs on a thread for such work, and
-    /// up to [`in_flight`](Stream::in_flight) of them (one for each processor if not said) together. What takes longer than
-    /// the [`timeout`](Stream::timeout) fails; its thread is free when the function returns.
+    /// up to [`in_flight`](Stream::in_flight) of them (one for each processor if not said) in all workers together. What takes longer
+    /// than the [`timeout`](Stream::timeout), from when it has a thread, fails; the thread is free when the function returns.
     pub fn map_blocking<U: Data, E: Failure>(
         self,
         map: impl Fn(&T) -> Result<U, E> + Send + Sync + 'static,
@@ -229,22 +229,17 @@ impl<T: Data, K> Stream<T, K> {
         let shared = limits.clone();
         let made = Made::operator("map_blocking", move || {
             let (map, limits) = (map.clone(), shared.clone());
-            let begin = move |batch: &millstream_core::Batch, row: usize| {
+            let begin = move |batch: &Batch, row: usize, limit| {
                 let (batch, map, limits) = (batch.clone(), map.clone(), limits.clone());
                 async move {
+                    // The time of a record begins when it has a thread.
                     let thread = limits.thread().await;
                     let work = move || {
                         let _thread = thread;
                         let value = view::<T>(&batch).get(row).ok_or_else(no_value)?;
                         outcome(map(value))
                     };
-                    match tokio::task::spawn_blocking(work).await {
-                        Ok(done) => done,
-                        Err(error) => Err(error.try_into_panic().map_or_else(
-                            |_| Error::new(ErrorKind::Interrupted, "the process ends before the work is done"),
-                            |panic| millstream_core::panicked(&*panic),
-                        )),
-                    }
+                    every(on_a_thread(work), limit).await
                 }
             };
             each::<T, U, _>(begin, shared.clone(), keyed)
@@ -279,7 +274,20 @@ impl<T: Data + AsRef<[u8]>, K> Stream<T, K> {
     }
 }
 
-fn value_of<T: Data>(batch: &millstream_core::Batch, row: usize) -> millstream_core::Result<T> {
+/// Runs work on a thread for such; a panic is an error.
+async fn on_a_thread<U: Send + 'static>(
+    work: impl FnOnce() -> millstream_core::Result<U> + Send + 'static,
+) -> millstream_core::Result<U> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|error| {
+        Err(error.try_into_panic().map_or_else(
+            |_| Error::new(ErrorKind::Interrupted, "the process ends before the work is done"),
+            |panic| millstream_core::panicked(&*panic),
+        ))
+    })
+}
+
+fn value_of<T: Data>(batch: &Batch, row: usize) -> millstream_core::Result<T> {
     view::<T>(batch).get(row).cloned().ok_or_else(no_value)
 }
 

@@ -18,15 +18,6 @@ use tokio::task::coop::unconstrained;
 use super::{Held, Limits, Row, Slots};
 use crate::typed::{Data, typed};
 
-/// A record's future with its number, its panic and its time-out.
-fn attempt<U>(
-    number: u32,
-    work: impl Future<Output = Result<U>> + Send,
-    limit: Option<Duration>,
-) -> impl Future<Output = (u32, Result<U>)> + Send {
-    every(work, limit).map(move |result| (number, result))
-}
-
 /// A future of user code: a panic is an error, and so is taking longer than `limit`, from now on.
 ///
 /// Made of parts and not an `async fn`, which would hold `work` once more for each layer: it is moved for each record.
@@ -44,11 +35,11 @@ pub(crate) fn every<U>(
     }))
 }
 
-/// An operator that begins `start` for each record.
+/// An operator that begins `start` for each record: a future that keeps the time-out, and does not panic.
 ///
 /// `keyed`: of each key one record at a time is under way; when it fails, those of its key behind it are given back.
 pub(crate) fn each<T: Data, U: Data, F>(
-    start: impl Fn(&Batch, usize) -> F + Send + Sync + 'static,
+    start: impl Fn(&Batch, usize, Option<Duration>) -> F + Send + Sync + 'static,
     limits: Arc<Limits>,
     keyed: bool,
 ) -> impl Operator
@@ -56,7 +47,7 @@ where
     F: Future<Output = Result<U>> + Send + 'static,
 {
     let begin = move |number: u32, batch: &Batch, row: usize, limit: Option<Duration>| {
-        attempt(number, start(batch, row), limit)
+        start(batch, row, limit).map(move |result| (number, result))
     };
     Each {
         begin,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use millstream::{Error, ErrorKind, ErrorRule, Retry};
+use millstream_testkit::FakeSource;
 use tokio::sync::Semaphore;
 
 use super::bed::{Bed, Crowd, dead, texts, until};
@@ -26,6 +27,26 @@ fn retry(attempts: u32) -> ErrorRule {
 }
 
 behaviours! {
+    async fn a_record_that_waits_for_a_thread_is_not_too_slow() {
+        let (bed, limit) = (Bed::new(), Duration::from_millis(50));
+        let (open, shut) = std::sync::mpsc::channel::<()>();
+        let shut = Mutex::new(shut);
+        let source = FakeSource::of(texts(0..2)).in_batches_of(1);
+        let blocked = bed.texts(&source).map_blocking(move |text: &String| {
+            // The first one has the only thread of both workers.
+            let _ = shut.lock().unwrap().recv();
+            Ok::<_, Error>(text.clone())
+        });
+        bed.collect(blocked.concurrency(2).in_flight(1).timeout(limit).name("blocked"));
+        let mut running = bed.start();
+        let handle = running.handle();
+        until("the first to be too slow", || handle.status().stages.get("blocked").is_some_and(|at| at.dead == 1)).await;
+        tokio::time::sleep(3 * limit).await;
+        drop(open);
+        running.wait().await.unwrap();
+        assert_eq!((bed.delivered().len(), bed.dead().len()), (1, 1));
+    }
+
     async fn map_async_keeps_the_order_of_records_whatever_their_futures_take() {
         let bed = Bed::new();
         bed.collect(bed.numbers(5000).map_async(|n| async move {
