@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use millstream_core::{Error, ErrorKind, Result};
+use millstream_core::{Error, ErrorKind, Result, panicked};
 
 /// What a user's closure may fail with: any error, `anyhow::Error`, or a text.
 ///
@@ -45,6 +45,11 @@ impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> Failure for E {
 /// The same for results.
 pub(crate) fn outcome<T, E: Failure>(result: std::result::Result<T, E>) -> Result<T> {
     result.map_err(Failure::into_error)
+}
+
+/// Calls user code outside of any record's catch.
+pub(crate) fn contained<R>(call: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
 /// The kind of an error of another type, where nobody has said what it is.

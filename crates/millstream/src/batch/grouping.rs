@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::{Batching, Trigger, batching::Key, pending::Pending};
 use crate::{
+    failure::contained,
     typed::{Data, typed, view, written_bytes},
     work::{Crew, Gathered, Held, Outcomes, Row, Set},
 };
@@ -137,7 +138,8 @@ where
     }
 
     async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
-        let closed = self.pending.restore(state, &mut self.held, &self.batching)?;
+        // The splitters of open batches see their records once more.
+        let closed = contained(|| self.pending.restore(state, &mut self.held, &self.batching))?;
         closed.into_iter().for_each(|set| self.crew.push(set));
         Ok(())
     }

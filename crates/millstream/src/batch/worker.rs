@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::BatchOf;
 use crate::{
-    failure::{Failure, outcome},
+    failure::{Failure, contained, outcome},
     typed::Data,
     work::{Answer, Outcomes, every},
 };
@@ -147,9 +147,10 @@ impl<O: Operator, T: 'static, W: BatchWorker<T>, M: Fn() -> W + Send + Sync + 's
     }
 
     async fn restore(&mut self, state: Vec<Change>) -> Result<()> {
+        let made = contained(|| Ok((self.make)()))?;
         let begun = {
             let mut post = self.post.0.lock().await;
-            let worker = post.insert((self.make)());
+            let worker = post.insert(made);
             self.begun = true;
             every(worker.init().map(outcome), None).await
         };

@@ -9,12 +9,12 @@ use std::{
 
 use bytes::Bytes;
 use millstream_core::{
-    Batch, Body, Column, ColumnBuilder, Error, ErrorKind, Form, Forms, Output, Parsed, Result, Rows, panicked,
-    try_each_record,
+    Batch, Body, Column, ColumnBuilder, Error, ErrorKind, Form, Forms, Output, Parsed, Result, Rows, try_each_record,
 };
 use serde::Serialize;
 
 use super::Data;
+use crate::failure::contained;
 
 /// Values of type `T`, one a row: the body of a batch of a typed pipeline. Made by typed steps, and by the
 /// [`SourcePlan`](millstream_core::SourcePlan) of a typed source of your own.
@@ -118,11 +118,6 @@ pub(crate) fn pack<T: Serialize>(value: &T) -> Result<Bytes> {
 
 fn unwritten(cause: impl std::error::Error + Send + Sync + 'static, message: &str) -> Error {
     Error::new(ErrorKind::Data, message).caused_by(cause)
-}
-
-/// Calls user code outside of any record's catch.
-fn contained<R>(call: impl FnOnce() -> Result<R>) -> Result<R> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
 /// Reads back what [`pack`] has written.

@@ -8,7 +8,7 @@ use millstream_core::{Batch, Change, Error, ErrorKind, Operator, Output, Result}
 
 use super::{Held, Limits, Row, every};
 use crate::{
-    failure::{Failure, outcome},
+    failure::{Failure, contained, outcome},
     typed::{Data, typed, view},
 };
 
@@ -174,7 +174,7 @@ impl<T: Data, W: Worker<T>, M: Fn() -> W + Send + Sync + 'static> Working<T, W, 
 #[async_trait]
 impl<T: Data, W: Worker<T>, M: Fn() -> W + Send + Sync + 'static> Operator for Working<T, W, M> {
     async fn restore(&mut self, _: Vec<Change>) -> Result<()> {
-        let worker = self.worker.insert((self.make)());
+        let worker = self.worker.insert(contained(|| Ok((self.make)()))?);
         self.begun = true;
         let begun = every(worker.init().map(outcome), None).await;
         if begun.is_err() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream::{Ended, Error, ErrorKind, Result, Then, Worker};
+use millstream::{BatchOf, BatchWorker, Batching, Ended, Error, ErrorKind, Result, Then, Worker};
 use millstream_testkit::FakeSource;
 
 use super::bed::{Bed, Gate, Seen, rule, texts, until};
@@ -53,6 +53,13 @@ impl Worker<String> for Told {
         tokio::task::yield_now().await;
         self.hooks[2]().unwrap();
     }
+}
+
+impl BatchWorker<String> for Told {
+    type Answer = ();
+    type Error = millstream::Error;
+
+    async fn handle(&mut self, _: BatchOf<String>) {}
 }
 
 fn told(log: &Seen<String>, hooks: [Hook; 3]) -> impl Fn() -> Told + Send + Sync + 'static {
@@ -108,6 +115,24 @@ behaviours! {
     async fn a_panic_of_init_stops_the_pipeline_and_the_object_is_brought_to_its_end() {
         let (ended, hooks) = finished([PANICS, FINE, FINE]).await;
         assert_eq!((ended.unwrap_err().kind(), hooks), (ErrorKind::Panic, texts(["1 init", "1 terminate"])));
+    }
+
+    async fn a_panic_of_the_factory_stops_the_pipeline_and_says_at_which_stage() {
+        fn none() -> Told {
+            panic!("no more connections")
+        }
+        for batches in [false, true] {
+            let bed = Bed::new();
+            let texts = bed.texts(&FakeSource::of(["a"]));
+            match batches {
+                false => bed.collect(texts.step(none).name("insert")),
+                true => bed.collect(texts.batch(Batching::count(1)).step(none).name("insert")),
+            }
+            let error = bed.pipeline.run().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Panic);
+            let text = error.chain();
+            assert!(text.contains("no more connections") && text.contains("insert"), "{text}");
+        }
     }
 
     async fn an_error_of_drain_fails_the_run_and_terminate_follows() {
