@@ -1,10 +1,13 @@
 //! Steps that are objects: their hooks, and one for each worker.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use millstream::{Error, ErrorKind, Result, Worker};
 
-use super::bed::{Bed, dead, texts, until};
+use super::bed::{Bed, Gate, dead, texts, until};
 
 /// Writes down which of its hooks were called; is made with a number of its own.
 struct Told {
@@ -43,6 +46,22 @@ impl Worker<u64> for Told {
     }
 }
 
+/// Takes its time, and waits at a gate before the second record.
+struct Slow(Gate);
+
+impl Worker<u64> for Slow {
+    type Output = u64;
+    type Error = millstream::Error;
+
+    async fn handle(&mut self, n: u64) -> Result<u64> {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if n == 1 {
+            self.0.passed().await;
+        }
+        Ok(n)
+    }
+}
+
 type Log = Arc<Mutex<Vec<String>>>;
 
 fn told(log: &Log, init: Result<()>) -> impl Fn() -> Told + Send + Sync + 'static {
@@ -61,6 +80,17 @@ fn sorted(log: &Log) -> Vec<String> {
 }
 
 behaviours! {
+    async fn what_a_slow_worker_has_done_does_not_wait_for_what_it_is_at() {
+        let (bed, gate) = (Bed::new(), Gate::default());
+        let second = gate.clone();
+        bed.collect(bed.numbers(10).step(move || Slow(second.clone())));
+        let mut running = bed.start();
+        until("the first", || bed.delivered() == ["0"]).await;
+        gate.open();
+        running.wait().await.unwrap();
+        assert_eq!(bed.delivered(), texts(0..10));
+    }
+
     async fn hooks_are_called_once_each_also_where_records_failed() {
         let bed = Bed::new();
         let log = Log::default();
