@@ -139,8 +139,8 @@ impl Written {
 
 #[async_trait]
 impl Sink for PartitionedSink {
-    fn introduce(&mut self, stamp: &Stamp) {
-        self.inner.introduce(stamp);
+    fn introduce(&mut self, name: &str, stamp: &Stamp) {
+        self.inner.introduce(name, stamp);
     }
 
     fn join(&mut self, share: &Share) -> Result<()> {

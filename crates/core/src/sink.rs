@@ -21,9 +21,10 @@ pub type WriteId = u64;
 /// All calls come from one task. Bodies may be parsed: call [`Batch::into_bytes`].
 #[async_trait]
 pub trait Sink: Send {
-    /// Who writes, with the newest epoch that counts. Comes before `open` in a pipeline.
-    fn introduce(&mut self, stamp: &Stamp) {
-        let _ = stamp;
+    /// Who writes: the sink's name in its pipeline, the same for as long as there are tokens of it, and the pipeline with the
+    /// newest epoch that counts. Comes before `open` in a pipeline.
+    fn introduce(&mut self, name: &str, stamp: &Stamp) {
+        let _ = (name, stamp);
     }
 
     /// Takes part in the transactions of a host; see [`Host::share`]. Comes before `open`.

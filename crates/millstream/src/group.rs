@@ -465,7 +465,7 @@ async fn settle(plan: &Plan, options: &RunOptions, home: &Home) -> Result<bool> 
         }
         let mut sink = sink.create()?;
         let (pipeline, store_id) = (plan.name.clone(), checkpoint.store_id.clone());
-        sink.introduce(&Stamp { pipeline, store_id, epoch: checkpoint.epoch });
+        sink.introduce(name, &Stamp { pipeline, store_id, epoch: checkpoint.epoch });
         sink.open(tokens).await?;
         sink.close().await?;
     }

@@ -80,10 +80,7 @@ pub(crate) struct RedisHost {
     /// Bytes of what one epoch says in one command.
     bytes_max: usize,
     keys: HostKeys,
-    store: String,
     owner: String,
-    /// Epochs that this owner has tried to commit.
-    tries: u64,
     shared: Arc<Shared>,
 }
 
@@ -95,9 +92,7 @@ impl RedisHost {
             slot,
             bytes_max,
             keys: HostKeys::default(),
-            store: String::new(),
             owner: String::new(),
-            tries: 0,
             shared: Arc::default(),
         }
     }
@@ -133,11 +128,9 @@ impl RedisHost {
         Ok(self.script(&script::host(), &keys, &more))
     }
 
-    /// Puts acknowledgements into a list, of a name that was never used. What becomes of it if the epoch does not count is up
-    /// to the sweep of the next opening.
+    /// Puts acknowledgements into a list. If the epoch does not count, the next owner deletes it.
     async fn stage(&mut self, pieces: &[Vec<u8>]) -> Result<Vec<u8>> {
-        self.tries += 1;
-        let list = self.keys.acks(&self.store, &self.owner, self.tries);
+        let list = self.keys.acks().into_bytes();
         let mut rest = pieces;
         while !rest.is_empty() {
             let mut size = 0;
@@ -148,16 +141,32 @@ impl RedisHost {
             });
             let (now, later) = rest.split_at(fit.count().max(1));
             rest = later;
-            let mut words: Vec<&[u8]> = vec![b"RPUSH", &list];
-            words.extend(now.iter().map(Vec::as_slice));
+            let now: Vec<&[u8]> = now.iter().map(Vec::as_slice).collect();
+            let request = self.script(script::STAGE, std::slice::from_ref(&list), &now);
             // Once: sent again they might be there twice, which would change nothing, but take room.
-            for reply in self.router.once(&[Request::new(&list, &words)]).await? {
+            for reply in self.router.once(&[request]).await? {
                 if let Some(text) = reply.error() {
-                    return Err(refused("stage acknowledgements", self.router.server(), text));
+                    return Err(self.refused("stage acknowledgements", text));
                 }
             }
         }
         Ok(list)
+    }
+
+    fn refused(&self, what: &str, text: &str) -> Error {
+        if text.contains("FENCED") {
+            return Error::new(ErrorKind::Fenced, "a newer runner has taken over this pipeline")
+                .hint("two runners of one pipeline cannot work at the same time");
+        }
+        refused(what, self.router.server(), text)
+    }
+}
+
+/// An epoch that does not count, and why.
+fn not_committed(error: Error) -> Hosted {
+    match error.kind() {
+        ErrorKind::Fenced => Hosted::Fenced(error),
+        _ => Hosted::Aborted(error),
     }
 }
 
@@ -171,7 +180,6 @@ fn unreadable(cause: serde_json::Error) -> Error {
 impl Host for RedisHost {
     fn introduce(&mut self, stamp: &Stamp) {
         self.keys = HostKeys::new(&stamp.pipeline, self.slot);
-        self.store.clone_from(&stamp.store_id);
     }
 
     async fn fence(&mut self) -> Result<Option<Checkpoint>> {
@@ -186,7 +194,7 @@ impl Host for RedisHost {
         }
         self.owner = crate::unique();
         self.shared = Arc::default();
-        let request = self.script(script::FENCE, &[], &[]);
+        let request = self.script(script::FENCE, &[self.keys.acks().into_bytes()], &[]);
         let reply = self.router.one("take over the pipeline", request).await?;
         match reply.first() {
             Item::Text(checkpoint) => serde_json::from_slice(checkpoint).map(Some).map_err(unreadable),
@@ -205,7 +213,7 @@ impl Host for RedisHost {
         };
         let request = match self.transaction(&text, companions).await {
             Ok(request) => request,
-            Err(error) => return Hosted::Aborted(error),
+            Err(error) => return not_committed(error),
         };
         let reply = match self.router.once(&[request]).await.map(|mut replies| replies.pop()) {
             Ok(Some(reply)) => reply,
@@ -220,11 +228,7 @@ impl Host for RedisHost {
                 *self.shared.lock() = Staged::default();
                 Hosted::Committed
             }
-            Some(text) if text.contains("FENCED") => Hosted::Fenced(
-                Error::new(ErrorKind::Fenced, "a newer runner has taken over this pipeline")
-                    .hint("two runners of one pipeline cannot work at the same time"),
-            ),
-            Some(text) => Hosted::Aborted(refused("commit an epoch", self.router.server(), text)),
+            Some(text) => not_committed(self.refused("commit an epoch", text)),
         }
     }
 

@@ -2,12 +2,45 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::client::slot;
+
+/// Whose keys they are. What one sink has prepared is none of the others' business: they may be opened before it counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SinkKeys {
+    /// The store of the pipeline.
+    pub(crate) store: String,
+    /// The sink's name in it.
+    pub(crate) sink: String,
+}
+
+impl SinkKeys {
+    fn list(&self, tag: &str, owner: &str, number: u64) -> Vec<u8> {
+        let SinkKeys { store, sink } = self;
+        format!("{{{tag}}}:millstream:{store}:{sink}:staged:{owner}:{number}").into_bytes()
+    }
+
+    /// What all lists match, whoever staged them.
+    pub(super) fn pattern(&self) -> String {
+        let special = |c: char| matches!(c, '*' | '?' | '[' | ']' | '\\' | '^');
+        let plain = |name: &str| -> String {
+            name.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+        };
+        format!("*:millstream:{}:{}:staged:*", plain(&self.store), plain(&self.sink))
+    }
+
+    /// Beside the lists of a slot: the newest epoch that was moved.
+    pub(super) fn marker(&self, list: &[u8]) -> Vec<u8> {
+        let tag = list.iter().position(|byte| *byte == b'}').and_then(|end| list.get(..=end)).unwrap_or_default();
+        [tag, b":millstream:", self.store.as_bytes(), b":", self.sink.as_bytes(), b":epoch"].concat()
+    }
+}
 
 /// Keys of what one sink stages in one epoch.
 #[derive(Clone, Debug)]
 pub(crate) struct Staging {
-    store: String,
+    of: SinkKeys,
     /// Tells this opening of the sink from all others.
     owner: String,
     /// Counts epochs of this opening.
@@ -17,16 +50,16 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    pub(crate) fn new(store: &str, owner: String, cluster: bool) -> Self {
-        Staging { store: store.to_owned(), owner, number: 0, cluster, names: HashMap::new() }
+    pub(crate) fn new(of: SinkKeys, owner: String, cluster: bool) -> Self {
+        Staging { of, owner, number: 0, cluster, names: HashMap::new() }
     }
 
     /// The list for keys of a slot.
     pub(crate) fn list(&mut self, slot: u16) -> &[u8] {
-        let Staging { store, owner, number, cluster, names } = self;
+        let Staging { of, owner, number, cluster, names } = self;
         names.entry(slot).or_insert_with(|| {
             let tag = if *cluster { tag(slot) } else { "0".to_owned() };
-            staged(&tag, store, owner, &number.to_string())
+            of.list(&tag, owner, *number)
         })
     }
 
@@ -37,14 +70,9 @@ impl Staging {
     }
 }
 
-fn staged(tag: &str, store: &str, owner: &str, what: &str) -> Vec<u8> {
-    format!("{{{tag}}}:millstream:{store}:staged:{owner}:{what}").into_bytes()
-}
-
-/// Where the host of a pipeline keeps its things: the tag, and what stands before their names.
+/// Where the host of a pipeline keeps its things: what stands before their names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HostKeys {
-    tag: String,
     prefix: String,
 }
 
@@ -52,8 +80,8 @@ impl HostKeys {
     /// In a slot of a cluster; without one anywhere.
     pub(super) fn new(pipeline: &str, slot: Option<u16>) -> Self {
         match slot.map(tag) {
-            Some(tag) => HostKeys { prefix: format!("{{{tag}}}:millstream:{pipeline}"), tag },
-            None => HostKeys { prefix: format!("{{{pipeline}}}:millstream"), tag: pipeline.to_owned() },
+            Some(tag) => HostKeys { prefix: format!("{{{tag}}}:millstream:{pipeline}") },
+            None => HostKeys { prefix: format!("{{{pipeline}}}:millstream") },
         }
     }
 
@@ -68,22 +96,9 @@ impl HostKeys {
     }
 
     /// Acknowledgements of one epoch that are too many for one command.
-    pub(super) fn acks(&self, store: &str, owner: &str, number: u64) -> Vec<u8> {
-        staged(&self.tag, store, owner, &format!("acks-{number}"))
+    pub(super) fn acks(&self) -> String {
+        format!("{}:acks", self.prefix)
     }
-}
-
-/// What all lists of a store match.
-pub(super) fn pattern(store: &str) -> String {
-    let special = |c: char| matches!(c, '*' | '?' | '[' | ']' | '\\' | '^');
-    let store: String = store.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect();
-    format!("*:millstream:{store}:staged:*")
-}
-
-/// Beside the lists of a slot: the newest epoch that was moved.
-pub(super) fn marker(list: &[u8], store: &str) -> Vec<u8> {
-    let tag = list.iter().position(|byte| *byte == b'}').and_then(|end| list.get(..=end)).unwrap_or_default();
-    [tag, b":millstream:", store.as_bytes(), b":epoch"].concat()
 }
 
 /// The smallest number that, as a hash tag, lies in a slot. Found by trying, once a slot and epoch.
@@ -99,14 +114,15 @@ mod tests {
 
     #[test]
     fn every_slot_has_a_tag_and_lists_lie_in_it() {
+        let of = SinkKeys { store: "s".into(), sink: "out".into() };
         for wanted in (0..16_384).step_by(500) {
-            let mut staging = Staging::new("s", "o".into(), true);
+            let mut staging = Staging::new(of.clone(), "o".into(), true);
             let list = staging.list(wanted).to_vec();
             assert_eq!(slot(&list), wanted);
-            assert_eq!(slot(&marker(&list, "s")), wanted);
+            assert_eq!(slot(&of.marker(&list)), wanted);
             let host = HostKeys::new("p", Some(wanted));
-            for key in [host.owner().into_bytes(), host.checkpoint().into_bytes(), host.acks("s", "o", 1)] {
-                assert_eq!(slot(&key), wanted);
+            for key in [host.owner(), host.checkpoint(), host.acks()] {
+                assert_eq!(slot(key.as_bytes()), wanted);
             }
         }
     }

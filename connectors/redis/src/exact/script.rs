@@ -50,8 +50,16 @@ const HOST: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.e
     redis.call('SET', KEYS[2], ARGV[2]) \
     return 1";
 
-/// Keys: owner, checkpoint. Argument: our token.
-pub(super) const FENCE: &str = "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[2])";
+/// Keys: owner, checkpoint, staged acknowledgements. Argument: our token.
+pub(super) const FENCE: &str = "redis.call('SET', KEYS[1], ARGV[1]) \
+    redis.call('DEL', KEYS[3]) \
+    return redis.call('GET', KEYS[2])";
+
+/// Keys: owner, checkpoint, staged acknowledgements. Arguments: our token, and more of them.
+pub(super) const STAGE: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then \
+    return redis.error_reply('FENCED by another runner') end \
+    for i = 2, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end \
+    return #ARGV";
 
 /// Keys: owner, checkpoint. Argument: our token.
 pub(super) const FORGET: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then \

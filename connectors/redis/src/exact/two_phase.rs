@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use millstream_core::{Epoch, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{names, script};
+use super::{names::SinkKeys, script};
 use crate::{
     client::{Request, Router, slot},
     error::{refused, unexpected},
@@ -18,7 +18,8 @@ const SCAN_COUNT: &[u8] = b"1000";
 /// What was prepared in one epoch; the token in the checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Prepared {
-    pub(crate) store: String,
+    #[serde(flatten)]
+    pub(crate) of: SinkKeys,
     pub(crate) parts: Vec<Part>,
 }
 
@@ -40,7 +41,7 @@ pub(crate) async fn commit(router: &mut Router, prepared: &Prepared, epoch: Epoc
     let (script, epoch) = (script::commit(), epoch.to_string());
     let mut requests = Vec::with_capacity(prepared.parts.len());
     for part in &prepared.parts {
-        let marker = names::marker(part.list.as_bytes(), &prepared.store);
+        let marker = prepared.of.marker(part.list.as_bytes());
         let keys = (2 + part.streams.len()).to_string();
         let mut words: Vec<&[u8]> = vec![b"EVAL", script.as_bytes(), keys.as_bytes(), part.list.as_bytes(), &marker];
         words.extend(part.streams.iter().map(Vec::as_slice));
@@ -72,9 +73,9 @@ pub(crate) async fn abort(router: &mut Router, prepared: &Prepared) -> Result<()
     Ok(())
 }
 
-/// Deletes all that was ever staged for a store and has not been moved: no checkpoint names it.
-pub(crate) async fn sweep(router: &mut Router, store: &str) -> Result<()> {
-    let pattern = names::pattern(store);
+/// Deletes all that was ever staged for a sink and has not been moved: no checkpoint names it.
+pub(crate) async fn sweep(router: &mut Router, of: &SinkKeys) -> Result<()> {
+    let pattern = of.pattern();
     let mut lists: BTreeSet<Vec<u8>> = BTreeSet::new();
     for node in router.topology().await?.nodes() {
         let mut at = b"0".to_vec();

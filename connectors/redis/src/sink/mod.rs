@@ -229,9 +229,9 @@ impl RedisSink {
 
 #[async_trait]
 impl Sink for RedisSink {
-    fn introduce(&mut self, stamp: &Stamp) {
+    fn introduce(&mut self, name: &str, stamp: &Stamp) {
         if let Some(staged) = &mut self.staged {
-            staged.introduce(stamp);
+            staged.introduce(name, stamp);
         }
     }
 

@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     client::Router,
     error::not_open,
-    exact::{self, Part, Prepared, Shared, Staging},
+    exact::{self, Part, Prepared, Shared, SinkKeys, Staging},
 };
 
 /// What is staged in the current epoch.
 #[derive(Debug, Default)]
 pub(super) struct Staged {
-    stamp: Option<Stamp>,
+    of: Option<SinkKeys>,
     /// The transaction of a host; without one epochs are committed in two phases.
     shared: Option<Arc<Shared>>,
     staging: Option<Staging>,
@@ -36,8 +36,8 @@ struct Saved {
 }
 
 impl Staged {
-    pub(super) fn introduce(&mut self, stamp: &Stamp) {
-        self.stamp = Some(stamp.clone());
+    pub(super) fn introduce(&mut self, name: &str, stamp: &Stamp) {
+        self.of = Some(SinkKeys { store: stamp.store_id.clone(), sink: name.to_owned() });
     }
 
     pub(super) fn join(&mut self, share: &Share) -> Result<()> {
@@ -47,20 +47,18 @@ impl Staged {
         Ok(())
     }
 
-    fn store(&self) -> Result<&str> {
-        let stamp =
-            self.stamp.as_ref().ok_or_else(|| Error::new(ErrorKind::Bug, "the sink does not know its pipeline"))?;
-        Ok(&stamp.store_id)
+    fn keys_of(&self) -> Result<SinkKeys> {
+        self.of.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "the sink does not know its pipeline"))
     }
 
-    /// Commits what the checkpoint names, and forgets all else that was ever staged.
+    /// Commits what the checkpoint names, and forgets all else that this sink ever staged.
     pub(super) async fn open(&mut self, router: &mut Router, resume: &[(Epoch, Token)], cluster: bool) -> Result<()> {
         for (_, token) in resume {
             self.commit(router, token).await?;
         }
-        let store = self.store()?.to_owned();
-        exact::sweep(router, &store).await?;
-        self.staging = Some(Staging::new(&store, crate::unique(), cluster));
+        let of = self.keys_of()?;
+        exact::sweep(router, &of).await?;
+        self.staging = Some(Staging::new(of, crate::unique(), cluster));
         self.keys.clear();
         self.spoiled = None;
         Ok(())
@@ -102,7 +100,7 @@ impl Staged {
     /// The token of what is staged; none where a host takes it, or nothing is.
     pub(super) fn prepare(&mut self, epoch: Epoch) -> Result<Option<Token>> {
         self.check()?;
-        let store = self.store()?.to_owned();
+        let of = self.keys_of()?;
         let staging = self.staging.as_mut().ok_or_else(not_open)?;
         let mut parts = Vec::new();
         for (slot, keys) in std::mem::take(&mut self.keys) {
@@ -113,7 +111,7 @@ impl Staged {
         if parts.is_empty() {
             return Ok(None);
         }
-        Token::new(&Saved { epoch, prepared: Prepared { store, parts } }).map(Some)
+        Token::new(&Saved { epoch, prepared: Prepared { of, parts } }).map(Some)
     }
 
     /// Makes an epoch count.

@@ -26,7 +26,7 @@ fn plan(options: &Value) -> Box<dyn SinkPlan> {
 
 async fn open(options: &Value, store: &str, resume: &[(Epoch, Token)]) -> Box<dyn Sink> {
     let mut sink = plan(options).create().unwrap();
-    sink.introduce(&stamp(store));
+    sink.introduce("out", &stamp(store));
     sink.open(resume).await.unwrap();
     sink
 }
@@ -85,7 +85,7 @@ async fn a_crash_at_any_step_repeats_nothing_and_leaves_nothing() {
     drop(sink);
     let mut sink = open(&options, &store, std::slice::from_ref(&one)).await;
     assert_eq!(stored(redis, &k).await, numbered(0..100));
-    assert_eq!(redis.cli(&["KEYS", &format!("*{store}:staged*")]), "");
+    assert_eq!(redis.cli(&["KEYS", &format!("*{store}:out:staged*")]), "");
     let two = prepared(&mut *sink, 2, 100..200).await;
     sink.commit(&two.1).await.unwrap();
     drop(sink);
@@ -93,9 +93,9 @@ async fn a_crash_at_any_step_repeats_nothing_and_leaves_nothing() {
     open(&options, &store, &[one, two.clone()]).await;
     assert_eq!(stored(redis, &k).await, numbered(0..200));
     // The server forgets what it has done.
-    redis.cli(&["DEL", &format!("{{0}}:millstream:{store}:epoch")]);
+    redis.cli(&["DEL", &format!("{{0}}:millstream:{store}:out:epoch")]);
     let mut sink = plan(&options).create().unwrap();
-    sink.introduce(&stamp(&store));
+    sink.introduce("out", &stamp(&store));
     assert_eq!(sink.open(&[two]).await.unwrap_err().kind(), ErrorKind::StateMismatch);
 }
 
@@ -153,7 +153,7 @@ async fn a_group_and_a_stream_on_one_server_share_a_transaction() {
     host.introduce(&pipeline);
     assert_eq!(host.fence().await.unwrap(), None);
     let mut sink = sink_plan.create().unwrap();
-    sink.introduce(&pipeline);
+    sink.introduce("out", &pipeline);
     sink.join(&host.share()).unwrap();
     sink.open(&[]).await.unwrap();
     let mut source = source_at(redis, source_options, Resume::default()).await;
@@ -197,7 +197,7 @@ async fn a_transaction_whose_answer_is_lost_is_found_again() {
     host.introduce(&pipeline);
     host.fence().await.unwrap();
     let mut sink = sink_plan.create().unwrap();
-    sink.introduce(&pipeline);
+    sink.introduce("out", &pipeline);
     sink.join(&host.share()).unwrap();
     sink.open(&[]).await.unwrap();
     sink.write(value_batch(0..100)).await.unwrap();

@@ -11,5 +11,6 @@ mod lag;
 mod options;
 mod pipeline;
 mod sink;
+mod sinks;
 mod source;
 mod support;

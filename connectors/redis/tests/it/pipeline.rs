@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-fn exact(options: &Value) -> Arc<dyn SinkPlan> {
+pub fn exact(options: &Value) -> Arc<dyn SinkPlan> {
     let context = PlanContext { delivery: Delivery::ExactlyOnce, ..PlanContext::default() };
     for component in millstream_redis::components() {
         if let Planner::Sink(plan) = component.planner {
@@ -27,7 +27,7 @@ fn spec(name: &str, source: &Value, sink: &Value) -> PipelineSpec {
     spec_of(name, source, &[sink])
 }
 
-fn spec_of(name: &str, source: &Value, sinks: &[&Value]) -> PipelineSpec {
+pub fn spec_of(name: &str, source: &Value, sinks: &[&Value]) -> PipelineSpec {
     let source: Arc<dyn SourcePlan> = plan_source(source).unwrap().into();
     let mut spec = PipelineSpec {
         name: name.to_owned(),
@@ -46,7 +46,7 @@ async fn run(spec: &PipelineSpec, seed: u64) -> usize {
     run_killed(plan, 8, 4, seed, PATIENCE * 3).await
 }
 
-fn check(got: &[usize], seed: u64) {
+pub fn check(got: &[usize], seed: u64) {
     let missing: Vec<usize> = (0..5000).filter(|number| got.binary_search(number).is_err()).collect();
     let twice: Vec<usize> = got.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
     assert!(missing.is_empty() && twice.is_empty(), "seed {seed}: missing {missing:?}, twice {twice:?}");
@@ -99,7 +99,7 @@ async fn fill_cluster(options: Value) {
 }
 
 /// The numbers in a stream, ascending.
-async fn stored(options: Value) -> Vec<usize> {
+pub async fn stored(options: Value) -> Vec<usize> {
     let mut source = plan_source(&options).unwrap().create().unwrap();
     source.open(&until_end()).await.unwrap();
     let mut got: Vec<usize> = all(&mut *source).await.iter().map(|value| value[1..].parse().unwrap()).collect();
