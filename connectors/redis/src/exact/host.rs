@@ -45,32 +45,54 @@ impl Shared {
     }
 }
 
-/// What a source has handed over and not acknowledged: key, group and ids of each shard.
+/// What a source has handed over and not acknowledged.
 #[derive(Debug)]
-pub(crate) struct Acks(pub(crate) Vec<(Arc<str>, String, Vec<EntryId>)>);
+pub(crate) struct Acks(pub(crate) Vec<Ack>);
 
-impl Acks {
-    /// The streams that they are of.
-    fn streams(&self) -> impl Iterator<Item = Vec<u8>> {
-        self.0.iter().map(|(key, ..)| key.as_bytes().to_vec())
+/// What is to be acknowledged of one shard, if it is still pending under the name of the member.
+#[derive(Clone, Debug)]
+pub(crate) struct Ack {
+    member: String,
+    key: Arc<str>,
+    group: String,
+    /// Ascending.
+    ids: Vec<EntryId>,
+}
+
+impl Ack {
+    /// Ids of a shard, in any order.
+    pub(crate) fn new(member: &str, key: Arc<str>, group: &str, mut ids: Vec<EntryId>) -> Self {
+        ids.sort_unstable();
+        Ack { member: member.to_owned(), key, group: group.to_owned(), ids }
     }
 
-    /// Packed pieces, each of them for one command: key, group and some ids.
+    /// Without those that are done.
+    fn without(&self, done: &[(String, Companion)]) -> Ack {
+        let same = |done: &&Ack| done.key == self.key && done.group == self.group;
+        let done: Vec<&Ack> = acks(done).filter(same).collect();
+        let mut rest = self.clone();
+        rest.ids.retain(|id| done.iter().all(|done| done.ids.binary_search(id).is_err()));
+        rest
+    }
+
+    /// Packed pieces, each of them for one command: member, key, group and some ids.
     fn pieces(&self) -> impl Iterator<Item = Vec<u8>> {
-        self.0.iter().flat_map(|(key, group, ids)| ids.chunks(PIECE_IDS).map(move |ids| piece(key, group, ids)))
+        self.ids.chunks(PIECE_IDS).map(|ids| {
+            let (mut packed, mut id) = (Packed::default(), Vec::new());
+            packed.array(3 + ids.len());
+            [self.member.as_str(), &self.key, &self.group].iter().for_each(|word| packed.text(word.as_bytes()));
+            for entry in ids {
+                entry.write(&mut id);
+                packed.text(&id);
+            }
+            packed.bytes().to_vec()
+        })
     }
 }
 
-fn piece(key: &str, group: &str, ids: &[EntryId]) -> Vec<u8> {
-    let (mut packed, mut id) = (Packed::default(), Vec::new());
-    packed.array(2 + ids.len());
-    packed.text(key.as_bytes());
-    packed.text(group.as_bytes());
-    for entry in ids {
-        entry.write(&mut id);
-        packed.text(&id);
-    }
-    packed.bytes().to_vec()
+/// Those that are ours, of what all sources give.
+fn acks(companions: &[(String, Companion)]) -> impl Iterator<Item = &Ack> {
+    companions.iter().filter_map(|(_, companion)| companion.downcast_ref::<Acks>()).flat_map(|acks| &acks.0)
 }
 
 /// Carries the checkpoint.
@@ -81,6 +103,8 @@ pub(crate) struct RedisHost {
     bytes_max: usize,
     keys: HostKeys,
     owner: String,
+    /// Of the newest epoch. Where the source has yet to hear of it, it gives the same again with the next.
+    acknowledged: Vec<(String, Companion)>,
     shared: Arc<Shared>,
 }
 
@@ -93,6 +117,7 @@ impl RedisHost {
             bytes_max,
             keys: HostKeys::default(),
             owner: String::new(),
+            acknowledged: Vec::new(),
             shared: Arc::default(),
         }
     }
@@ -111,14 +136,14 @@ impl RedisHost {
 
     /// The script that commits an epoch. What would make it too large is staged before.
     async fn transaction(&mut self, checkpoint: &[u8], companions: &[(String, Companion)]) -> Result<Request> {
-        let acks: Vec<&Acks> = companions.iter().filter_map(|(_, acks)| acks.downcast_ref()).collect();
-        let mut pieces: Vec<Vec<u8>> = acks.iter().flat_map(|acks| acks.pieces()).collect();
+        let acks: Vec<Ack> = acks(companions).map(|ack| ack.without(&self.acknowledged)).collect();
+        let mut pieces: Vec<Vec<u8>> = acks.iter().flat_map(Ack::pieces).collect();
         let size: usize = checkpoint.len() + pieces.iter().map(Vec::len).sum::<usize>();
         let staged = if size > self.bytes_max { Some(self.stage(&std::mem::take(&mut pieces)).await?) } else { None };
         let (keys, lists) = {
             let shared = self.shared.lock();
             let mut streams = shared.streams.clone();
-            streams.extend(acks.iter().flat_map(|acks| acks.streams()));
+            streams.extend(acks.iter().map(|ack| ack.key.as_bytes().to_vec()));
             let keys = shared.lists.iter().cloned().chain(staged.clone()).chain(streams);
             (keys.collect::<Vec<_>>(), shared.lists.len())
         };
@@ -158,6 +183,11 @@ impl RedisHost {
             return Error::new(ErrorKind::Fenced, "a newer runner has taken over this pipeline")
                 .hint("two runners of one pipeline cannot work at the same time");
         }
+        if let Some((_, key)) = text.split_once("NOTOURS ") {
+            let message = format!("another member has taken over records of `{key}` that are in this epoch");
+            return Error::new(ErrorKind::Unavailable, message)
+                .hint("the epoch is played again without them; a longer `claim_idle` makes this rarer");
+        }
         refused(what, self.router.server(), text)
     }
 }
@@ -193,6 +223,7 @@ impl Host for RedisHost {
             .hint("name several of its nodes in the URL: then epochs are committed in two phases"));
         }
         self.owner = crate::unique();
+        self.acknowledged.clear();
         self.shared = Arc::default();
         let request = self.script(script::FENCE, &[self.keys.acks().into_bytes()], &[]);
         let reply = self.router.one("take over the pipeline", request).await?;
@@ -226,6 +257,7 @@ impl Host for RedisHost {
         match reply.error() {
             None => {
                 *self.shared.lock() = Staged::default();
+                self.acknowledged = companions.to_vec();
                 Hosted::Committed
             }
             Some(text) => not_committed(self.refused("commit an epoch", text)),

@@ -32,21 +32,32 @@ const COMMIT: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then \
 
 /// Keys: owner, checkpoint, lists of entries, lists of acknowledgements, streams. All are named, so that a slot that is on its
 /// way stops the script before it begins. Arguments: our token, the checkpoint, how many lists there are of either kind, and
-/// acknowledgements. Those are packed arrays of key, group and ids.
+/// acknowledgements. Those are packed arrays of member, key, group and ascending ids. All that is checked comes before the first
+/// effect: another member may have claimed what we read, and have written it too.
 const HOST: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED by another runner') end \
     local lists = 2 + tonumber(ARGV[3]) \
     local acks = lists + tonumber(ARGV[4]) \
     local wrong = check(acks + 1, #KEYS) \
     if wrong then return redis.error_reply('WRONGTYPE ' .. wrong .. ' is no stream') end \
-    local function acknowledge(packed) \
-    local ack = cmsgpack.unpack(packed) \
-    redis.call('XACK', unpack(ack)) end \
-    for i = 3, lists do move(KEYS[i]) end \
-    for i = 5, #ARGV do acknowledge(ARGV[i]) end \
+    local function each(act) \
+    for i = 5, #ARGV do act(cmsgpack.unpack(ARGV[i])) end \
     for i = lists + 1, acks do \
     for from = 0, redis.call('LLEN', KEYS[i]) - 1, 10 do \
-    for _, packed in ipairs(redis.call('LRANGE', KEYS[i], from, from + 9)) do acknowledge(packed) end end \
-    redis.call('DEL', KEYS[i]) end \
+    for _, packed in ipairs(redis.call('LRANGE', KEYS[i], from, from + 9)) do act(cmsgpack.unpack(packed)) end end end end \
+    local function pending(ack) \
+    local at, from = 4, ack[4] \
+    repeat \
+    local page = redis.call('XPENDING', ack[2], ack[3], from, ack[#ack], 1000, ack[1]) \
+    for _, entry in ipairs(page) do if entry[1] == ack[at] then at = at + 1 end end \
+    from = #page == 1000 and '(' .. page[1000][1] \
+    until at > #ack or not from \
+    return at > #ack end \
+    local foreign \
+    each(function(ack) if not foreign and not pending(ack) then foreign = ack[2] end end) \
+    if foreign then return redis.error_reply('NOTOURS ' .. foreign) end \
+    for i = 3, lists do move(KEYS[i]) end \
+    each(function(ack) redis.call('XACK', unpack(ack, 2)) end) \
+    for i = lists + 1, acks do redis.call('DEL', KEYS[i]) end \
     redis.call('SET', KEYS[2], ARGV[2]) \
     return 1";
 

@@ -48,7 +48,7 @@ use self::{
 use crate::{
     client::{Router, Topology},
     error::not_open,
-    exact::Acks,
+    exact::{Ack, Acks},
     id::EntryId,
     options::RedisSourceOptions,
     server::Server,
@@ -352,10 +352,10 @@ impl Source for RedisSource {
         let of_shard = |(shard, mark): (&ShardKey, &Mark)| {
             let Mark::Read(upto) = mark else { return None };
             let ids = member.ledger.upto(shard, *upto);
-            Some((open.names.get(shard)?.clone(), member.group.name.clone(), ids))
+            let name = open.names.get(shard).filter(|_| !ids.is_empty())?;
+            Some(Ack::new(&member.name, name.clone(), &member.group.name, ids))
         };
-        let acks = open.marks.iter().filter_map(of_shard).filter(|(.., ids)| !ids.is_empty()).collect();
-        Some(Arc::new(Acks(acks)))
+        Some(Arc::new(Acks(open.marks.iter().filter_map(of_shard).collect())))
     }
 
     async fn close(&mut self) -> Result<()> {

@@ -134,3 +134,48 @@ fn only_keys_that_certainly_share_a_slot_share_a_transaction() {
     // In whatever order the nodes are named.
     assert_eq!(plan(&json!({"url": "redis://b,a", "stream": "{t}"})).transaction(), tagged);
 }
+
+/// What a member named `m` has read of a stream and put into a transaction.
+async fn read_by_a_member(redis: &Redis, from: &str, sink: Value) -> (Box<dyn Host>, Vec<(String, Companion)>) {
+    fill(redis, from, 0..2500).await;
+    let (host, mut sink) = hosted(&options(redis, sink)).await;
+    let mut source = source(redis, json!({"stream": from, "group": {"name": "g", "member": "m"}})).await;
+    let companions = relayed(&mut *source, &mut *sink, 2500).await;
+    (host, companions)
+}
+
+#[tokio::test]
+async fn an_epoch_with_records_that_another_member_has_taken_over_does_not_count() {
+    let redis = started!(Redis::shared());
+    for (bytes, acknowledged) in [("4MiB", false), ("4MiB", true), ("1KiB", false), ("1KiB", true)] {
+        let (from, to) = (key(), key());
+        let sink = json!({"stream": to, "script_bytes": bytes});
+        let (mut host, companions) = read_by_a_member(redis, &from, sink).await;
+        let id = redis.cli(&["XRANGE", &from, "-", "+", "COUNT", "1700"]);
+        let id = id.lines().rev().find(|line| line.contains('-')).unwrap();
+        redis.cli(&["XCLAIM", &from, "g", "other", "0", id, "JUSTID"]);
+        if acknowledged {
+            redis.cli(&["XACK", &from, "g", id]);
+        }
+        let done = host.commit(&checkpoint(1), &companions).await;
+        let Hosted::Aborted(error) = done else { panic!("{done:?}") };
+        assert!(error.facts().retry && error.message().contains(&from), "{error:?}");
+        assert_eq!(redis.cli(&["XLEN", &to]), "0");
+        let pending = if acknowledged { "2499" } else { "2500" };
+        assert!(redis.cli(&["XPENDING", &from, "g"]).starts_with(pending));
+        assert_eq!(host.fence().await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn what_a_source_gives_again_before_it_hears_of_its_commit_is_acknowledged_once() {
+    let redis = started!(Redis::shared());
+    let (from, to) = (key(), key());
+    let (mut host, companions) = read_by_a_member(redis, &from, json!({"stream": to})).await;
+    for epoch in 1..4 {
+        let done = host.commit(&checkpoint(epoch), &companions).await;
+        assert!(matches!(done, Hosted::Committed), "{done:?}");
+        assert!(redis.cli(&["XPENDING", &from, "g"]).starts_with('0'));
+    }
+    assert_eq!(redis.cli(&["XLEN", &to]), "2500");
+}

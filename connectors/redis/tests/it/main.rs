@@ -3,6 +3,7 @@
 
 mod cluster;
 mod conformance;
+mod crash;
 mod exact;
 mod faults;
 mod group;

@@ -101,7 +101,7 @@ async fn two_sinks_over_several_slots_do_not_delete_what_the_other_has_prepared(
     let (one, other) = (scene.far(), scene.far());
     run(&scene.spec(&[&one, &other])).await;
     for (i, sink) in [one, other].iter().enumerate() {
-        check(&scene.written(sink).await, i as u64);
+        check(&scene.written(sink).await, 5000, i as u64);
     }
 }
 
@@ -114,7 +114,7 @@ async fn a_sink_that_hosts_and_one_in_two_phases_stand_beside_each_other_in_any_
         let sinks = if seed == 0 { [&near, &far] } else { [&far, &near] };
         run(&scene.spec(&sinks)).await;
         for sink in sinks {
-            check(&scene.written(sink).await, seed);
+            check(&scene.written(sink).await, 5000, seed);
         }
     }
 }
@@ -125,7 +125,7 @@ async fn two_sinks_in_two_phases_may_write_the_same_slot() {
     let ((one, to_one), (other, to_other)) = (scene.by_header(), scene.by_header());
     run(&scene.spec(&[&one, &other])).await;
     for (i, stream) in [to_one, to_other].iter().enumerate() {
-        check(&stored(json!({"url": scene.url, "stream": stream})).await, i as u64);
+        check(&stored(json!({"url": scene.url, "stream": stream})).await, 5000, i as u64);
     }
 }
 
@@ -146,6 +146,6 @@ async fn dead_letters_in_the_same_cluster_come_once_too() {
         let source = json!({"url": scene.url, "stream": picky["stream"], "value_field": "odd"});
         refused.extend(stored(source).await);
         refused.sort();
-        check(&refused, seed);
+        check(&refused, 5000, seed);
     }
 }
