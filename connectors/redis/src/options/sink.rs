@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use millstream_codec::CodecOptions;
 use millstream_core::{Result, Secret, Size, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub struct RedisSinkOptions {
     pub shards: Option<u32>,
     /// Which shard a record goes to; only with `shards`. By default `key`.
     pub sharder: Option<Sharder>,
+    /// How values are written. By default `bytes`: as they are.
+    pub codec: Option<CodecOptions>,
     /// The field that holds the value.
     #[serde(default = "value_field")]
     pub value_field: String,

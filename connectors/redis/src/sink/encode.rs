@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use millstream_core::{Batch, Error, ErrorKind, RecordRef, Result, Timestamp, WriteId};
+use millstream_codec::{CodecOptions, MessageCodec};
+use millstream_core::{Batch, Error, ErrorKind, Form, RecordRef, Result, Timestamp, WriteId};
 use xxhash_rust::xxh3::{Xxh3DefaultBuilder, xxh3_64};
 
 use super::{
@@ -35,6 +36,9 @@ pub(super) struct Encoder {
     key_field: String,
     ids: SinkIds,
     trim: Option<Trim>,
+    codec: MessageCodec,
+    /// A value in the codec's form.
+    scratch: Vec<u8>,
     /// Records without a key go around.
     turn: u64,
 }
@@ -70,6 +74,7 @@ struct Round<'a> {
 
 impl Encoder {
     pub(super) fn new(options: &RedisSinkOptions) -> Result<Self> {
+        let codec = options.codec.clone().map_or_else(|| CodecOptions::named("bytes"), Ok)?;
         Ok(Encoder {
             template: Template::parse(options.stream.as_deref())?,
             shards: options.shards,
@@ -78,6 +83,8 @@ impl Encoder {
             key_field: options.key_field.clone(),
             ids: options.ids,
             trim: options.trim,
+            codec: codec.message().map_err(|error| error.within("codec"))?,
+            scratch: Vec::new(),
             turn: 0,
         })
     }
@@ -114,6 +121,7 @@ impl Encoder {
         let (mut key, mut packed) = (Vec::new(), Packed::default());
         for (row, record) in batch.iter().enumerate() {
             let placed = self.key(&record, &mut key).and_then(|()| self.check(&record, staging.is_some()));
+            let placed = placed.and_then(|()| self.value(&record));
             match placed.and_then(|()| self.id(&record, appended, now)) {
                 Ok(id) => {
                     let (slot, node) = round.place(&key)?;
@@ -174,6 +182,20 @@ impl Encoder {
             }
         }
         Ok(())
+    }
+
+    /// Puts the value into `scratch`, unless it is in the codec's form as it stands.
+    fn value(&mut self, record: &RecordRef<'_>) -> Result<()> {
+        self.scratch.clear();
+        match record.value().filter(|_| self.encodes(record)) {
+            Some(value) => self.codec.encode(value, record.form(), &mut self.scratch),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the value has another form than the codec's.
+    fn encodes(&self, record: &RecordRef<'_>) -> bool {
+        self.codec.form() == Form::Json && record.form() != Form::Json
     }
 
     /// What stands for the id of the entry; empty: the server's choice.
@@ -256,7 +278,7 @@ impl Entry<'_> {
         match self.record.value() {
             Some(value) => {
                 word(self.encoder.value_field.as_bytes());
-                word(value);
+                word(if self.encoder.encodes(&self.record) { &self.encoder.scratch } else { value });
             }
             None => {
                 word(NULL_FIELD.as_bytes());

@@ -46,7 +46,7 @@ fn child() {
     spec.checkpoint.every = "50ms".parse().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = EmbeddedStore::new(&PathBuf::from(order["folder"].as_str().unwrap()));
+        let store = EmbeddedStore::new(order["folder"].as_str().unwrap());
         let mut options = RunOptions::new(Box::new(store), Arc::new(FakeSink::truncating()));
         options.until_end = order["until_end"].as_bool().unwrap();
         let plan = Plan::new(&spec, &Registry::default(), PlanOptions::default()).unwrap();

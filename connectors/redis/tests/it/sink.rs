@@ -1,6 +1,6 @@
 //! Writing.
 
-use millstream_core::{ErrorKind, Record, Timestamp};
+use millstream_core::{ErrorKind, Form, Record, Timestamp};
 use millstream_testkit::{servers::Redis, started};
 use serde_json::json;
 
@@ -186,4 +186,19 @@ async fn a_server_without_memory_refuses_records_and_takes_them_later() {
     assert!(error.message().contains("OOM") && error.hint_text().unwrap().contains("maxmemory"), "{error:?}");
     redis.cli(&["CONFIG", "SET", "maxmemory", "100mb"]);
     assert!(put(&mut *sink, &[big]).await.rejected.is_empty());
+}
+
+#[tokio::test]
+async fn values_become_what_the_codec_says() {
+    let redis = started!(Redis::shared());
+    let text = Record { form: Form::Text, ..Record::new("in", "a \"b\"") };
+    let json = Record { form: Form::Json, ..Record::new("in", "{\"a\":1}") };
+    let tombstone = Record { value: None, ..text.clone() };
+    for (codec, expected) in [("json", "\"a \\\"b\\\"\""), ("bytes", "a \"b\"")] {
+        let k = key();
+        let mut sink = sink(redis, json!({"stream": k, "codec": codec})).await;
+        assert!(put(&mut *sink, &[text.clone(), json.clone(), tombstone.clone()]).await.rejected.is_empty());
+        let mut source = source_at(redis, json!({"stream": k}), until_end()).await;
+        assert_eq!(all(&mut *source).await, [expected, "{\"a\":1}", "<none>"]);
+    }
 }

@@ -31,7 +31,7 @@ impl Scene {
         let record = |i: usize| {
             let mut record = Record::new("in", format!("v{i}"));
             record.headers = vec![("tag".into(), Some(tag.clone().into()))];
-            record.headers.extend((i % 10 == 0).then(|| ("odd".into(), Some("1".into()))));
+            record.headers.extend(i.is_multiple_of(10).then(|| ("odd".into(), Some("1".into()))));
             record
         };
         for i in 0..5 {
@@ -142,7 +142,7 @@ async fn dead_letters_in_the_same_cluster_come_once_too() {
         spec.dead_letter = Some(DeadLetterSpec { sink: Some(Entry::ready(exact(&letters))), stop_after: None });
         run(&spec).await;
         let mut refused = scene.written(&letters).await;
-        assert!(refused.iter().all(|number| number % 10 == 0));
+        assert!(refused.iter().all(|number| number.is_multiple_of(10)));
         let source = json!({"url": scene.url, "stream": picky["stream"], "value_field": "odd"});
         refused.extend(stored(source).await);
         refused.sort();

@@ -1,7 +1,10 @@
 //! Every block of the specification of pipeline files that this version has.
 
-use millstream_core::{Delivery, Size};
-use millstream_runtime::{Entry, StateSpec, Then, Written};
+use std::path::Path;
+
+use millstream_config::{Variables, parse};
+use millstream_core::{Delivery, Role, Size};
+use millstream_runtime::{Entry, Plan, PlanOptions, StateSpec, Then, Written};
 use serde_json::{Value, json};
 
 use crate::fake::{good, read, shown};
@@ -110,18 +113,18 @@ fn the_steps() {
     assert_eq!(options(&steps[19]), "5s");
 }
 
-#[test]
-fn error_rules_and_dead_letters() {
-    let file = good(
-        r#"
+const ERRORS: &str = r#"
 source: { stdin: {} }
 sink: { stdout: {} }
 errors:
   - { match: { class: timeout }, retry: { attempts: 5, delay: 1s, backoff: 2, jitter: 0.2, delay_max: 30s }, then: dead_letter }
   - { match: { code: E_DECODE, message: "EOF" }, then: drop }
 dead_letter: { stop_after: 1000, file: { path: dead.ndjson } }
-"#,
-    );
+"#;
+
+#[test]
+fn error_rules_and_dead_letters() {
+    let file = good(ERRORS);
     let spec = file.spec();
     assert_eq!(spec.errors[1].then, Some(Then::Drop));
     assert_eq!(spec.errors[0].retry.as_ref().unwrap().attempts, Some(5));
@@ -132,10 +135,7 @@ dead_letter: { stop_after: 1000, file: { path: dead.ndjson } }
     assert!(file.spec().dead_letter.as_ref().unwrap().sink.is_none());
 }
 
-#[test]
-fn the_top_level() {
-    let file = good(
-        r#"
+const TOP_LEVEL: &str = r#"
 name: orders
 description: What it is for
 version: 1.10
@@ -146,8 +146,11 @@ delivery: exactly_once
 state: { memory: {} }
 checkpoint: { every: 2s, count: 10, bytes: 1MiB, in_flight: 2 }
 limits: { memory: 64MiB }
-"#,
-    );
+"#;
+
+#[test]
+fn the_top_level() {
+    let file = good(TOP_LEVEL);
     let spec = file.spec();
     assert_eq!(spec.version.as_deref(), Some("1.10"), "as written, not as a number");
     assert_eq!(spec.tags, ["billing", "2026"]);
@@ -204,4 +207,33 @@ fn anchors_and_merge_keys() {
     );
     assert_eq!(options(&file.spec().sinks[1]), &json!({"path": "y", "codec": "json"}));
     assert_eq!(options(&file.spec().sinks[2]), &json!({"path": "x", "codec": "json"}));
+}
+
+/// Plans a file with the components that this version has: their options are read, and must fit together.
+fn planned(text: &str) {
+    let registry = millstream_bundle::registry();
+    let file = parse(text.as_bytes(), Path::new("p.yaml"), &registry, &Variables::default());
+    let file = file.unwrap_or_else(|wrong| panic!("{text}\n{}", shown(&wrong)));
+    if let Err(errors) = Plan::new(file.spec(), &registry, PlanOptions::default()) {
+        panic!("{text}\n{errors:?}");
+    }
+}
+
+#[test]
+fn what_this_version_has_is_planned_as_written() {
+    planned(STRAIGHT);
+    planned(&GRAPH.replace("    partition_by: .customer\n    concurrency: 4\n", ""));
+    planned(ERRORS);
+    let registry = millstream_bundle::registry();
+    let has = |line: &&str| {
+        let kind = line.trim_start_matches("- ").split(':').next().unwrap();
+        registry.get(Role::Step, kind).is_ok()
+    };
+    let known: Vec<_> = STEPS.lines().filter(has).collect();
+    assert!(known.len() >= 5, "{known:?}");
+    for step in known {
+        let from = if step.contains("route") { "from: [route.big, route.small, route.rest], " } else { "" };
+        let ends = format!("source: {{ file: {{ path: in, codec: json }} }}\nsink: {{ {from}stdout: {{}} }}");
+        planned(&format!("{ends}\nsteps:\n{step}"));
+    }
 }
