@@ -11,6 +11,7 @@
 //! - Groups as they are since KIP-848: rdkafka's `fetch_group_list` shows those of the protocol `consumer` as dead and empty.
 #![allow(unsafe_code)]
 
+mod ends;
 mod outbox;
 
 use std::{
@@ -31,7 +32,10 @@ use rdkafka::{
     error::RDKafkaErrorCode as Code,
 };
 
-pub(crate) use self::outbox::{Reports, Run, Topic};
+pub(crate) use self::{
+    ends::Ends,
+    outbox::{Reports, Run, Topic},
+};
 use crate::context::Context;
 
 type Consumer = BaseConsumer<Context>;
@@ -386,24 +390,38 @@ impl Drop for Answer {
     }
 }
 
+/// Sends a request with its options.
+fn request(
+    client: &Client<Context>,
+    op: rd::rd_kafka_admin_op_t,
+    wait: Duration,
+    send: impl FnOnce(*mut rd::rd_kafka_t, *mut rd::rd_kafka_AdminOptions_t),
+) {
+    let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+    let mut reason = [0; 512];
+    // SAFETY: the client is alive; the options are made here, and destroyed when nobody uses them any more: the request copies
+    // them. The text has the room that is named.
+    unsafe {
+        let native = client.native_ptr();
+        let options = rd::rd_kafka_AdminOptions_new(native, op);
+        rd::rd_kafka_AdminOptions_set_request_timeout(options, wait_ms, reason.as_mut_ptr(), reason.len());
+        send(native, options);
+        rd::rd_kafka_AdminOptions_destroy(options);
+    }
+}
+
 /// Sends a request, and waits for its answer on a queue of its own.
 fn ask(
     client: &Client<Context>,
     op: rd::rd_kafka_admin_op_t,
     wait: Duration,
-    request: impl FnOnce(*mut rd::rd_kafka_t, *const rd::rd_kafka_AdminOptions_t, *mut rd_kafka_queue_t),
+    send: impl FnOnce(*mut rd::rd_kafka_t, *const rd::rd_kafka_AdminOptions_t, *mut rd_kafka_queue_t),
 ) -> Result<Answer, Code> {
     let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-    let mut reason = [0; 512];
-    // SAFETY: the client is alive; options and queue are made here, and destroyed when nobody uses them any more: the
-    // request copies its options and holds its queue. The text has the room that is named.
+    // SAFETY: the client is alive; the queue is made here, and destroyed when nobody uses it any more: the request holds it.
     let event = unsafe {
-        let native = client.native_ptr();
-        let options = rd::rd_kafka_AdminOptions_new(native, op);
-        rd::rd_kafka_AdminOptions_set_request_timeout(options, wait_ms, reason.as_mut_ptr(), reason.len());
-        let queue = rd::rd_kafka_queue_new(native);
-        request(native, options, queue);
-        rd::rd_kafka_AdminOptions_destroy(options);
+        let queue = rd::rd_kafka_queue_new(client.native_ptr());
+        request(client, op, wait, |native, options| send(native, options, queue));
         let event = rd::rd_kafka_queue_poll(queue, wait_ms);
         rd::rd_kafka_queue_destroy(queue);
         event

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::{Batch, Companion, Error, ErrorKind, Position, Result, SeekTo, ShardKey, Stamp};
 
@@ -55,7 +56,8 @@ pub trait Source: Send {
         Vec::new()
     }
 
-    /// Records or bytes that are there and not yet read, where the system tells.
+    /// Records or bytes that are there and not yet read, where the system tells. Asked about once a second: it answers with
+    /// what is known and waits for nobody.
     fn lag(&self) -> Option<Lag> {
         None
     }
@@ -164,7 +166,8 @@ impl Default for Resume {
 }
 
 /// Something countable that lies between two positions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Lag {
     /// Records, where they can be counted.
     pub records: Option<u64>,

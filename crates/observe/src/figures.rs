@@ -52,7 +52,7 @@ const COUNTS: [Count; 11] = [
     ("stage_failures_total", "Failures of records and connections, retried ones too.", |totals| totals.failures),
 ];
 
-const OF_STAGES: [Metric<StageReport>; 10] = [
+const OF_STAGES: [Metric<StageReport>; 12] = [
     ("stage_busy_seconds_total", "Time spent working, summed over the workers.", |stage| {
         Some(stage.totals.busy_ns as f64 / 1e9)
     }),
@@ -78,6 +78,12 @@ const OF_STAGES: [Metric<StageReport>; 10] = [
     }),
     ("stage_queue_bytes_max", "Bytes that may wait in front of the stage.", |stage| {
         stage.queue.map(|queue| queue.bytes_max as f64)
+    }),
+    ("stage_lag_records", "Of a source: records that are there and not yet read, where its system tells.", |stage| {
+        Some(stage.lag?.records? as f64)
+    }),
+    ("stage_lag_bytes", "Of a source: bytes that are there and not yet read, where its system tells.", |stage| {
+        Some(stage.lag?.bytes? as f64)
     }),
 ];
 

@@ -88,6 +88,7 @@ mod tests {
             epochs: epoch,
             epoch_age: None,
             queues: BTreeMap::new(),
+            lags: BTreeMap::new(),
             epoch_latency: Duration::ZERO,
             restarts: 0,
         }

@@ -167,6 +167,7 @@ fn figures(name: &str, workers: u32, status: &Status, window: &Window) -> StageR
         name: name.to_owned(),
         workers,
         queue: status.queues.get(name).filter(|queue| queue.batches_max > 0).map(Queue::from),
+        lag: status.lags.get(name).copied(),
         in_flight: u64::try_from(in_flight).unwrap_or(0),
         totals: now,
         rates: Rates {

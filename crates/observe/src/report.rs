@@ -2,6 +2,7 @@
 //!
 //! Unknown fields are to be ignored and missing ones have defaults, so that a newer program can look at an older one.
 
+use millstream_core::Lag;
 use millstream_runtime::{QueueFigures, StageFigures};
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,8 @@ pub struct StageReport {
     pub shares: Shares,
     /// What waits in front of it, if that is known.
     pub queue: Option<Queue>,
+    /// Of a source: what is there and not yet read, where its system tells; about a second old.
+    pub lag: Option<Lag>,
 }
 
 /// What happens in a second.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::{
+    lag::Lags,
     lease::lock,
     metrics::PipelineMetrics,
     open::DEAD_LETTERS,
@@ -86,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: PipelineMetrics,
     pub(crate) board: Board,
     pub(crate) queues: Queues,
+    pub(crate) lags: Lags,
     pub(crate) taps: Taps,
     /// Made when somebody first listens: an idle pipeline has no use for its room.
     events: OnceLock<broadcast::Sender<Happening>>,
@@ -100,6 +102,7 @@ impl Shared {
             metrics: PipelineMetrics::new(names),
             board: Board::default(),
             queues: Queues::default(),
+            lags: Lags::default(),
             taps: Taps::default(),
             events: OnceLock::new(),
             begun: Mutex::default(),
@@ -204,7 +207,7 @@ impl Handle {
 
     /// Figures at this moment.
     pub fn status(&self) -> Status {
-        let Shared { metrics, board, queues, begun, .. } = &*self.shared;
+        let Shared { metrics, board, queues, lags, begun, .. } = &*self.shared;
         let epochs = metrics.epochs.get();
         Status {
             phase: self.phase.borrow().clone(),
@@ -214,6 +217,7 @@ impl Handle {
             epochs,
             epoch_age: lock(begun).map(|since| since.elapsed()),
             queues: queues.read(),
+            lags: lags.read(),
             epoch_latency: Duration::from_nanos(metrics.epoch_ns.get().checked_div(epochs).unwrap_or(0)),
             restarts: metrics.restarts.get(),
         }

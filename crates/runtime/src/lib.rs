@@ -23,6 +23,7 @@ mod dispatch;
 mod ended;
 mod ending;
 mod handle;
+mod lag;
 mod lease;
 mod metrics;
 mod open;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use millstream_core::{Epoch, Error, ErrorKind, Result, Role, SeekTo, SinkPlan, Store};
+use millstream_core::{Epoch, Error, ErrorKind, Lag, Result, Role, SeekTo, SinkPlan, Store};
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
@@ -133,6 +133,8 @@ pub struct Status {
     pub epoch_age: Option<Duration>,
     /// What waits in the queues before each stage, its workers together.
     pub queues: BTreeMap<String, QueueFigures>,
+    /// What there is for each source to read, about a second old; nothing of one that cannot tell.
+    pub lags: BTreeMap<String, Lag>,
     /// Mean time from cutting an epoch to its decision.
     pub epoch_latency: Duration,
     /// Restarts from a checkpoint.

@@ -86,6 +86,8 @@ pub(crate) struct Progress {
     retry_at: Option<Instant>,
     /// When the claim on what was read is renewed next.
     pub(crate) keep_alive_at: Option<Instant>,
+    /// When the source is asked next how much there is to read.
+    pub(crate) look_at: Option<Instant>,
 }
 
 impl SourceTask {
@@ -102,6 +104,8 @@ impl SourceTask {
             failures: 0,
             retry_at: None,
             keep_alive_at: self.capabilities.keep_alive.map(|every| Instant::now() + every),
+            // What was said before a restart is not true any more.
+            look_at: Some(Instant::now()),
         };
         let again = {
             let mut retained = lock(&self.kept.retained);
@@ -123,7 +127,7 @@ impl SourceTask {
         loop {
             let reads = at.reading && !self.paused && !self.ended && at.decided >= self.read_after;
             let wanted = reads && !self.is_full(&at);
-            let (keep_alive_at, release_at) = (at.keep_alive_at, at.release_at());
+            let (keep_alive_at, release_at, look_at) = (at.keep_alive_at, at.release_at(), at.look_at);
             let heard = hear(&mut **self.lease.source()?, wanted, at.retry_at, &self.context.gates);
             tokio::select! {
                 biased;
@@ -133,6 +137,7 @@ impl SourceTask {
                 },
                 () = sleep(keep_alive_at) => self.keep_alive(&mut at).await?,
                 () = sleep(release_at) => self.release(&mut at).await?,
+                () = sleep(look_at) => self.look(&mut at)?,
                 event = heard => match event {
                     Ok(event) => {
                         if at.failures > 0 {
@@ -275,6 +280,9 @@ impl SourceTask {
         self.give(batch, at).await?;
         if alone {
             self.context.pace.urge();
+        }
+        if at.look_at.is_none() {
+            self.look(at)?;
         }
         if self.counted() { self.end(at).await } else { Ok(()) }
     }

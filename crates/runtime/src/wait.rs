@@ -29,12 +29,13 @@ impl SourceTask {
             return done;
         }
         loop {
-            let keep_alive_at = at.keep_alive_at;
+            let (keep_alive_at, look_at) = (at.keep_alive_at, at.look_at);
             let source = self.lease.source()?;
             tokio::select! {
                 biased;
                 done = &mut work => return done,
                 () = sleep(keep_alive_at) => self.keep_alive(at).await?,
+                () = sleep(look_at) => self.look(at)?,
                 news = source.news() => self.told(news, at)?,
             }
         }

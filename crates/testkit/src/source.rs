@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use millstream_core::{
-    BATCH_RECORDS_MAX, BatchBuilder, Error, Event, Form, Owner, Position, Record, Result, Resume, SeekTo, ShardKey,
-    Source, SourceCapabilities, SourcePlan, Stamp,
+    BATCH_RECORDS_MAX, BatchBuilder, Error, Event, Form, Lag, Owner, Position, Record, Result, Resume, SeekTo,
+    ShardKey, Source, SourceCapabilities, SourcePlan, Stamp,
 };
 use tokio::sync::Notify;
 
@@ -16,6 +16,7 @@ pub struct FakeSource {
     owner: Owner,
     bounded: bool,
     batch: usize,
+    tells_lag: bool,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +47,13 @@ impl FakeSource {
 
     /// An empty log that goes on until it is told to end.
     pub fn live() -> Self {
-        FakeSource { shared: Arc::default(), owner: Owner::Checkpoint, bounded: false, batch: BATCH_RECORDS_MAX }
+        FakeSource {
+            shared: Arc::default(),
+            owner: Owner::Checkpoint,
+            bounded: false,
+            batch: BATCH_RECORDS_MAX,
+            tells_lag: false,
+        }
     }
 
     /// Nobody remembers where it stands: what it has handed over cannot be read again.
@@ -65,6 +72,12 @@ impl FakeSource {
     #[must_use]
     pub fn in_batches_of(self, batch: usize) -> Self {
         FakeSource { batch, ..self }
+    }
+
+    /// Says how much there is to read.
+    #[must_use]
+    pub fn telling_lag(self) -> Self {
+        FakeSource { tells_lag: true, ..self }
     }
 
     /// Adds a record.
@@ -184,6 +197,11 @@ impl Source for Reader {
     async fn commit(&mut self, upto: &Position, _: Option<&Stamp>) -> Result<()> {
         self.fake.lock().committed = Some(upto.clone());
         Ok(())
+    }
+
+    fn lag(&self) -> Option<Lag> {
+        let left = self.fake.lock().records.len().saturating_sub(self.next);
+        self.fake.tells_lag.then_some(Lag { records: Some(left as u64), bytes: None })
     }
 
     async fn seek(&mut self, to: &SeekTo, _: Option<&[ShardKey]>) -> Result<()> {

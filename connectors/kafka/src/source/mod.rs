@@ -8,6 +8,7 @@
 
 mod acks;
 mod assemble;
+mod depth;
 mod group;
 mod handover;
 pub(crate) mod owner;
@@ -252,9 +253,11 @@ impl Source for KafkaSource {
 
     fn lag(&self) -> Option<Lag> {
         let consumer = self.running.as_ref()?.consumer.upgrade()?;
+        let depth = &self.running.as_ref()?.depth;
         let behind = self.positions.iter().map(|(shard, next)| {
             let (topic, partition) = partition_of(shard);
-            let (_, end) = native::watermarks(&consumer, &topic, partition)?;
+            // The one comes with records; the other is asked for, also while none come.
+            let end = native::watermarks(&consumer, &topic, partition).map(|(_, end)| end).max(depth.end(shard))?;
             Some(u64::try_from(end - next).unwrap_or(0))
         });
         Some(Lag { records: Some(behind.sum::<Option<u64>>()?), bytes: None })

@@ -55,6 +55,7 @@ impl Reader {
                 self.inbox.redirect(&topic, partition);
             }
             self.table.insert(begin, self.until_end);
+            self.sounder.depth.note(&begin.shard, begin.end);
         }
         let marks = begins.iter().map(|begin| (begin.shard.clone(), Some(begin.offset))).collect();
         self.handover.push(Item { what: What::Added(begins.iter().map(|begin| begin.shard.clone()).collect()), marks });

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{
     assemble::Assembler,
+    depth::Sounder,
     group::Group,
     handover::{Handover, Item, What},
     plan::Planned,
@@ -48,6 +49,7 @@ pub(super) enum Command {
 pub(super) struct Reader {
     // Fields are dropped in this order: the queue before the client.
     pub(super) inbox: Inbox,
+    pub(super) sounder: Sounder,
     pub(super) cluster: Cluster,
     pub(super) plan: Arc<Planned>,
     pub(super) handover: Arc<Handover>,
@@ -111,6 +113,7 @@ impl Reader {
             self.answer_rebalances()?;
         }
         self.trouble()?;
+        self.sound();
         if self.ended || self.is_held_back()? {
             std::thread::sleep(TURN);
             return Ok(true);

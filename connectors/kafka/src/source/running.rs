@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::{
     assemble::Assembler,
+    depth::{Depth, Sounder},
     group::Group,
     handover::Handover,
     plan::Planned,
@@ -29,7 +30,7 @@ use crate::{
     client::{Cluster, list_of},
     context::Context,
     error::failed,
-    native::Inbox,
+    native::{Ends, Inbox},
 };
 
 /// How long closing waits for the thread: to leave a group takes a request or two.
@@ -39,6 +40,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(10);
 pub(super) struct Running {
     pub(super) handover: Arc<Handover>,
     pub(super) commands: mpsc::Sender<Command>,
+    pub(super) depth: Depth,
     /// Weak: the thread lets the client go, which may block.
     pub(super) consumer: Weak<BaseConsumer<Context>>,
     ended: watch::Receiver<bool>,
@@ -111,9 +113,13 @@ pub(super) fn start(plan: &Arc<Planned>, resume: &Resume, started: Started) -> R
             (None, table, scout)
         }
     };
+    let sounder = Sounder::new(Ends::new(started.cluster.consumer.clone(), plan.options.isolation));
+    let depth = sounder.depth.clone();
+    started.begins.iter().for_each(|begin| depth.note(&begin.shard, begin.end));
     let consumer = Arc::downgrade(&started.cluster.consumer);
     let reader = Reader {
         inbox,
+        sounder,
         cluster: started.cluster,
         plan: plan.clone(),
         handover: handover.clone(),
@@ -135,7 +141,7 @@ pub(super) fn start(plan: &Arc<Planned>, resume: &Resume, started: Started) -> R
     spawned.map_err(|error| Error::new(ErrorKind::Unavailable, "cannot start a thread").caused_by(error))?;
     let held = Arc::new(());
     plan.note_last(ends.clone(), &held);
-    Ok(Running { handover, commands, consumer, ended: ends, _scout: scout, _held: held })
+    Ok(Running { handover, commands, depth, consumer, ended: ends, _scout: scout, _held: held })
 }
 
 /// Dropped when the thread ends, also by a panic: nobody waits for it any more.

@@ -9,6 +9,7 @@ mod faults;
 mod groups;
 mod hosting;
 mod interop;
+mod lag;
 mod members;
 mod pipeline;
 mod reading;

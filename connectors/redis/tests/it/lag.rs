@@ -1,9 +1,11 @@
 //! How much there is to read.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use millstream_core::{Resume, SeekTo, Source};
-use millstream_testkit::{servers::Redis, started};
+use millstream_core::{Registry, Resume, SeekTo, SinkPlan, Source, SourcePlan};
+use millstream_runtime::{Entry, Phase, PipelineSpec, Plan, PlanOptions, RunOptions, Running};
+use millstream_state::{Memory, MemoryStore};
+use millstream_testkit::{FakeSink, servers::Redis, started};
 use serde_json::json;
 
 use crate::support::*;
@@ -82,4 +84,43 @@ async fn a_group_knows_what_none_of_its_members_has_taken() {
     assert!(expected < 200);
     becomes(&mut *one, Some(expected)).await;
     becomes(&mut *two, Some(expected)).await;
+}
+
+#[tokio::test]
+async fn what_a_paused_pipeline_has_not_read_is_its_lag() {
+    let redis = started!(Redis::shared());
+    for more in [json!({}), json!({"group": "g"})] {
+        let k = key();
+        let mut options = options(redis, json!({"stream": k}));
+        options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let source: Arc<dyn SourcePlan> = plan_source(&options).unwrap().into();
+        let sink: Arc<dyn SinkPlan> = Arc::new(FakeSink::plain());
+        fill(redis, &k, 0..10).await;
+        let spec = PipelineSpec {
+            name: "lag".into(),
+            sources: vec![Entry { name: Some("in".into()), ..Entry::ready(source) }],
+            sinks: vec![Entry::ready(sink)],
+            ..PipelineSpec::default()
+        };
+        let plan = Plan::new(&spec, &Registry::default(), PlanOptions::default()).unwrap();
+        let store = Box::new(MemoryStore::new(Memory::new()));
+        let mut running = Running::start(plan, RunOptions::new(store, Arc::new(FakeSink::truncating())));
+        let handle = running.handle();
+        let shown = |expected: u64| {
+            let handle = handle.clone();
+            tokio::time::timeout(PATIENCE, async move {
+                while handle.status().lags.get("in").and_then(|lag| lag.records) != Some(expected) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+        };
+        shown(0).await.expect("all is read");
+        handle.pause();
+        while !matches!(handle.status().phase, Phase::Paused) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        fill(redis, &k, 10..35).await;
+        shown(25).await.expect("nothing of it is read");
+        running.drain(PATIENCE).await.unwrap();
+    }
 }

@@ -3,13 +3,14 @@
 use clap::Args;
 use millstream::{
     Size,
+    core::Lag,
     observe::{BufferReport, PipelineReport, StageReport},
 };
 use serde_json::{Value, json};
 
 use crate::{
     asking::{Found, Which},
-    count::thousands,
+    count::{bytes, thousands},
     exit::{Exit, Outcome},
     output,
     table::Table,
@@ -76,11 +77,13 @@ pub(super) fn head(report: &PipelineReport) -> String {
 }
 
 /// Heads of the table of stages.
-pub(super) const COLUMNS: [&str; 12] =
-    ["STAGE", "KIND", ">IN", ">OUT", ">IN/S", ">OUT/S", ">BUSY", ">BLOCKED", ">IDLE", ">QUEUE", ">PARKED", ">FAILED"];
+pub(super) const COLUMNS: [&str; 13] = [
+    "STAGE", "KIND", ">LAG", ">IN", ">OUT", ">IN/S", ">OUT/S", ">BUSY", ">BLOCKED", ">IDLE", ">QUEUE", ">PARKED",
+    ">FAILED",
+];
 
 /// A stage as a row.
-pub(super) fn cells(stage: &StageReport) -> [String; 12] {
+pub(super) fn cells(stage: &StageReport) -> [String; 13] {
     let share = |share: f64| if stage.role.is_empty() { String::new() } else { format!("{:.0}%", share * 100.0) };
     let rate = |rate: f64| thousands(rate.round() as u64);
     let name = match &stage.waiting {
@@ -91,6 +94,7 @@ pub(super) fn cells(stage: &StageReport) -> [String; 12] {
     [
         name,
         stage.kind.clone(),
+        stage.lag.map_or(String::new(), lag),
         thousands(stage.totals.records_in),
         thousands(stage.totals.records_out),
         rate(stage.rates.records_in),
@@ -102,6 +106,11 @@ pub(super) fn cells(stage: &StageReport) -> [String; 12] {
         thousands(stage.totals.parked),
         thousands(stage.totals.failures),
     ]
+}
+
+/// Records where they can be counted, else bytes.
+fn lag(lag: Lag) -> String {
+    lag.records.map(thousands).or(lag.bytes.map(bytes)).unwrap_or_default()
 }
 
 /// Heads of the table of buffers.

@@ -6,6 +6,7 @@ mod buffers;
 mod control;
 mod exposition;
 mod http;
+mod lag;
 mod spans;
 mod steps;
 mod tapping;
