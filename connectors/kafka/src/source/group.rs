@@ -4,7 +4,7 @@
 //! All the while the client is polled, so that the group knows us alive and other partitions flow.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,7 @@ use rdkafka::{
 use super::{
     handover::{Item, What},
     owner::{self, Committed, decide},
+    places::Sought,
     reader::Reader,
     shards::State,
     start::{begins, partition_of},
@@ -41,6 +42,8 @@ pub(super) struct Group {
     pub(super) stamp: Option<Stamp>,
     /// What our checkpoint says; partitions leave it when they are read.
     pub(super) saved: Position,
+    /// Where partitions are to begin that somebody has sought before they came.
+    pub(super) sought: BTreeMap<ShardKey, Sought>,
     pub(super) keyed: bool,
     /// The pipeline begins anew: what it has committed before is the group's, and no contradiction to its state.
     pub(super) fresh: bool,
@@ -107,7 +110,7 @@ impl Reader {
             };
             begins(&self.cluster, &places, &start, self.on_missing)
         });
-        let begins = match begins {
+        let mut begins = match begins {
             Ok(begins) => begins,
             Err(error) if error.facts().retry => {
                 tracing::debug!(error = %error.chain(), "cannot look up where partitions begin; trying again");
@@ -116,7 +119,11 @@ impl Reader {
             Err(error) => return Err(error),
         };
         if let Some(group) = &mut self.group {
-            shards.iter().for_each(|shard| drop(group.saved.0.remove(shard)));
+            for begin in &mut begins {
+                drop(group.saved.0.remove(&begin.shard));
+                let sought = group.sought.remove(&begin.shard).filter(|sought| sought.offset == begin.offset);
+                begin.skip_to = sought.map_or(begin.skip_to, |sought| sought.skip_to);
+            }
         }
         self.begin(&begins);
         let list: Vec<_> = begins.iter().map(|begin| (partition_of(&begin.shard), begin.offset)).collect();
@@ -184,6 +191,9 @@ impl Reader {
         let Some(group) = &self.group else { return Ok(Vec::new()) };
         let committed = self.committed(shards)?;
         let decided = shards.iter().zip(committed).map(|(shard, committed)| {
+            if let Some(sought) = group.sought.get(shard).filter(|sought| sought.committed == committed) {
+                return Ok((shard.clone(), Some(sought.offset)));
+            }
             let saved = group.saved.shard::<i64>(shard)?;
             let strict = group.keyed && !group.fresh;
             Ok((shard.clone(), decide(shard, &committed, saved, (group.stamp.as_ref(), strict))?))
@@ -196,7 +206,7 @@ impl Reader {
         Ok(self.committed(shards)?.into_iter().map(|committed| committed.offset).collect())
     }
 
-    fn committed(&self, shards: &[ShardKey]) -> Result<Vec<Committed>> {
+    pub(super) fn committed(&self, shards: &[ShardKey]) -> Result<Vec<Committed>> {
         if shards.is_empty() {
             return Ok(Vec::new());
         }

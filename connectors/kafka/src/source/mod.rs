@@ -241,9 +241,15 @@ impl Source for KafkaSource {
     async fn seek(&mut self, to: &SeekTo, shards: Option<&[ShardKey]>) -> Result<()> {
         let (to, shards) = (to.clone(), shards.map(<[ShardKey]>::to_vec));
         let moved = self.ask(|answer| Command::Seek(to, shards, answer)).await?;
-        let marks: Vec<_> = moved.into_iter().map(|(shard, offset)| (shard, Some(offset))).collect();
+        let marks: Vec<_> = moved.read.into_iter().map(|(shard, offset)| (shard, Some(offset))).collect();
         self.note_begins(&marks);
         self.note(marks);
+        if self.acks.is_none() {
+            // Saved with the next checkpoint: what was sought outlives a crash before the group gives the partitions.
+            for (shard, offset) in moved.awaited {
+                self.carried.set(shard, &offset)?;
+            }
+        }
         Ok(())
     }
 

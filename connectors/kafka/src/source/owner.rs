@@ -22,7 +22,7 @@ fn read(metadata: &[u8]) -> Option<Stamp> {
 }
 
 /// What a group has committed for a partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Committed {
     pub(super) offset: Option<i64>,
     pub(super) metadata: Option<Vec<u8>>,

@@ -1,6 +1,6 @@
 //! Where the thread reads: partitions that are found, and places that are sought.
 
-use std::{ffi::CString, thread, time::Instant};
+use std::{ffi::CString, sync::Arc, thread, time::Instant};
 
 use millstream_core::{Error, ErrorKind, Result, SeekTo, ShardKey};
 use rdkafka::{
@@ -9,6 +9,7 @@ use rdkafka::{
 
 use super::{
     handover::{Item, What},
+    owner::Committed,
     reader::{Reader, TURN},
     shards::State,
     start::{Begin, begins, partition_of},
@@ -17,6 +18,23 @@ use crate::{
     client::{Partition, is_passing, list_of},
     error::failed,
 };
+
+/// What seeking comes to: offsets.
+pub(super) struct Moved {
+    /// They are read from here now.
+    pub(super) read: Vec<(ShardKey, i64)>,
+    /// They begin here once the group gives them to us.
+    pub(super) awaited: Vec<(ShardKey, i64)>,
+}
+
+/// Where a partition of a group is to begin that is not read here.
+#[derive(Debug)]
+pub(super) struct Sought {
+    pub(super) offset: i64,
+    pub(super) skip_to: i64,
+    /// Holds as long as the group has this: who commits after us has gone on.
+    pub(super) committed: Committed,
+}
 
 impl Reader {
     /// Reads partitions that were found while running: all of their records are new.
@@ -61,8 +79,9 @@ impl Reader {
         self.handover.push(Item { what: What::Added(begins.iter().map(|begin| begin.shard.clone()).collect()), marks });
     }
 
-    /// Goes elsewhere. What was read from the old places and not yet returned is forgotten.
-    pub(super) fn seek(&mut self, to: &SeekTo, shards: Option<&[ShardKey]>) -> Result<Vec<(ShardKey, i64)>> {
+    /// Goes elsewhere. What was read from the old places and not yet returned is forgotten. In a group all shards are also
+    /// those that have not come yet.
+    pub(super) fn seek(&mut self, to: &SeekTo, shards: Option<&[ShardKey]>) -> Result<Moved> {
         let chosen: Vec<ShardKey> = match shards {
             Some(shards) => shards.to_vec(),
             None => self.table.iter().map(|reading| reading.key.clone()).collect(),
@@ -83,7 +102,10 @@ impl Reader {
         let begins = begins(&self.cluster, &wanted, to, self.on_missing)?;
         let partitions: Vec<(Partition, i64)> =
             begins.iter().map(|begin| (partition_of(&begin.shard), begin.offset)).collect();
-        self.move_to(&partitions)?;
+        let awaited = if shards.is_none() { self.seek_awaited(to)? } else { Vec::new() };
+        if !partitions.is_empty() {
+            self.move_to(&partitions)?;
+        }
         self.hand_over();
         self.handover.forget(&chosen);
         for begin in &begins {
@@ -96,7 +118,32 @@ impl Reader {
             }
         }
         self.ended = false;
-        Ok(begins.into_iter().map(|begin| (begin.shard, begin.offset)).collect())
+        let awaited_at = awaited.iter().map(|(shard, sought)| (shard.clone(), sought.offset)).collect();
+        if let Some(group) = &mut self.group {
+            group.sought.extend(awaited);
+        }
+        let read = begins.into_iter().map(|begin| (begin.shard, begin.offset)).collect();
+        Ok(Moved { read, awaited: awaited_at })
+    }
+
+    /// Where the partitions are to begin that the group has not given us, if it has given us any.
+    fn seek_awaited(&mut self, to: &SeekTo) -> Result<Vec<(ShardKey, Sought)>> {
+        if self.group.is_none() || *to == SeekTo::Committed {
+            return Ok(Vec::new());
+        }
+        let topics = self.cluster.topics(&self.plan.address.topics, self.plan.pattern.as_ref())?;
+        let all = topics.iter().flat_map(|(topic, count)| {
+            let stream: Arc<str> = topic.as_str().into();
+            (0..u64::try_from(*count).unwrap_or(0)).map(move |shard| ShardKey { stream: stream.clone(), shard })
+        });
+        let awaited: Vec<_> = all.filter(|shard| self.table.get(shard).is_none()).collect();
+        let wanted: Vec<_> = awaited.iter().cloned().map(|shard| (shard, None)).collect();
+        let begins = begins(&self.cluster, &wanted, to, self.on_missing)?;
+        let sought = begins.into_iter().zip(self.committed(&awaited)?).map(|(begin, committed)| {
+            let Begin { shard, offset, skip_to, .. } = begin;
+            (shard, Sought { offset, skip_to, committed })
+        });
+        Ok(sought.collect())
     }
 
     pub(super) fn move_to(&self, partitions: &[(Partition, i64)]) -> Result<()> {

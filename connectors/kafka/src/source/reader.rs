@@ -17,6 +17,7 @@ use super::{
     depth::Sounder,
     group::Group,
     handover::{Handover, Item, What},
+    places::Moved,
     plan::Planned,
     scout::Sighting,
     shards::{Reading, State, Table},
@@ -38,7 +39,7 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What the source asks of the thread.
 pub(super) enum Command {
-    Seek(SeekTo, Option<Vec<ShardKey>>, oneshot::Sender<Result<Vec<(ShardKey, i64)>>>),
+    Seek(SeekTo, Option<Vec<ShardKey>>, oneshot::Sender<Result<Moved>>),
     Reopen(Box<Resume>, oneshot::Sender<Result<Vec<(ShardKey, i64)>>>),
     Commit(Vec<(ShardKey, i64)>, Option<Stamp>, oneshot::Sender<Result<()>>),
     Release(Vec<ShardKey>, oneshot::Sender<Result<()>>),

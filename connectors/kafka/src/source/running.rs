@@ -168,6 +168,7 @@ fn subscribe(plan: &Planned, resume: &Resume, started: &Started) -> Result<Group
     Ok(Group {
         stamp: resume.stamp.clone(),
         saved: resume.position.clone().unwrap_or_default(),
+        sought: BTreeMap::new(),
         keyed: resume.keyed,
         fresh: resume.fresh,
         start: resume.start.clone(),

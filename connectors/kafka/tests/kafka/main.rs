@@ -14,5 +14,6 @@ mod members;
 mod pipeline;
 mod reading;
 mod runs;
+mod seeking;
 mod support;
 mod writing;

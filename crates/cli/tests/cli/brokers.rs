@@ -143,3 +143,21 @@ fn what_brokers_refuse_is_told_with_the_address_and_without_the_secret() {
     let first = BufReader::new(waiting.stderr.take().unwrap()).lines().next().unwrap().unwrap();
     assert!(first.contains("127.0.0.1:1/topic") && first.contains("refused"), "{first}");
 }
+
+#[test]
+fn a_position_in_kafka_is_moved_on_purpose_with_a_group_and_without() {
+    let kafka = started!(Kafka::shared());
+    for group in [String::new(), format!(", group: {}", fresh("sought"))] {
+        let (folder, topic) = (Folder::new(), fresh("sought"));
+        kafka.create_topic(&topic, 1, &[]);
+        let url = format!("kafka://{}/{topic}", kafka.bootstrap());
+        folder.feed(&format!("produce {url}"), b"a\nb\nc\nd\n").code(0);
+        folder.write("p.yaml", format!("source: {{ kafka: {{ url: \"{url}\"{group} }} }}\nsink: {{ stdout: {{}} }}\n"));
+        folder.run("run p.yaml --until-end").code(0).prints("a\nb\nc\nd\n");
+        folder.run("state seek p --to 2").code(0).says("the next run goes on at `2`");
+        folder.run("run p.yaml --until-end").code(0).prints("c\nd\n");
+        folder.run("run p.yaml --until-end").code(0).prints("");
+        folder.run("state seek p --to beginning").code(0);
+        folder.run("run p.yaml --until-end").code(0).prints("a\nb\nc\nd\n");
+    }
+}
