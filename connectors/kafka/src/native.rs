@@ -265,6 +265,17 @@ pub(crate) fn watermarks(consumer: &Consumer, topic: &str, partition: i32) -> Op
     (Code::from(answer) == Code::NoError && low >= 0 && high >= 0).then_some((low, high))
 }
 
+/// The name of this member in its group, once it has one.
+pub(crate) fn member_id(client: &Client<Context>) -> Option<String> {
+    // SAFETY: the client is alive; what it answers is null or a text that is ours to let go, and is copied before that.
+    unsafe {
+        let id = rd::rd_kafka_memberid(client.native_ptr());
+        let copied = text(id);
+        rd::rd_kafka_mem_free(client.native_ptr(), id.cast());
+        (!copied.is_empty()).then_some(copied)
+    }
+}
+
 /// A group of consumers, as its coordinator describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupDescription {

@@ -51,6 +51,10 @@ pub(super) struct Group {
     /// Partitions that came, whose begins are not known yet.
     pub(super) coming: Option<TopicPartitionList>,
     pub(super) leaving: Option<Leaving>,
+    /// The topics as they were when it joined, each with its number of partitions.
+    pub(super) topics: BTreeMap<String, i32>,
+    /// When the group was last asked who has its partitions.
+    pub(super) asked_at: Option<Instant>,
     /// With keyed state: how many partitions there are, all of which must be ours; and since when they are not, or when that was told.
     pub(super) needed: Option<usize>,
     pub(super) told_at: Option<Instant>,

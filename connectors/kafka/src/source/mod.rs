@@ -17,6 +17,7 @@ mod plan;
 mod reader;
 mod running;
 mod scout;
+mod settled;
 mod shards;
 mod start;
 

@@ -21,7 +21,7 @@ use super::{
     plan::Planned,
     scout::Sighting,
     shards::{Reading, State, Table},
-    start::missing,
+    start::{missing, no_match},
 };
 use crate::{
     client::Cluster,
@@ -166,7 +166,7 @@ impl Reader {
         for note in notes {
             self.note(note)?;
         }
-        if self.until_end && !self.ended && self.table.all_done() {
+        if self.until_end && !self.ended && (self.table.all_done() || self.has_no_part()) {
             self.ended = true;
             self.push(What::End);
         }
@@ -236,6 +236,9 @@ impl Reader {
             // The code says no more than that; the client keeps the one that does.
             Some(_) if matches!(error, KafkaError::MessageConsumptionFatal(_)) => self.end_member(),
             Some(Code::Fatal) => self.end_member(),
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) if self.plan.pattern.is_some() => {
+                Err(no_match(&self.plan, ErrorKind::Unavailable))
+            }
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
                 Err(failed(format!("a topic of {shown} is gone"), error).hint("create it again, or read others"))
             }

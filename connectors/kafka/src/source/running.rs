@@ -19,12 +19,12 @@ use super::{
     assemble::Assembler,
     depth::{Depth, Sounder},
     group::Group,
-    handover::Handover,
+    handover::{Handover, Item, What},
     plan::Planned,
     reader::{Command, Reader},
     scout::Scout,
     shards::Table,
-    start::{Begin, begins, partition_of},
+    start::{Begin, begins, no_match, partition_of},
 };
 use crate::{
     client::{Cluster, list_of},
@@ -74,6 +74,9 @@ pub(super) fn connect(plan: &Planned, resume: &Resume) -> Result<Started> {
     let cluster = Cluster::new(&plan.access, &plan.config)?;
     cluster.connect()?;
     let topics = cluster.topics(&plan.address.topics, plan.pattern.as_ref())?;
+    if topics.is_empty() && resume.until_end {
+        return Err(no_match(plan, ErrorKind::NotFound));
+    }
     if plan.options.group.is_some() {
         return Ok(Started { cluster, begins: Vec::new(), topics });
     }
@@ -104,6 +107,11 @@ pub(super) fn connect(plan: &Planned, resume: &Resume) -> Result<Started> {
 pub(super) fn start(plan: &Arc<Planned>, resume: &Resume, started: Started) -> Result<Running> {
     let inbox = Inbox::new(started.cluster.consumer.clone());
     let handover = Arc::new(Handover::default());
+    if started.topics.is_empty() {
+        // A state that is told; the first topic that is found ends it.
+        let waits = What::Failed(no_match(plan, ErrorKind::Unavailable));
+        handover.push(Item { what: waits, marks: Vec::new() });
+    }
     let (commands, orders) = mpsc::channel();
     let (group, table, scout) = match &plan.options.group {
         Some(_) => (Some(subscribe(plan, resume, &started)?), Table::default(), None),
@@ -174,6 +182,8 @@ fn subscribe(plan: &Planned, resume: &Resume, started: &Started) -> Result<Group
         start: resume.start.clone(),
         coming: None,
         leaving: None,
+        topics: started.topics.clone(),
+        asked_at: None,
         needed: resume.keyed.then(|| started.topics.values().map(|count| *count as usize).sum()),
         told_at: None,
         begun: false,

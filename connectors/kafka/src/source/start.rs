@@ -2,6 +2,7 @@
 
 use millstream_core::{Error, ErrorKind, Result, SeekTo, ShardKey};
 
+use super::plan::Planned;
 use crate::{
     client::{Cluster, Partition},
     options::OnMissing,
@@ -81,6 +82,15 @@ pub(super) fn missing(shard: &ShardKey, saved: i64, range: Option<(i64, i64)>) -
     };
     Error::new(ErrorKind::StateMismatch, format!("the records of {shard} at offset {saved} are gone{there}"))
         .hint("they have expired, or the topic was made anew; go on with `on_missing: beginning` or `end`, or seek with `millstream state seek`")
+}
+
+/// Only a pattern may lead to no topic.
+pub(super) fn no_match(plan: &Planned, kind: ErrorKind) -> Error {
+    let pattern = plan.options.pattern.as_deref().unwrap_or_default();
+    Error::new(kind, format!("no topic at {} matches `{pattern}`", plan.access.shown)).hint(
+        "check the pattern: `millstream kafka topics URL` lists the topics that this user may see; one that comes later is \
+         found within `discover`, unless the end is what is waited for",
+    )
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod bad_input;
 mod conformance;
 mod crash;
+mod ending;
 mod exact;
 mod faults;
 mod groups;
