@@ -74,7 +74,8 @@ pub trait Source: Send {
         Ok(())
     }
 
-    /// Gives records back to their queue. Only where [`SourceCapabilities::give_back`].
+    /// Gives records back to their queue, as if they had never been handed out; a later `commit` does not cover them. Only
+    /// where [`SourceCapabilities::give_back`].
     async fn give_back(&mut self, records: &Batch) -> Result<()> {
         let _ = records;
         Err(Error::new(ErrorKind::Unsupported, "this source cannot take records back"))

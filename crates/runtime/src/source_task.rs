@@ -7,8 +7,8 @@ use std::{
 };
 
 use millstream_core::{
-    Batch, Delivery, Epoch, Error, Event, Last, Owner, Position, Read, Result, SeekTo, ShardKey, SourceCapabilities,
-    SourceCheckpoint, Stamp,
+    Batch, Delivery, Epoch, Error, ErrorKind, Event, Last, Owner, Position, Read, Result, SeekTo, ShardKey,
+    SourceCapabilities, SourceCheckpoint, Stamp,
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -316,20 +316,38 @@ impl SourceTask {
         self.meanwhile(at, async move { outputs.send(0, batch, &metrics).await }).await
     }
 
-    /// The first `left` records of a batch; the source goes back behind them, where it can.
+    /// The first `left` records of a batch. The rest stays for whoever reads on: the source goes back behind them, or gives the
+    /// rest back; what nobody can read again is gone, as what is left in a pipe.
     async fn cut(&mut self, batch: Batch, left: usize) -> Result<Batch, Halt> {
+        let rest = batch.slice(left, batch.len());
         if self.capabilities.seek {
-            let mut next: BTreeMap<ShardKey, u128> = BTreeMap::new();
-            for record in (left..batch.len()).map(|i| batch.get(i)) {
-                next.entry(record.origin().clone()).or_insert(record.sequence());
-            }
-            for (shard, sequence) in next {
-                let sought = self.lease.call()?.seek(&SeekTo::At(sequence), Some(&[shard])).await;
-                self.lease.done();
-                sought.map_err(|error| self.context.fatal(error))?;
-            }
+            self.go_back_to(&rest).await?;
+        } else if self.capabilities.give_back {
+            let given = self.lease.call()?.give_back(&rest).await;
+            self.lease.done();
+            given.map_err(|error| self.context.fatal(error))?;
+        } else if self.capabilities.owner == Owner::System {
+            // Its next commit would cover all of the batch.
+            let error =
+                Error::new(ErrorKind::Unsupported, "cannot stop in the middle of what this source has handed over")
+                    .hint("leave the count out: it can neither go back nor take records back");
+            return Err(self.context.fatal(error));
         }
         Ok(batch.slice(0, left))
+    }
+
+    /// Lets the source read these records next.
+    async fn go_back_to(&mut self, rest: &Batch) -> Result<(), Halt> {
+        let mut next: BTreeMap<ShardKey, u128> = BTreeMap::new();
+        for record in rest.iter() {
+            next.entry(record.origin().clone()).or_insert(record.sequence());
+        }
+        for (shard, sequence) in next {
+            let sought = self.lease.call()?.seek(&SeekTo::At(sequence), Some(&[shard])).await;
+            self.lease.done();
+            sought.map_err(|error| self.context.fatal(error))?;
+        }
+        Ok(())
     }
 
     /// Applies the rules to records that were read damaged; answers with the others.

@@ -29,29 +29,35 @@ const KEEP_ALIVE: &str = "local from = '-' \
     from = '(' .. page[#page][1] \
     end";
 
-/// Makes all that is pending under our name as old as if nobody had ever cared for it: others may claim it at once. What the
-/// arguments name had been handed over and keeps its count; of the rest it is taken back that it was handed out.
+/// Gives back all that is pending under our name, as old as if nobody had ever cared for it: others may claim it at once. What
+/// the arguments name had been handed over and keeps its count; of the rest it is taken back that it was handed out.
 const RELEASE: &str = "local far = 315360000000 \
-    local function old(id, ...) redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'IDLE', far, 'JUSTID', ...) end \
-    for i = 3, #ARGV do \
-    if redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])[1] then old(ARGV[i]) end \
+    local function give(id, ...) redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, id, 'IDLE', far, 'JUSTID', ...) end \
+    for i = 4, #ARGV do \
+    if redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])[1] then give(ARGV[i]) end \
     end \
     local from = '-' \
     while true do \
     local page = redis.call('XPENDING', KEYS[1], ARGV[1], from, '+', 1000, ARGV[2]) \
-    for i, entry in ipairs(page) do \
-    if entry[3] < far / 2 then old(entry[1], 'RETRYCOUNT', math.max(entry[4] - 1, 0)) end \
-    end \
+    for i, entry in ipairs(page) do give(entry[1], 'RETRYCOUNT', math.max(entry[4] - 1, 0)) end \
     if #page < 1000 then return 0 end \
     from = '(' .. page[#page][1] \
     end";
+
+/// The same of what the arguments name alone, where it still is under our name: nobody has worked on it.
+const GIVE_BACK: &str = "local far = 315360000000 \
+    for i = 4, #ARGV do \
+    local entry = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])[1] \
+    if entry then redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, ARGV[i], 'IDLE', far, \
+    'RETRYCOUNT', math.max(entry[4] - 1, 0), 'JUSTID') end \
+    end return 0";
 
 /// Deletes our name, if nothing is pending under it: Redis would drop that too.
 pub(super) const LEAVE: &str = "if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then \
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2]) end return 0";
 
-/// Ids that one release names: a script holds up the server. What is beyond waits for `claim_idle`.
-const RELEASE_IDS: usize = 10_000;
+/// Ids that one script names: it holds up the server.
+const SCRIPT_IDS: usize = 10_000;
 
 /// Where a shard of a group stands: behind so many that this run of the source has read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +68,10 @@ pub(super) struct GroupMark {
 
 /// What names begin with that are made up for one run.
 pub(super) const MADE_UP: &str = "millstream-";
+
+/// Nobody's name: what was given back waits under it, so that those who have gone leave no name behind. Whoever takes over
+/// the last of it deletes it, as any name that was made up.
+const RETURNED: &str = "millstream-returned";
 
 /// Keys of the shards.
 pub(super) type Names = BTreeMap<ShardKey, Arc<str>>;
@@ -127,7 +137,8 @@ async fn each_key(router: &mut Router, member: &Member, names: &Names, script: &
     check(router, what, replies.iter().filter_map(|reply| reply.error()))
 }
 
-/// Gives back all that is pending under our name; `handed` is what had been handed over.
+/// Gives back all that is pending under our name; `handed` is what had been handed over. Where that is too much for one
+/// script, all of it stays and waits for `claim_idle`.
 pub(super) async fn release(
     router: &mut Router,
     member: &Member,
@@ -136,18 +147,35 @@ pub(super) async fn release(
 ) -> Result<()> {
     // What our lanes had asked for before they ended has been done when this is answered.
     each_key(router, member, names, "return 0", "leave the group").await?;
-    let mut requests = Vec::new();
-    for (shard, name) in names {
-        let ids: Vec<String> = handed(shard).iter().map(EntryId::to_string).collect();
-        if ids.len() > RELEASE_IDS {
-            continue;
-        }
-        let name = name.as_bytes();
-        let mut words: Vec<&[u8]> =
-            vec![b"EVAL", RELEASE.as_bytes(), b"1", name, member.group.name.as_bytes(), member.name.as_bytes()];
-        words.extend(ids.iter().map(String::as_bytes));
-        requests.push(Request::new(name, &words));
-    }
+    let all = names.iter().map(|(shard, name)| (name, handed(shard)));
+    let few = all.filter(|(_, ids)| ids.len() <= SCRIPT_IDS);
+    let requests = few.map(|(name, ids)| returning(member, name, RELEASE, &ids)).collect();
+    hand_back(router, requests).await
+}
+
+/// Gives back these ids of shards, as if they had never been handed out.
+pub(super) async fn give_back(
+    router: &mut Router,
+    member: &Member,
+    names: &Names,
+    shards: &[(ShardKey, Vec<EntryId>)],
+) -> Result<()> {
+    let named = shards.iter().filter_map(|(shard, ids)| Some((names.get(shard)?, ids)));
+    let chunks = named.flat_map(|(name, ids)| ids.chunks(SCRIPT_IDS).map(move |ids| (name, ids)));
+    let requests = chunks.map(|(name, ids)| returning(member, name, GIVE_BACK, ids)).collect();
+    hand_back(router, requests).await
+}
+
+/// A script that gives back what is pending on a key.
+fn returning(member: &Member, name: &Arc<str>, script: &str, ids: &[EntryId]) -> Request {
+    let ids: Vec<String> = ids.iter().map(EntryId::to_string).collect();
+    let (key, group, ours) = (name.as_bytes(), member.group.name.as_bytes(), member.name.as_bytes());
+    let mut words: Vec<&[u8]> = vec![b"EVAL", script.as_bytes(), b"1", key, group, ours, RETURNED.as_bytes()];
+    words.extend(ids.iter().map(String::as_bytes));
+    Request::new(key, &words)
+}
+
+async fn hand_back(router: &mut Router, requests: Vec<Request>) -> Result<()> {
     let replies = router.all(requests).await?;
     check(router, "give records back", replies.iter().filter_map(|reply| reply.error()))
 }

@@ -67,6 +67,16 @@ pub(super) struct Reading {
     pub(super) backlog: Backlog,
 }
 
+impl Reading {
+    /// Our part in a group that keeps what it hands to us; without one nobody can `what`.
+    pub(super) fn keeper(&self, what: &str) -> Result<&Member> {
+        self.member
+            .as_ref()
+            .filter(|member| member.keeps())
+            .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("only a group with `ack: epoch` can {what}")))
+    }
+}
+
 /// Our part in a group.
 #[derive(Debug)]
 pub(super) struct Member {

@@ -162,6 +162,16 @@ impl RedisSource {
     }
 }
 
+/// The ids of records, by shard.
+fn ids_of(records: &Batch) -> Vec<(ShardKey, Vec<EntryId>)> {
+    let mut shards: BTreeMap<ShardKey, Vec<EntryId>> = BTreeMap::new();
+    for record in records.iter() {
+        let ids = shards.entry(record.origin().clone()).or_default();
+        ids.push(EntryId::of_sequence(record.sequence()));
+    }
+    shards.into_iter().collect()
+}
+
 #[async_trait]
 impl Source for RedisSource {
     async fn open(&mut self, resume: &Resume) -> Result<()> {
@@ -281,22 +291,19 @@ impl Source for RedisSource {
 
     async fn acknowledge(&mut self, records: &Batch) -> Result<()> {
         let (router, open) = self.open()?;
-        let Some(member) = open.reading.member.as_ref().filter(|member| member.keeps()) else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "only a group with `ack: epoch` can acknowledge single records",
-            ));
-        };
-        let mut shards: BTreeMap<ShardKey, Vec<EntryId>> = BTreeMap::new();
-        for record in records.iter() {
-            let ids = shards.entry(record.origin().clone()).or_default();
-            ids.push(EntryId::of_sequence(record.sequence()));
-        }
-        let shards: Vec<_> = shards.into_iter().collect();
+        let member = open.reading.keeper("acknowledge single records")?;
+        let shards = ids_of(records);
         group::acknowledge(router, member, &open.names, &shards).await?;
-        shards.iter().for_each(|(shard, ids)| member.ledger.forget(shard, ids));
-        let ledger = member.ledger.clone();
-        open.release_alone(|shard, upto| ledger.upto(shard, upto).is_empty());
+        open.forget(&shards);
+        Ok(())
+    }
+
+    async fn give_back(&mut self, records: &Batch) -> Result<()> {
+        let (router, open) = self.open()?;
+        let member = open.reading.keeper("take records back")?;
+        let shards = ids_of(records);
+        group::give_back(router, member, &open.names, &shards).await?;
+        open.forget(&shards);
         Ok(())
     }
 
@@ -370,10 +377,8 @@ impl Source for RedisSource {
             };
             group::release(&mut self.router, member, &open.names, handed).await?;
         }
-        // A name that is made up anew for each run would stay in the group for ever.
-        if member.group.member.is_none() && open.resume.stamp.is_none() {
-            group::leave(&mut self.router, member, &open.names).await?;
-        }
+        // Names that are made anew for each run would stay in the group for ever.
+        group::leave(&mut self.router, member, &open.names).await?;
         self.router.forget();
         Ok(())
     }

@@ -15,7 +15,10 @@ use super::{
     lane::{Lane, LaneKey, News, Reading, Work},
     scout::Running,
 };
-use crate::client::{Router, Topology, slot};
+use crate::{
+    client::{Router, Topology, slot},
+    id::EntryId,
+};
 
 /// What there is while it is open.
 pub(super) struct Open {
@@ -88,6 +91,13 @@ impl Open {
             member.ledger.forget_upto(&shard, upto);
         }
         Ok(())
+    }
+
+    /// These are not ours any more: they are acknowledged, or given back.
+    pub(super) fn forget(&mut self, shards: &[(ShardKey, Vec<EntryId>)]) {
+        let Some(ledger) = self.reading.member.as_ref().map(|member| member.ledger.clone()) else { return };
+        shards.iter().for_each(|(shard, ids)| ledger.forget(shard, ids));
+        self.release_alone(|shard, upto| ledger.upto(shard, upto).is_empty());
     }
 
     /// Lets the next record that goes alone come, once this one is done with.

@@ -44,6 +44,7 @@ impl SourcePlan for RedisSourcePlan {
             seek: false,
             seek_time: false,
             groups: true,
+            give_back: keeps,
             acknowledge: keeps,
             keep_alive: keeps.then(|| (group.claim_idle.0 / 3).max(Duration::from_millis(1))),
             ..SourceCapabilities::LOG

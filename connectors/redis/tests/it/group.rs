@@ -217,6 +217,58 @@ async fn a_group_begins_where_it_is_told_and_streams_are_made_on_request() {
 }
 
 #[tokio::test]
+async fn what_is_given_back_is_not_acknowledged_and_comes_to_others_at_once_as_if_for_the_first_time() {
+    let redis = started!(Redis::shared());
+    let k = key();
+    fill(redis, &k, 0..100).await;
+    let mut options = member(&k, "a");
+    options["batch"] = json!({"count": 20});
+    let mut one = source(redis, options).await;
+    let batch = next_read(&mut *one).await.unwrap().batch;
+    one.give_back(&batch.slice(5, batch.len())).await.unwrap();
+    // What is given back is renewed by nobody and covered by no commit.
+    one.keep_alive().await.unwrap();
+    commit(&mut *one).await;
+    let mut got = numbered(0..5);
+    let mut other = source(redis, member(&k, "b")).await;
+    while got.len() < batch.len() {
+        let read = next_read(&mut *other).await.unwrap();
+        assert!(records(&read.batch).iter().all(|record| record.deliveries == 1));
+        got.extend(values(&read.batch));
+    }
+    one.close().await.unwrap();
+    while got.len() < 100 {
+        let read = next_read(&mut *other).await.unwrap();
+        assert!(records(&read.batch).iter().all(|record| record.deliveries == 1));
+        got.extend(values(&read.batch));
+    }
+    let unique: BTreeSet<&String> = got.iter().collect();
+    assert_eq!((unique.len(), got.len()), (100, 100));
+    commit(&mut *other).await;
+    assert_eq!(pending(redis, &k), 0);
+}
+
+#[tokio::test]
+async fn who_ends_leaves_no_name_behind() {
+    let redis = started!(Redis::shared());
+    let k = key();
+    let names = || redis.cli(&["XINFO", "CONSUMERS", &k, "g"]);
+    fill(redis, &k, 0..100).await;
+    let options = json!({"stream": k, "group": "g", "batch": {"count": 10}});
+    let of = |store| Resume { stamp: Some(stamp(store)), ..Resume::default() };
+    let mut first = source_at(redis, options.clone(), of("s1")).await;
+    take(&mut *first, 10).await;
+    first.close().await.unwrap();
+    assert!(!names().contains("s1") && pending(redis, &k) > 0, "{}", names());
+    let mut second = source_at(redis, options, of("s2")).await;
+    take(&mut *second, 100).await;
+    commit(&mut *second).await;
+    assert_eq!(pending(redis, &k), 0);
+    second.close().await.unwrap();
+    assert_eq!(names(), "");
+}
+
+#[tokio::test]
 async fn a_pipeline_that_is_started_again_goes_on_under_its_name() {
     let redis = started!(Redis::shared());
     let k = key();

@@ -120,6 +120,29 @@ fn members_of_a_group_share_a_topic_and_hand_it_over() {
 }
 
 #[test]
+fn a_member_that_stops_after_a_count_leaves_the_rest_to_others() {
+    let redis = started!(Redis::shared());
+    let (folder, stream) = (Folder::new(), fresh("counted"));
+    let url = format!("{}/{stream}", redis.url());
+    let numbers: String = (0..100).map(|i| format!("{i}\n")).collect();
+    folder.feed(&format!("produce {url}"), numbers.as_bytes()).code(0);
+    let consume = format!("consume {url} --group g --start beginning --format raw");
+    let mut all = Vec::new();
+    // More often than a record may be handed out: what nobody has seen is not given up.
+    for _ in 0..7 {
+        let five = folder.run(&format!("{consume} --count 5")).code(0).out;
+        all.extend(five.lines().map(|line| line.parse::<u64>().unwrap()));
+    }
+    assert_eq!(all.len(), 35);
+    let rest = folder.run(&format!("{consume} --until-end")).code(0).out;
+    all.extend(rest.lines().map(|line| line.parse::<u64>().unwrap()));
+    all.sort_unstable();
+    assert_eq!(all, (0..100).collect::<Vec<_>>());
+    assert!(redis.cli(&["XPENDING", &stream, "g"]).starts_with('0'));
+    assert_eq!(redis.cli(&["XINFO", "CONSUMERS", &stream, "g"]), "", "no member stays behind");
+}
+
+#[test]
 fn a_clock_ticks_into_redis_and_a_live_reader_sees_it() {
     let redis = started!(Redis::shared());
     let (folder, stream) = (Folder::new(), format!("{}/{}", redis.url(), fresh("clock")));

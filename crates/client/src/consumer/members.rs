@@ -10,7 +10,7 @@ use std::{
     task::Waker,
 };
 
-use millstream_core::{Position, Read, ShardKey};
+use millstream_core::{Batch, Owner, Position, Read, ShardKey};
 
 use super::{log::Log, part::Part, shards::Assigned, shelf::Phase};
 use crate::ConsumerOptions;
@@ -41,6 +41,8 @@ pub(crate) struct Inner {
     pub(super) task_waits: bool,
     /// The last consumer has gone: nobody may come, because what is read now is given to nobody.
     pub(super) closed: bool,
+    /// What the last consumer has not had in its hands.
+    pub(super) unseen: VecDeque<Part>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +95,7 @@ impl Inner {
             },
             task_waits: false,
             closed: false,
+            unseen: VecDeque::new(),
         }
     }
 
@@ -289,6 +292,15 @@ impl Inner {
     fn count_waiting(&mut self) {
         let parts = || self.members.iter().flat_map(|member| &member.parts);
         self.buffered = (parts().map(Part::left).sum(), parts().map(|part| part.bytes).sum());
+    }
+
+    /// What the source is to take back when the last consumer has gone. A system that remembers what it has handed out keeps
+    /// what somebody had in hand, so that it counts how often a record is tried.
+    pub(crate) fn to_give_back(&mut self, owner: Owner) -> Vec<Batch> {
+        match (owner, &self.log) {
+            (Owner::System, Some(_)) => self.unseen.drain(..).map(|part| part.rest()).collect(),
+            (_, log) => log.as_ref().map(Log::not_done).unwrap_or_default(),
+        }
     }
 
     /// These shards belong to somebody else now.

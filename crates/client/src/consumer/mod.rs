@@ -75,6 +75,12 @@ impl Drop for Lane {
     }
 }
 
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.put_back();
+    }
+}
+
 /// How a consumer stands.
 #[derive(Clone, Debug)]
 pub enum ConsumerState {
@@ -322,6 +328,7 @@ impl Consumer {
     /// What could not be committed comes again.
     pub async fn close(mut self) -> Result<()> {
         self.settle_last();
+        self.put_back();
         let mut result = Ok(());
         for lane in std::mem::take(&mut self.lanes) {
             let closed = lane.feed.closed.clone();

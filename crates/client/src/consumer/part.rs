@@ -50,6 +50,11 @@ impl Part {
         self.batch.len().saturating_sub(self.next)
     }
 
+    /// The records that are not handed out.
+    pub(crate) fn rest(&self) -> Batch {
+        self.batch.slice(self.next.min(self.batch.len()), self.batch.len())
+    }
+
     /// The rows of the records that are not handed out.
     pub(crate) fn rows_left(&self) -> impl Iterator<Item = u32> {
         (self.next..self.batch.len()).map(|at| self.row(at))

@@ -221,11 +221,12 @@ impl Shelf {
         let mut inner = self.lock();
         let Some(at) = inner.members.iter().position(|of| of.id == member) else { return };
         let gone = inner.members.remove(at);
-        for part in gone.parts {
+        for part in &gone.parts {
             inner.unbuffer(part.left(), part.bytes);
         }
         if inner.members.is_empty() {
             inner.closed = true;
+            inner.unseen = gone.parts;
             return;
         }
         let held = inner.log.as_ref().map(|log| log.held_by(member)).unwrap_or_default();

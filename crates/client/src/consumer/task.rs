@@ -380,7 +380,7 @@ impl Task {
         result
     }
 
-    /// Nobody reads any more: what is done is committed, what is not is given back.
+    /// Nobody reads any more: what is done is committed, what nobody has worked on is given back.
     async fn finish(&mut self) -> Result<()> {
         let work = async {
             let committed = match self.keeping {
@@ -388,8 +388,8 @@ impl Task {
                 _ => Ok(()),
             };
             if self.capabilities.give_back {
-                let open = self.shelf.lock().log.as_ref().map(Log::not_done).unwrap_or_default();
-                for batch in open {
+                let rest = self.shelf.lock().to_give_back(self.capabilities.owner);
+                for batch in rest {
                     self.source.give_back(&batch).await?;
                 }
             }

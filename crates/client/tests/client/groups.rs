@@ -208,7 +208,7 @@ fn a_group_goes_on_where_its_members_have_committed() {
 }
 
 #[test]
-fn a_system_with_groups_is_told_what_is_done_and_given_back_what_is_not() {
+fn a_system_with_groups_is_told_what_is_done_and_given_back_what_nobody_has_seen() {
     block_on(async {
         let mut memory = Memory::new();
         memory.log.capabilities = SourceCapabilities {
@@ -232,6 +232,7 @@ fn a_system_with_groups_is_told_what_is_done_and_given_back_what_is_not() {
         assert_eq!(memory.log.committed().unwrap().shard::<u64>(&shard).unwrap(), Some(5));
         drop(consumer);
         eventually("it is given back", || !memory.log.given_back().is_empty());
-        assert_eq!(memory.log.given_back(), ["4", "6", "7"]);
+        // 4 was in somebody's hands: the system counts that.
+        assert_eq!(memory.log.given_back(), ["6", "7"]);
     });
 }
