@@ -6,7 +6,7 @@
 //! | 3 times or more | one at a time, each committed before the next: a record that ends its process drags no other with it |
 //! | more than `max_deliveries` times | to the dead letters, in batches |
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use millstream_core::Result;
 use tokio::time::Instant;
@@ -35,10 +35,12 @@ const SWEEP_MIN: Duration = Duration::from_millis(50);
 /// How often to look for members that do not show up, at most: part of what a takeover takes behind `claim_idle`.
 const SWEEP_MAX: Duration = Duration::from_secs(2);
 
-/// When to look again.
+/// When to look again, and where.
 pub(super) struct Claims {
     every: Duration,
     due_at: Instant,
+    /// Where a look goes on that has not come to its end, by key: a page at a time, so that what is new is read in between.
+    rest: HashMap<Arc<str>, String>,
 }
 
 /// An entry that was handed out and not acknowledged.
@@ -59,7 +61,12 @@ impl Claims {
 
     /// Whether it is time to look.
     pub(super) fn due(&self) -> bool {
-        Instant::now() >= self.due_at
+        self.goes_on() || Instant::now() >= self.due_at
+    }
+
+    /// Whether the last look has not come to its end.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.rest.is_empty()
     }
 }
 
@@ -79,7 +86,7 @@ impl Lane {
                 self.take_own(link, key).await?;
             }
         }
-        Ok(Claims { every, due_at: Instant::now() })
+        Ok(Claims { every, due_at: Instant::now(), rest: HashMap::new() })
     }
 
     /// Takes up what is pending under our name and not with us.
@@ -121,24 +128,39 @@ impl Lane {
         }
     }
 
-    /// Looks for what can be taken over, if it is time to.
+    /// Looks for what can be taken over, if it is time to: one page of each key.
     pub(super) async fn sweep(&mut self, link: &mut Link, claims: &mut Claims) -> Result<()> {
         let (keeps, idle) = (self.member()?.keeps(), self.member()?.group.claim_idle.0);
         if !keeps || !claims.due() {
             return Ok(());
         }
+        let rest = std::mem::take(&mut claims.rest);
         for key in 0..self.keys.len() {
-            if self.has_strays(link, key).await? {
-                self.take_own(link, key).await?;
-            }
-            let (page, _) = self.pending(link, key, Some(idle), "-").await?;
-            let mut gone: Vec<Vec<u8>> = page.iter().filter_map(|pending| pending.made_up.clone()).collect();
-            gone.dedup();
-            self.take(link, key, page, idle).await?;
-            self.bury(link, key, &gone).await?;
+            let name = self.keys.get(key).ok_or_else(not_open)?.shard.name.clone();
+            let next = match rest.get(&name) {
+                Some(from) => self.take_over(link, key, idle, from).await?,
+                None if !rest.is_empty() => None,
+                None => {
+                    if self.has_strays(link, key).await? {
+                        self.take_own(link, key).await?;
+                    }
+                    self.take_over(link, key, idle, "-").await?
+                }
+            };
+            claims.rest.extend(next.map(|next| (name, next)));
         }
         claims.due_at = Instant::now() + claims.every;
         Ok(())
+    }
+
+    /// Takes over a page of what is idle for so long; where the next one begins.
+    async fn take_over(&mut self, link: &mut Link, key: usize, idle: Duration, from: &str) -> Result<Option<String>> {
+        let (page, next) = self.pending(link, key, Some(idle), from).await?;
+        let mut gone: Vec<Vec<u8>> = page.iter().filter_map(|pending| pending.made_up.clone()).collect();
+        gone.dedup();
+        self.take(link, key, page, idle).await?;
+        self.bury(link, key, &gone).await?;
+        Ok(next)
     }
 
     /// One page of what is pending: ours, or everybody's that is idle for so long. Without what we hold. And where the next

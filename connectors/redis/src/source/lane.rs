@@ -138,15 +138,18 @@ impl Lane {
         let mut link = Link::connect(&self.reading.server, node).await?;
         let mut claims = self.begin(&mut link).await?;
         let block = claims.as_ref().map_or(BLOCK, |claims| claims.every().min(BLOCK));
-        let mut sent = false;
+        let (mut sent, mut wait) = (false, None);
         while !self.keys.is_empty() {
             if !sent {
                 if let Some(claims) = &mut claims {
                     self.sweep(&mut link, claims).await?;
                 }
-                link.send(&self.read_command(block)).await?;
+                // What can be taken over does not wait for what is new.
+                let goes_on = claims.as_ref().is_some_and(Claims::goes_on);
+                wait = Some(block).filter(|_| !self.reading.until_end && !goes_on);
+                link.send(&self.read_command(wait)).await?;
             }
-            let reply = link.reply(block).await?;
+            let reply = link.reply(wait.unwrap_or_default()).await?;
             sent = false;
             if let Some(text) = reply.error() {
                 self.refused(&mut link, &reply, text).await?;
@@ -156,13 +159,15 @@ impl Lane {
             let due = claims.as_ref().is_some_and(Claims::due);
             let mut asked = Ok(());
             if entries > FEW && !due {
-                asked = link.send(&self.read_command(block)).await;
+                asked = link.send(&self.read_command(wait)).await;
                 sent = true;
             }
             // Also when the connection is broken: this answer has been noted.
             self.hand_over(&reply).await?;
             asked?;
-            self.end_what_is_read(entries);
+            if !claims.as_ref().is_some_and(Claims::goes_on) {
+                self.end_what_is_read(entries);
+            }
             if entries > 0 && !sent {
                 // Asking again costs as much as the record has taken so far: only when it is out of our hands.
                 let _ = self.news.reserve_many(NEWS_MAX).await;
@@ -193,12 +198,12 @@ impl Lane {
         Err(refused("read", &self.reading.server, text))
     }
 
-    fn read_command(&self, block: Duration) -> Commands {
+    /// Reads what is new, waiting for it so long.
+    fn read_command(&self, wait: Option<Duration>) -> Commands {
         let (member, batch) = (&self.reading.member, self.count);
         let mut command = Commands::default();
-        let waits = !self.reading.until_end;
         let no_ack = member.as_ref().is_some_and(|member| !member.keeps());
-        let words = 4 + if member.is_some() { 3 } else { 0 } + if waits { 2 } else { 0 } + usize::from(no_ack);
+        let words = 4 + if member.is_some() { 3 } else { 0 } + if wait.is_some() { 2 } else { 0 } + usize::from(no_ack);
         command.begin(words + 2 * self.keys.len());
         match member {
             Some(member) => {
@@ -211,10 +216,10 @@ impl Lane {
         }
         command.word(b"COUNT");
         command.number(batch.into());
-        if waits {
+        if let Some(wait) = wait {
             command.word(b"BLOCK");
             // 0 would wait for ever.
-            command.number(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
+            command.number(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1));
         }
         if no_ack {
             command.word(b"NOACK");

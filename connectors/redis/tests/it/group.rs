@@ -1,6 +1,9 @@
 //! Reading as a member of a group.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use millstream_core::{Event, Owner, Resume, SeekTo, ShardKey, Source};
 use millstream_testkit::{servers::Redis, started};
@@ -106,6 +109,47 @@ async fn a_dead_members_records_are_taken_over_with_their_count() {
     assert!(redis.cli(&["XPENDING", &k, "g"]).contains("heir"));
     commit(&mut *heir).await;
     assert_eq!(pending(redis, &k), 0);
+}
+
+#[tokio::test]
+async fn however_much_a_dead_member_held_it_is_taken_over_in_time() {
+    let redis = started!(Redis::shared());
+    let k = key();
+    fill(redis, &k, 0..20_000).await;
+    let mut dead = source(redis, member(&k, "dead")).await;
+    take(&mut *dead, 20_000).await;
+    drop(dead);
+    let died = Instant::now();
+    let mut heir = source(redis, impatient(&k, "heir", "3s")).await;
+    let mut got = take(&mut *heir, 20_000).await;
+    assert!(died.elapsed() < Duration::from_secs(3 + 5), "{:?}", died.elapsed());
+    commit(&mut *heir).await;
+    got.sort_by_key(|value| value[1..].parse::<usize>().unwrap());
+    assert_eq!(got, numbered(0..20_000));
+    assert_eq!(pending(redis, &k), 0);
+}
+
+#[tokio::test]
+async fn what_is_new_comes_between_what_is_taken_over() {
+    let redis = started!(Redis::shared());
+    let (k, quiet) = (key(), key());
+    fill(redis, &k, 0..20_000).await;
+    let mut dead = source(redis, member(&k, "dead")).await;
+    take(&mut *dead, 20_000).await;
+    drop(dead);
+    fill(redis, &quiet, 0..1).await;
+    let mut options = impatient("", "heir", "100ms");
+    options["stream"] = json!([k, quiet]);
+    let mut heir = source(redis, options).await;
+    let mut before = 0;
+    loop {
+        let read = next_read(&mut *heir).await.unwrap();
+        if read.batch.iter().any(|record| *record.origin().stream == *quiet) {
+            break;
+        }
+        before += read.batch.len();
+    }
+    assert!(before < 10_000, "{before} records came first");
 }
 
 #[tokio::test]
