@@ -170,7 +170,7 @@ impl Streamer {
         let on_demand = capabilities.groups && once;
         let start = options.start.clone().or_else(|| self.shared.backend.start());
         let start = start.unwrap_or_else(|| usual_start(&*source, options));
-        FeedPlan { source, start, keeping, on_demand, lazy: once, turnstile }
+        FeedPlan { source, start, keeping, member: None, on_demand, lazy: once, turnstile }
     }
 
     /// A source that one consumer reads.
@@ -215,6 +215,8 @@ impl Streamer {
                 .hint("close it first, or give this one another name"));
         }
         let plan = self.plan(source, keeping, options, named.turnstile.clone());
+        // After a crash it goes on with what it had taken, and nobody has to wait until it counts as dead.
+        let plan = FeedPlan { member: Some(name.to_owned()), ..plan };
         let lane = Feed::start(plan, options, &engine)?;
         named.feed = Arc::downgrade(&lane.feed);
         Ok(lane)

@@ -153,6 +153,9 @@ pub struct Resume {
     pub until_end: bool,
     /// The pipeline, with the newest epoch that counts; `None` where there is no pipeline.
     pub stamp: Option<Stamp>,
+    /// A name in its group that it alone has, the same each time: what was taken under it comes back first. `None`: the stamp
+    /// tells members apart, or the system does.
+    pub member: Option<String>,
     /// The pipeline keeps keyed state: it must agree with where the source begins.
     pub keyed: bool,
     /// The pipeline begins anew on purpose, and has read nothing since: what the system still knows of its old state is no
@@ -162,7 +165,15 @@ pub struct Resume {
 
 impl Default for Resume {
     fn default() -> Self {
-        Resume { position: None, start: SeekTo::Beginning, until_end: false, stamp: None, keyed: false, fresh: false }
+        Resume {
+            position: None,
+            start: SeekTo::Beginning,
+            until_end: false,
+            stamp: None,
+            member: None,
+            keyed: false,
+            fresh: false,
+        }
     }
 }
 

@@ -351,6 +351,7 @@ impl Build<'_> {
             start: self.lasting.options.start.clone().unwrap_or_else(|| plan.start()),
             until_end: self.lasting.options.until_end,
             stamp: Some(self.stamp()),
+            member: None,
             keyed,
         };
         let mut lease = opening(&node.name, kept.open(&**plan, &resume)).await?;

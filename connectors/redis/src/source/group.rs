@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use millstream_core::{Result, ShardKey, Stamp};
+use millstream_core::{Result, Resume, ShardKey};
 use serde::{Deserialize, Serialize};
 
 use super::lane::Member;
@@ -77,8 +77,8 @@ const RETURNED: &str = "millstream-returned";
 pub(super) type Names = BTreeMap<ShardKey, Arc<str>>;
 
 /// Our name in a group: the same for each run of a pipeline with the same store, and for no one else.
-pub(super) fn member_name(written: Option<&str>, stamp: Option<&Stamp>) -> String {
-    match (written, stamp) {
+pub(super) fn member_name(written: Option<&str>, resume: &Resume) -> String {
+    match (written.or(resume.member.as_deref()), &resume.stamp) {
         (Some(name), _) => name.to_owned(),
         (None, Some(stamp)) => format!("{}-{}", stamp.pipeline, stamp.store_id),
         (None, None) => format!("{MADE_UP}{}", crate::unique()),

@@ -83,7 +83,7 @@ impl RedisSource {
     fn reading(&self, resume: &Resume) -> Reading {
         let member = self.options.group.as_ref().map(|group| Member {
             group: group.clone(),
-            name: group::member_name(group.member.as_deref(), resume.stamp.as_ref()),
+            name: group::member_name(group.member.as_deref(), resume),
             ledger: Ledger::default(),
             gate: Arc::new(Semaphore::new(1)),
         });

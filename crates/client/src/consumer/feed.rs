@@ -34,6 +34,8 @@ pub(crate) struct FeedPlan {
     pub(crate) source: Box<dyn SourcePlan>,
     pub(crate) start: SeekTo,
     pub(crate) keeping: Keeping,
+    /// Its name in the group of the system, where nobody else is to have it.
+    pub(crate) member: Option<String>,
     /// Read only for a consumer that waits.
     pub(crate) on_demand: bool,
     /// Open only for a consumer that asks for something.
@@ -60,6 +62,7 @@ impl Feed {
             start: plan.start,
             lazy: plan.lazy,
             keeping: plan.keeping.clone(),
+            member: plan.member,
             options: options.clone(),
             turnstile: plan.turnstile,
         };

@@ -57,6 +57,8 @@ pub(crate) struct Task {
     /// Open only when somebody asks for something.
     pub(crate) lazy: bool,
     pub(crate) keeping: Keeping,
+    /// Its name in the group of the system.
+    pub(crate) member: Option<String>,
     pub(crate) options: ConsumerOptions,
     /// One reader of a name after the other.
     pub(crate) turnstile: Arc<tokio::sync::Mutex<()>>,
@@ -116,15 +118,15 @@ impl Task {
     async fn open(&mut self) -> Result<bool> {
         let mut failures = 0;
         loop {
-            let Task { source, keeping, start, options, gone, .. } = self;
-            let until_end = options.until_end;
+            let Task { source, keeping, start, member, options, gone, .. } = self;
+            let (until_end, member) = (options.until_end, member.clone());
             let open = async {
                 let saved = match &*keeping {
                     Keeping::Saved(positions, name) => positions.load(name).await?,
                     _ => None,
                 };
                 let position = saved.as_ref().map(|saved| saved.position.clone());
-                source.open(&Resume { position, start: start.clone(), until_end, ..Resume::default() }).await?;
+                source.open(&Resume { position, start: start.clone(), until_end, member, ..Resume::default() }).await?;
                 Ok::<_, Error>(saved)
             };
             let opened = tokio::select! {
