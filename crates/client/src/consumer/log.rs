@@ -36,6 +36,8 @@ pub(crate) struct Log {
     exact: bool,
     /// Something has become done since [`Log::saved`].
     dirty: bool,
+    /// The entry whose commit its source waits for before it gives more.
+    alone: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -53,8 +55,8 @@ struct Entry {
 
 impl Log {
     pub(crate) fn new(base: Position, skip: Runs, exact: bool) -> Self {
-        let (entries, dirty) = (VecDeque::new(), false);
-        Log { base, entries, next_id: 1, records: 0, bytes: 0, skip, exact, dirty }
+        let (entries, dirty, alone) = (VecDeque::new(), false, None);
+        Log { base, entries, next_id: 1, records: 0, bytes: 0, skip, exact, dirty, alone }
     }
 
     /// Forgets everything: the source stands elsewhere now.
@@ -110,6 +112,23 @@ impl Log {
     fn entry(&mut self, id: u64) -> Option<&mut Entry> {
         let first = self.entries.front()?.id;
         self.entries.get_mut(usize::try_from(id.checked_sub(first)?).ok()?)
+    }
+
+    /// The source gives no more before this entry is committed.
+    pub(crate) fn goes_alone(&mut self, id: u64) {
+        self.alone = Some(id);
+    }
+
+    /// Whether an entry that goes alone is done, and its source has not heard of it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        let place = |id: u64| id.checked_sub(self.entries.front()?.id).and_then(|at| usize::try_from(at).ok());
+        let left = |id| place(id).and_then(|at| self.entries.get(at)).map_or(0, |entry| entry.left);
+        self.alone.is_some_and(|id| left(id) == 0)
+    }
+
+    /// The source has heard of the entry that goes alone.
+    pub(crate) fn heard(&mut self) {
+        self.alone = None;
     }
 
     /// These rows of an entry are done.

@@ -156,7 +156,7 @@ impl Inner {
         if self.closed {
             return;
         }
-        let Read { batch, failed, .. } = read;
+        let Read { batch, failed, alone } = read;
         let batch = batch.into_bytes();
         let plain = self.assigned.all() && self.log.as_ref().is_none_or(Log::skips_nothing);
         let mut rows = None;
@@ -184,7 +184,11 @@ impl Inner {
                         None => owners.fill(Some(Some(*member))),
                     }
                 }
-                log.push(batch.clone(), failed.clone(), after, |row| owners[row])
+                let entry = log.push(batch.clone(), failed.clone(), after, |row| owners[row]);
+                if alone {
+                    log.goes_alone(entry);
+                }
+                entry
             }
             _ => 0,
         };

@@ -12,6 +12,7 @@ use millstream_core::{Error, Result, ShardKey};
 use tokio::sync::Notify;
 
 use super::{
+    log::Log,
     members::{Inner, MEMBER_FIRST, Room},
     part::Part,
 };
@@ -154,7 +155,7 @@ impl Shelf {
 
     /// Tells the task what an acknowledgement may have changed for it.
     pub(crate) fn after_ack(&self, inner: &mut Inner, was_dirty: bool) {
-        if !was_dirty || inner.task_waits {
+        if !was_dirty || inner.task_waits || inner.log.as_ref().is_some_and(Log::is_awaited) {
             inner.task_waits = false;
             self.changed.notify_one();
         }

@@ -70,6 +70,8 @@ struct Progress {
     failures: u32,
     retry_at: Option<Instant>,
     committed_at: Instant,
+    /// A commit has failed: not again before this.
+    commit_again_at: Instant,
     kept_alive_at: Instant,
 }
 
@@ -169,7 +171,14 @@ impl Task {
 
     async fn work(&mut self) {
         let now = Instant::now();
-        let mut at = Progress { reading: true, failures: 0, retry_at: None, committed_at: now, kept_alive_at: now };
+        let mut at = Progress {
+            reading: true,
+            failures: 0,
+            retry_at: None,
+            committed_at: now,
+            commit_again_at: now,
+            kept_alive_at: now,
+        };
         loop {
             let room = self.shelf.room();
             let commit_at = self.commit_at(&at);
@@ -189,6 +198,7 @@ impl Task {
                 () = until(commit_at) => {
                     if let Err(error) = self.commit().await {
                         tracing::warn!(source = %self.what, error = %error.chain(), "cannot commit; trying again");
+                        at.commit_again_at = Instant::now() + self.options.retry.delay;
                     }
                     at.committed_at = Instant::now();
                 }
@@ -208,12 +218,18 @@ impl Task {
         }
     }
 
-    /// When to commit by itself, if there is something to commit.
+    /// When to commit by itself, if there is something to commit: what the source waits for at once.
     fn commit_at(&self, at: &Progress) -> Option<Instant> {
-        let keeps = matches!(self.keeping, Keeping::Source | Keeping::Saved(..));
-        let every = self.options.commit_every.filter(|_| keeps)?;
-        let dirty = self.shelf.lock().log.as_ref().is_some_and(Log::dirty);
-        dirty.then(|| at.committed_at + every)
+        if !matches!(self.keeping, Keeping::Source | Keeping::Saved(..)) {
+            return None;
+        }
+        let inner = self.shelf.lock();
+        let log = inner.log.as_ref()?;
+        if log.is_awaited() {
+            return Some(at.commit_again_at);
+        }
+        let every = self.options.commit_every?;
+        log.dirty().then(|| at.committed_at + every)
     }
 
     async fn event(&mut self, event: Result<Event>, at: &mut Progress) {
@@ -356,13 +372,14 @@ impl Task {
 
     /// Makes what is done durable.
     async fn commit(&mut self) -> Result<()> {
-        let (saved, done) = {
+        let (saved, done, awaited) = {
             let mut inner = self.shelf.lock();
             let Some(log) = inner.log.as_mut().filter(|log| log.dirty()) else { return Ok(()) };
             let mut saved = log.saved();
             let done = if self.capabilities.acknowledge { log.newly_done() } else { Vec::new() };
+            let awaited = log.is_awaited();
             inner.assigned.correct(&mut saved);
-            (saved, done)
+            (saved, done, awaited)
         };
         let committed = async {
             for records in done {
@@ -374,10 +391,12 @@ impl Task {
             self.source.commit(&saved.position, None).await
         };
         let result = committed.await.map_err(|error| error.context(format!("cannot commit {}", self.what)));
-        if result.is_err()
-            && let Some(log) = &mut self.shelf.lock().log
-        {
-            log.touch();
+        if let Some(log) = &mut self.shelf.lock().log {
+            match &result {
+                Ok(()) if awaited => log.heard(),
+                Ok(()) => {}
+                Err(_) => log.touch(),
+            }
         }
         result
     }

@@ -1,12 +1,15 @@
-//! Members of groups of Redis: what a crash and a clean end leave behind.
+//! Members of groups of Redis: what a crash leaves behind, and what goes alone.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use millstream_client::{Consumer, ConsumerOptions, ProducerOptions, Streamer};
+use millstream_client::{Ack, Consumer, ConsumerOptions, ProducerOptions, Streamer};
 use millstream_core::SeekTo;
 use millstream_testkit::{servers::Redis, started};
 
-use super::support::{LONG, name, redis, take, text};
+use super::support::{LONG, name, next, redis, take, text};
 
 /// Writes numbers.
 async fn fill(server: &Redis, stream: &str, count: usize) {
@@ -50,6 +53,33 @@ async fn a_resumable_consumer_goes_on_with_what_it_had_taken_when_it_crashed() {
     assert_eq!(rest, (10..100).collect::<Vec<_>>());
     consumer.close().await.unwrap();
     assert!(server.cli(&["XPENDING", &stream, &group]).starts_with('0'));
+}
+
+#[tokio::test]
+async fn records_that_go_alone_are_committed_when_they_are_done() {
+    let server = started!(Redis::shared());
+    for ack in [Ack::Auto, Ack::Manual] {
+        let (stream, group) = (name("alone"), name("often"));
+        fill(server, &stream, 8).await;
+        server.cli(&["XGROUP", "CREATE", &stream, &group, "0"]);
+        let read = server.cli(&["XREADGROUP", "GROUP", &group, "dead", "COUNT", "5", "STREAMS", &stream, ">"]);
+        // Twice handed out, long ago.
+        for id in read.lines().filter(|line| line.split_once('-').is_some_and(|(ms, _)| ms.parse::<u64>().is_ok())) {
+            let claim = ["XCLAIM", &stream, &group, "dead", "0", id, "IDLE", "999999", "RETRYCOUNT", "2", "JUSTID"];
+            server.cli(&claim);
+        }
+        let options = ConsumerOptions { ack, ..by_hand(ConsumerOptions::load_balanced(&group)) };
+        let mut consumer = Streamer::of(redis(server)).create_consumer(&[&stream], options).unwrap();
+        let mut got = BTreeSet::new();
+        while got.len() < 8 {
+            let record = next(&mut consumer).await;
+            got.insert(text(&record));
+            consumer.ack(&record).unwrap();
+        }
+        assert_eq!(got, (0..8).map(|number| number.to_string()).collect());
+        consumer.close().await.unwrap();
+        assert!(server.cli(&["XPENDING", &stream, &group]).starts_with('0'));
+    }
 }
 
 #[tokio::test]
