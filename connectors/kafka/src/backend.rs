@@ -10,7 +10,8 @@ use crate::{
     error::failed,
     native_context::NativeContext,
     options::{
-        Address, KafkaAuth, KafkaSinkOptions, KafkaSourceOptions, KafkaTls, PartitionBy, Properties, is_topic, wrong,
+        Address, KafkaAuth, KafkaMembership, KafkaSinkOptions, KafkaSourceOptions, KafkaTls, PartitionBy, Properties,
+        is_topic, wrong,
     },
     properties::{self, Access},
     sink, source,
@@ -33,7 +34,8 @@ use crate::{
 /// What is not wrapped here is done with librdkafka itself, reached in the same way ([`Kafka::native`]).
 #[derive(Clone, Debug)]
 pub struct Kafka {
-    /// How topics are read. Those that a consumer names come behind the URL; the group is that of each consumer.
+    /// How topics are read. Those that a consumer names come behind the URL; the group is that of each consumer, with what is
+    /// said of `membership`.
     pub source: KafkaSourceOptions,
     /// How topics are written. The one that a producer names comes behind the URL.
     pub sink: KafkaSinkOptions,
@@ -144,7 +146,11 @@ impl Backend for Kafka {
     fn source(&self, streams: &[&str], group: Option<&str>) -> Result<Box<dyn SourcePlan>> {
         let mut options = self.source.clone();
         options.url = with_topics(&options.url, streams)?;
-        options.group = options.group.or_else(|| group.map(str::to_owned));
+        options.group = group.map(str::to_owned);
+        if group.is_none() {
+            // What is said of groups is not meant for a consumer of none.
+            options.membership = KafkaMembership::default();
+        }
         let KafkaSourceOptions { url, tls, auth, property, .. } = &options;
         let written = Secrets { url, tls, auth, property }.spelled_out(serde_json::to_value(&options))?;
         source::plan(&written, &PlanContext::default())
@@ -230,5 +236,15 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Option);
         let member = kafka.source(&["orders", "bills"], Some("team")).unwrap();
         assert!(member.capabilities().groups && member.describe().contains("a:1/orders,bills"), "{member:?}");
+    }
+
+    #[test]
+    fn the_group_is_that_of_each_consumer() {
+        let mut kafka = Kafka::at("kafka://a:1/orders").unwrap();
+        kafka.source.group = Some("other".to_owned());
+        kafka.source.membership.instance = Some("one".to_owned());
+        assert!(!kafka.source(&[], None).unwrap().capabilities().groups);
+        let member = kafka.source(&[], Some("team")).unwrap();
+        assert!(member.describe().contains("group team"), "{member:?}");
     }
 }

@@ -122,19 +122,25 @@ impl Endpoint {
         }
     }
 
-    /// Reads as a member of a group.
+    /// Reads as a member of a group, with what the URL says of groups besides a name.
     fn join(&mut self, group: &str) -> Result<()> {
-        if !self.knows("group") || !self.live() {
+        let named = Value::String(group.to_owned());
+        let mut grouped = self.clone();
+        let other = match grouped.options.get_mut("group") {
+            Some(Value::Object(own)) => own.insert("name".to_owned(), named.clone()),
+            _ => grouped.options.insert("group".to_owned(), named.clone()),
+        };
+        if !grouped.knows("group") || !grouped.live() {
             let message = format!("cannot read `{}` as a member of a group: files and pipes have none", self.shown);
             return Err(Error::new(ErrorKind::Unsupported, message)
                 .hint("`relay --resume NAME` keeps a position without a group"));
         }
-        match self.options.insert("group".to_owned(), Value::String(group.to_owned())) {
-            Some(other) if other != *group => {
-                Err(Error::new(ErrorKind::Option, format!("`{}` and --group name different groups", self.shown)))
-            }
-            _ => Ok(()),
+        if other.is_some_and(|other| other != named) {
+            let message = format!("`{}` and --group name different groups", self.shown);
+            return Err(Error::new(ErrorKind::Option, message).hint("name the group once"));
         }
+        *self = grouped;
+        Ok(())
     }
 
     /// Applies where to begin and whether to follow. `live`: where to begin by itself in a system that never ends.

@@ -7,13 +7,14 @@ use millstream_core::{
     SourcePlan, Url,
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A system that a URL names, out of the components of a registry.
 ///
 /// The URL names the system, or what of it comes before the streams: `stdio:`, `file:///data/x.ss`, `redis://host`. The
 /// streams of a consumer or producer become the last part of its path: `file:///data/x.ss/a,b`. A URL may also name the
-/// streams itself; then consumers and producers name none. Its options may be those of the source and of the sink.
+/// streams itself; then consumers and producers name none. Its options may be those of the source and of the sink. The group
+/// is that of each consumer, with what the URL says of `group` besides its name.
 pub struct ByUrl {
     url: Url,
     text: Secret<String>,
@@ -22,6 +23,12 @@ pub struct ByUrl {
 
 /// What must be encoded in a stream's name within a path.
 const NAME: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/').add(b',').add(b'?').add(b'#').add(b'@');
+
+/// The option of sources that names a group, alone or with how to take part.
+const GROUP: &str = "group";
+
+/// The option of sources that says how to take part in a group, where that stands apart.
+const MEMBERSHIP: &str = "membership";
 
 /// The option of sinks that can say in the stream that it has ended.
 const END: &str = "end_of_stream";
@@ -160,6 +167,19 @@ fn by_shard(component: &Component, options: &mut Value) -> Result<()> {
     }
 }
 
+/// The group is that of the consumer, with what the URL says of groups besides its name. What it says of them is not meant for a
+/// consumer of none.
+fn take_part(component: &Component, options: &mut Map<String, Value>, group: Option<&str>) {
+    match (group.map(|name| Value::String(name.to_owned())), options.get_mut(GROUP)) {
+        (Some(name), Some(Value::Object(own))) => _ = own.insert("name".to_owned(), name),
+        (Some(name), _) => _ = options.insert(GROUP.to_owned(), name),
+        (None, _) => {
+            let of_groups = [GROUP, MEMBERSHIP].into_iter().filter(|option| has_option(component, option));
+            of_groups.for_each(|option| _ = options.remove(option));
+        }
+    }
+}
+
 fn no_choice(name: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("nobody can choose the shards of a `{name}`"))
         .hint("leave the partitioner out")
@@ -172,10 +192,8 @@ fn wrong_role(role: Role) -> Error {
 impl Backend for ByUrl {
     fn source(&self, streams: &[&str], group: Option<&str>) -> Result<Box<dyn SourcePlan>> {
         let plan = |component: &Component, mut options: Value| {
-            if let (Some(group), Some(options)) = (group, options.as_object_mut())
-                && has_option(component, "group")
-            {
-                options.entry("group").or_insert_with(|| Value::String(group.to_owned()));
+            if let Some(options) = options.as_object_mut().filter(|_| has_option(component, GROUP)) {
+                take_part(component, options, group);
             }
             match component.planner {
                 Planner::Source(plan) => plan(&options, &PlanContext::default()),

@@ -130,6 +130,8 @@ fn urls_and_options() {
         ("relay stdio: drop: --start 5", 2, "--start"),
         ("relay stdio: drop: --start soon", 2, "no place in a stream"),
         ("consume stdio: --group g", 2, "group"),
+        ("consume redis://h/s?group=a --group b", 2, "different groups"),
+        ("consume redis://h/s?group.name=a --group b", 2, "different groups"),
         ("consume stdio: --format xml", 2, "xml"),
         ("relay stdio: drop: --filter .a>", 2, "--filter:1:"),
         ("relay file:none.txt drop: --until-end", 1, "none.txt"),

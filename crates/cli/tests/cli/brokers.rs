@@ -126,7 +126,7 @@ fn a_member_that_stops_after_a_count_leaves_the_rest_to_others() {
     let url = format!("{}/{stream}", redis.url());
     let numbers: String = (0..100).map(|i| format!("{i}\n")).collect();
     folder.feed(&format!("produce {url}"), numbers.as_bytes()).code(0);
-    let consume = format!("consume {url} --group g --start beginning --format raw");
+    let consume = format!("consume {url}?group.claim_idle=30s --group g --start beginning --format raw");
     let mut all = Vec::new();
     // More often than a record may be handed out: what nobody has seen is not given up.
     for _ in 0..7 {

@@ -1,5 +1,7 @@
 //! Systems chosen by type: options are checked by the compiler, and all else is as with a URL.
 
+use std::time::Duration;
+
 use millstream_bundle::systems::{
     file::StreamFile,
     kafka::{Acks, Kafka, OnMissing},
@@ -104,6 +106,27 @@ fn a_streamer_gives_its_system_back_by_type() {
     assert!(streamer.backend::<RedisStreams>().is_none());
     let by_url = connect("kafka://localhost:9092");
     assert!(by_url.backend::<Kafka>().is_none() && by_url.backend::<ByUrl>().is_some());
+}
+
+#[test]
+fn the_group_is_that_of_each_consumer_whatever_the_url_says() {
+    for url in [
+        "redis://h/s?group=other",
+        "redis://h/s?group.name=other&group.claim_idle=9s",
+        "redis://h/s?group.claim_idle=9s",
+        "kafka://h:1/s?group=other&membership.instance=i",
+        "stdio:?group=other",
+    ] {
+        let streamer = connect(url);
+        let by_url: &ByUrl = streamer.backend().unwrap();
+        assert!(!by_url.source(&[], None).unwrap().capabilities().groups, "{url}");
+        let member = by_url.source(&[], Some("team")).unwrap();
+        assert!(member.capabilities().groups, "{url}");
+        let claims = url.contains("claim_idle").then_some(Duration::from_secs(3));
+        assert!(claims.is_none() || member.capabilities().keep_alive == claims, "what else it says counts");
+        let named = member.describe();
+        assert!(named.contains("team") || url.starts_with("stdio"), "{url}: {named}");
+    }
 }
 
 #[test]
