@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use millstream_core::{Error, ErrorKind, Result};
 
 use super::{Client, Redirect, Topology, slot};
@@ -16,6 +17,9 @@ const REDIRECTS_MAX: usize = 8;
 
 /// Between two tries of keys whose slot is on its way.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
+
+/// A node has so long to answer before the next one is asked too: longer than it takes where all is well.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// A command, and a key that says where it goes.
 #[derive(Clone, Debug)]
@@ -61,42 +65,10 @@ impl Router {
         if let Some(topology) = &self.topology {
             return Ok(topology.clone());
         }
-        let mut last = None;
-        for node in &self.server.nodes.clone() {
-            match self.look(node).await {
-                Ok(topology) => {
-                    self.topology = Some(topology.clone());
-                    return Ok(topology);
-                }
-                // Somebody has to act, and would have to for the other nodes too.
-                Err(error) if !error.facts().retry => return Err(error),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| Error::new(ErrorKind::Bug, "a server without nodes")))
-    }
-
-    async fn look(&mut self, node: &Arc<str>) -> Result<Topology> {
-        let (server, cluster) = (self.server.clone(), self.server.nodes.len() > 1);
-        let mut replies = self.ask_node(node, &Commands::one(&[b"CLUSTER", b"SLOTS"])).await?;
-        let reply = replies.pop().ok_or_else(|| unexpected("find the nodes", &server))?;
-        match reply.error() {
-            None => match Topology::read(&reply, node) {
-                Some(Topology::Cluster(ranges)) if ranges.is_empty() => {
-                    Err(refused("find the nodes", &server, "CLUSTERDOWN no slots are assigned"))
-                }
-                Some(topology) => Ok(topology),
-                None => Err(unexpected("find the nodes", &server)),
-            },
-            Some(text) if cluster && text.contains("cluster support disabled") => {
-                Err(Error::new(ErrorKind::Option, format!("`{node}` of {server} is in no cluster"))
-                    .hint("name one node only; replicas are not read")
-                    .within("url"))
-            }
-            Some(text) if text.starts_with("LOADING") || cluster => Err(refused("find the nodes", &server, text)),
-            // Not a cluster, or somebody who may not ask.
-            Some(_) => Ok(Topology::One(node.clone())),
-        }
+        let (topology, client) = first(&self.server).await?;
+        self.clients.insert(client.node().clone(), client);
+        self.topology = Some(topology.clone());
+        Ok(topology)
     }
 
     /// Commands for one node. Cancel-safe: a connection that waits for answers is dropped with the future.
@@ -204,4 +176,54 @@ impl Router {
             Redirect::Ask(to) => Some(Some(to)),
         }
     }
+}
+
+/// What the first node says that answers, and the connection to it. Each is asked a little after the one before, or as soon as
+/// that has failed: however many do not answer, all are heard within twice the time that one may take.
+async fn first(server: &Arc<Server>) -> Result<(Topology, Client)> {
+    let head_start = HEAD_START.min(server.timeout / u32::try_from(server.nodes.len().max(1)).unwrap_or(u32::MAX));
+    let (mut nodes, mut asked) = (server.nodes.iter(), FuturesUnordered::new());
+    let mut last = None;
+    loop {
+        let next = nodes.next();
+        asked.extend(next.map(|node| look(server, node)));
+        let more = nodes.len() > 0;
+        tokio::select! {
+            biased;
+            Some(answer) = asked.next() => match answer {
+                Ok(found) => return Ok(found),
+                // Somebody has to act, and would have to for the other nodes too.
+                Err(error) if !error.facts().retry => return Err(error),
+                Err(error) => last = Some(error),
+            },
+            () = tokio::time::sleep(head_start), if more => {}
+            else => return Err(last.unwrap_or_else(|| Error::new(ErrorKind::Bug, "a server without nodes"))),
+        }
+    }
+}
+
+/// What a node says of the cluster, if it is one.
+async fn look(server: &Arc<Server>, node: &Arc<str>) -> Result<(Topology, Client)> {
+    let mut client = Client::connect(server, node).await?;
+    let reply = client.ask(&Commands::one(&[b"CLUSTER", b"SLOTS"])).await?.pop();
+    let reply = reply.ok_or_else(|| unexpected("find the nodes", server))?;
+    let cluster = server.is_cluster();
+    let topology = match reply.error() {
+        None => match Topology::read(&reply, node) {
+            Some(Topology::Cluster(ranges)) if ranges.is_empty() => {
+                Err(refused("find the nodes", server, "CLUSTERDOWN no slots are assigned"))
+            }
+            Some(topology) => Ok(topology),
+            None => Err(unexpected("find the nodes", server)),
+        },
+        Some(text) if cluster && text.contains("cluster support disabled") => {
+            Err(Error::new(ErrorKind::Option, format!("`{node}` of {server} is in no cluster"))
+                .hint("name one node only; replicas are not read")
+                .within("url"))
+        }
+        Some(text) if text.starts_with("LOADING") || cluster => Err(refused("find the nodes", server, text)),
+        // Not a cluster, or somebody who may not ask.
+        Some(_) => Ok(Topology::One(node.clone())),
+    };
+    Ok((topology?, client))
 }

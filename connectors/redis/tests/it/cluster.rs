@@ -1,8 +1,8 @@
 //! A cluster of three masters with replicas.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::TcpListener, time::Duration};
 
-use millstream_core::{Batch, Record, Resume, Sink, Source};
+use millstream_core::{Batch, ErrorKind, Record, Resume, Sink, Source};
 use millstream_testkit::{
     servers::{Redis, RedisCluster},
     started,
@@ -53,6 +53,36 @@ async fn write(sink: &mut dyn Sink, batch: Batch) {
             Err(error) => panic!("{error:?}"),
         }
     }
+}
+
+/// Nodes that take connections and never answer, and their part of a URL.
+fn silent(nodes: usize) -> (Vec<TcpListener>, String) {
+    let all: Vec<TcpListener> = (0..nodes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<String> = all.iter().map(|node| node.local_addr().unwrap().to_string()).collect();
+    (all, addresses.join(","))
+}
+
+#[tokio::test]
+async fn however_many_nodes_are_silent_somebody_says_so_soon() {
+    let (_nodes, addresses) = silent(8);
+    let mut source = plan_source(&json!({"url": format!("redis://{addresses}/k")})).unwrap().create().unwrap();
+    let resume = Resume::default();
+    let opening = tokio::time::timeout(Duration::from_secs(10), source.open(&resume)).await;
+    let error = opening.expect("a word within 10 s").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_answers_does_not_wait_for_those_that_are_silent() {
+    let cluster = started!(RedisCluster::shared());
+    let (_nodes, addresses) = silent(3);
+    let url = cluster.url();
+    let (_, live) = url.split_once("//").unwrap();
+    let mut source = plan_source(&json!({"url": format!("redis://{addresses},{live}/k")})).unwrap().create().unwrap();
+    let resume = Resume::default();
+    // One silent node alone would take the whole `timeout`.
+    let opening = tokio::time::timeout(Duration::from_secs(5), source.open(&resume)).await;
+    opening.expect("it opens in time").unwrap();
 }
 
 /// What was read, by key; the first copies must be in order.
