@@ -35,6 +35,9 @@ pub struct RedisSourceOptions {
     /// Where to begin without a saved position: `beginning`, `end`, a sequence number or a time. A group that is there
     /// goes on where it is.
     pub start: Option<SeekTo>,
+    /// What to do when records behind the saved position were trimmed. A group has its place at the server, which does not say.
+    #[serde(default)]
+    pub on_missing: OnMissing,
     /// Share the records with the other members of this group, and let Redis remember what is done.
     #[serde(default, deserialize_with = "group")]
     #[schemars(with = "Option<Group>")]
@@ -69,6 +72,19 @@ pub enum SourceIds {
     Nanoseconds,
 }
 
+/// What to do when the records at the saved position are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnMissing {
+    /// Stop, and say which stream it is.
+    #[default]
+    Fail,
+    /// Go on at the oldest record that is there.
+    Beginning,
+    /// Go on behind the newest one.
+    End,
+}
+
 /// How much one read asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -101,6 +117,13 @@ impl RedisSourceOptions {
         }
         if self.start == Some(SeekTo::Committed) && self.group.is_none() {
             return wrong("start", "without a group Redis knows nothing of what was committed", "name a `group`");
+        }
+        if self.on_missing != OnMissing::Fail && self.group.is_some() {
+            return wrong(
+                "on_missing",
+                "a group keeps its place at the server",
+                "leave it out, or read without a `group`",
+            );
         }
         if let Some(group) = &self.group {
             group.validate().map_err(|error| error.within("group"))?;

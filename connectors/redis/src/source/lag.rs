@@ -7,11 +7,15 @@ use std::{
 
 use millstream_core::{Result, ShardKey};
 
-use super::{place::Place, shards::Shard};
+use super::{
+    look::{Look, count},
+    place::Place,
+    shards::Shard,
+};
 use crate::{
     client::{Request, Router},
     id::EntryId,
-    resp::{Cursor, Item, Reply},
+    resp::Reply,
 };
 
 /// What is not yet read, by shard. Shared between the source and who looks at its streams.
@@ -33,17 +37,6 @@ enum Depth {
         /// The highest id that was ever deleted.
         deleted: EntryId,
     },
-}
-
-/// What a stream says of itself.
-#[derive(Clone, Copy, Debug, Default)]
-struct Look {
-    /// Entries that were ever added; servers before 7.0 do not say.
-    added: Option<u64>,
-    entries: u64,
-    first: Option<EntryId>,
-    newest: EntryId,
-    deleted: EntryId,
 }
 
 impl Backlog {
@@ -112,28 +105,6 @@ impl Depth {
     }
 }
 
-impl Look {
-    /// The answer to `XINFO STREAM`.
-    fn read(reply: &Reply) -> Option<Look> {
-        let (mut look, mut cursor) = (Look::default(), reply.cursor());
-        for _ in 0..cursor.array()? / 2 {
-            match cursor.text()? {
-                b"entries-added" => look.added = count(&mut cursor),
-                b"length" => look.entries = count(&mut cursor)?,
-                b"last-generated-id" => look.newest = EntryId::parse(cursor.text()?)?,
-                b"max-deleted-entry-id" => look.deleted = EntryId::parse(cursor.text()?)?,
-                b"first-entry" => {
-                    let mut inside = cursor;
-                    cursor.skip();
-                    look.first = if inside.array()? > 0 { EntryId::parse(inside.text()?) } else { None };
-                }
-                _ => cursor.skip(),
-            }
-        }
-        Some(look)
-    }
-}
-
 /// The lag of a group, in the answer to `XINFO GROUPS`. Nil where Redis cannot tell; absent before 7.0.
 fn group_lag(reply: &Reply, group: &str) -> Option<u64> {
     let mut cursor = reply.cursor();
@@ -151,13 +122,6 @@ fn group_lag(reply: &Reply, group: &str) -> Option<u64> {
         }
     }
     None
-}
-
-fn count(cursor: &mut Cursor<'_>) -> Option<u64> {
-    match cursor.next()? {
-        Item::Integer(number) => u64::try_from(number).ok(),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

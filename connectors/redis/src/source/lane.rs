@@ -22,12 +22,13 @@ use super::{
     ledger::Ledger,
     link::Link,
     place::Place,
+    resume::resume,
     shards::Shard,
 };
 use crate::{
     error::{refused, unexpected},
     id::EntryId,
-    options::{Ack, Batch, GroupOptions},
+    options::{Ack, Batch, GroupOptions, OnMissing},
     resp::{Commands, Reply},
     server::Server,
 };
@@ -64,6 +65,7 @@ pub(super) struct Reading {
     pub(super) batch: Batch,
     pub(super) member: Option<Member>,
     pub(super) until_end: bool,
+    pub(super) on_missing: OnMissing,
     pub(super) backlog: Backlog,
 }
 
@@ -179,8 +181,8 @@ impl Lane {
     /// Makes sure that reading can begin where it should.
     async fn begin(&mut self, link: &mut Link) -> Result<Option<Claims>> {
         if self.reading.member.is_none() {
-            for key in &self.keys {
-                check_not_behind(link, key).await?;
+            for key in &mut self.keys {
+                resume(link, key, self.reading.on_missing).await?;
             }
             return Ok(None);
         }
@@ -314,44 +316,4 @@ impl Lane {
             self.keys.retain(|key| entries > 0 && key.end.is_none_or(|end| key.after.id < end));
         }
     }
-}
-
-/// A server that has lost its last writes would give ids again that lie before our place, and we would miss them.
-async fn check_not_behind(link: &mut Link, key: &LaneKey) -> Result<()> {
-    if !key.after.seen || key.after.id == EntryId::ZERO {
-        return Ok(());
-    }
-    let name = &key.shard.name;
-    let newest = newest(link, name).await?;
-    if newest.is_some_and(|newest| newest >= key.after.id) {
-        return Ok(());
-    }
-    let newest = newest.map_or_else(|| "it is gone".to_owned(), |newest| format!("its newest entry ever was {newest}"));
-    let message =
-        format!("the stream `{name}` of {} is older than our position {}: {newest}", link.server(), key.after.id);
-    Err(Error::new(ErrorKind::StateMismatch, message).hint(
-        "the server lost its last writes, or the stream was deleted: `millstream state seek` goes to another place, `millstream state reset` begins anew",
-    ))
-}
-
-/// The newest id that a stream has ever given; none if it is not there.
-async fn newest(link: &mut Link, name: &str) -> Result<Option<EntryId>> {
-    let reply = link.call(&Commands::one(&[b"XINFO", b"STREAM", name.as_bytes()])).await?;
-    match reply.error() {
-        Some(text) if text.contains("no such key") => Ok(None),
-        Some(text) => Err(refused(&format!("look at `{name}`"), link.server(), text)),
-        None => newest_in(&reply).map(Some).ok_or_else(|| unexpected("look at a stream", link.server())),
-    }
-}
-
-/// `last-generated-id` in the answer to `XINFO STREAM`.
-pub(super) fn newest_in(reply: &Reply) -> Option<EntryId> {
-    let mut cursor = reply.cursor();
-    for _ in 0..cursor.array()? / 2 {
-        if cursor.text()? == b"last-generated-id" {
-            return EntryId::parse(cursor.text()?);
-        }
-        cursor.skip();
-    }
-    None
 }

@@ -14,9 +14,11 @@ mod lag;
 mod lane;
 mod ledger;
 mod link;
+mod look;
 mod opened;
 mod place;
 mod plan;
+mod resume;
 mod scout;
 pub(crate) mod shards;
 mod start;
@@ -93,6 +95,7 @@ impl RedisSource {
             batch: self.options.batch,
             member,
             until_end: resume.until_end,
+            on_missing: self.options.on_missing,
             backlog: Backlog::default(),
         }
     }

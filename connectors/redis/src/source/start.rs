@@ -2,11 +2,7 @@
 
 use millstream_core::{Error, ErrorKind, Position, Result, SeekTo};
 
-use super::{
-    lane::{LaneKey, newest_in},
-    place::Place,
-    shards::Shard,
-};
+use super::{lane::LaneKey, look::Look, place::Place, shards::Shard};
 use crate::{
     client::{Request, Router},
     error::{refused, unexpected},
@@ -102,6 +98,9 @@ async fn newest(router: &mut Router, name: &str) -> Result<EntryId> {
         // Deleted since it was found.
         Some(text) if text.contains("no such key") => Ok(EntryId::ZERO),
         Some(text) => Err(refused(&format!("look at `{name}`"), router.server(), text)),
-        None => newest_in(&reply).ok_or_else(|| unexpected("look at a stream", router.server())),
+        None => {
+            let look = Look::read(&reply).ok_or_else(|| unexpected("look at a stream", router.server()))?;
+            Ok(look.newest)
+        }
     }
 }

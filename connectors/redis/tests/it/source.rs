@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream_core::{Event, Record, SeekTo, ShardKey, Timestamp};
+use millstream_core::{Event, Position, Record, Resume, SeekTo, ShardKey, Timestamp};
 use millstream_testkit::{servers::Redis, started};
 use serde_json::json;
 
@@ -232,6 +232,57 @@ async fn a_stream_that_went_back_is_found() {
     let mut source = source_at(redis, json!({"stream": k}), from(position)).await;
     let error = tokio::time::timeout(PATIENCE, source.next()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), millstream_core::ErrorKind::StateMismatch, "{error:?}");
+}
+
+/// A stream of the entries 1 to 10, and the position behind so many.
+async fn read_up_to(redis: &Redis, entries: usize) -> (String, Position) {
+    let k = key();
+    (1..=10).for_each(|ms| drop(redis.cli(&["XADD", &k, &format!("{ms}-0"), "msg", &format!("v{ms}")])));
+    let mut source = source(redis, json!({"stream": k, "batch": {"count": 1}})).await;
+    take(&mut *source, entries).await;
+    (k, source.position().unwrap())
+}
+
+#[tokio::test]
+async fn records_that_were_trimmed_before_they_were_read_are_not_passed_over_in_silence() {
+    let redis = started!(Redis::shared());
+    let (k, position) = read_up_to(redis, 3).await;
+    redis.cli(&["XTRIM", &k, "MINID", "8"]);
+    let at = |on_missing| json!({"stream": k, "on_missing": on_missing});
+    let mut fails = source_at(redis, at("fail"), from(position.clone())).await;
+    let error = tokio::time::timeout(PATIENCE, fails.next()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), millstream_core::ErrorKind::StateMismatch, "{error:?}");
+    assert!(error.message().contains("3-0") && error.message().contains("from 8-0 up to 10-0"), "{error:?}");
+    let rest = Resume { until_end: true, ..from(position) };
+    let mut beginning = source_at(redis, at("beginning"), rest.clone()).await;
+    assert_eq!(all(&mut *beginning).await, ["v8", "v9", "v10"]);
+    let mut end = source_at(redis, at("end"), rest).await;
+    assert!(all(&mut *end).await.is_empty());
+    redis.cli(&["XTRIM", &k, "MAXLEN", "0"]);
+    let mut empty = source_at(redis, json!({"stream": k}), fails.position().map(from).unwrap()).await;
+    let error = tokio::time::timeout(PATIENCE, empty.next()).await.unwrap().unwrap_err();
+    assert!(error.message().contains("it is empty"), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_was_trimmed_or_deleted_after_it_was_read_is_no_loss() {
+    let redis = started!(Redis::shared());
+    // What was read was trimmed, but for its last; all of it, and nothing came since; single entries were deleted.
+    let changes: [(usize, &[&str], usize); 4] = [
+        (3, &["XTRIM", "MINID", "3"], 7),
+        (10, &["XTRIM", "MAXLEN", "0"], 0),
+        (3, &["XDEL", "5-0"], 6),
+        (1, &["XDEL", "1-0"], 9),
+    ];
+    for (read, change, left) in changes {
+        let (k, position) = read_up_to(redis, read).await;
+        let mut words = change.to_vec();
+        words.insert(1, &k);
+        redis.cli(&words);
+        let rest = Resume { until_end: true, ..from(position) };
+        let mut source = source_at(redis, json!({"stream": k}), rest).await;
+        assert_eq!(all(&mut *source).await.len(), left, "{change:?}");
+    }
 }
 
 #[tokio::test]
