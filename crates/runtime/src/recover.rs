@@ -161,7 +161,7 @@ pub(crate) async fn open_sink(
     let tokens: Option<&Vec<(Epoch, Token)>> = checkpoint.and_then(|checkpoint| checkpoint.sinks.get(name));
     opening(name, async {
         let mut sink = plan.create()?;
-        sink.introduce(stamp);
+        sink.introduce(name, stamp);
         if let Some(share) = share {
             sink.join(share)?;
         }
