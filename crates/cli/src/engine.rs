@@ -163,7 +163,10 @@ async fn start(job: Job, shows: bool, talk: &Talk) -> Result<Vec<(Member, Observ
         let (handle, group, locate) = (member.handle.clone(), group.clone(), locate.clone());
         // The buffers are the pipeline's; where it rests, each task has its own.
         let of = running.resting.then(|| member.name.clone());
-        let mut observed = Observed::new(shape, handle.clone()).with_vars(vars.clone());
+        let all = group.clone();
+        let mut observed = Observed::new(shape, handle.clone())
+            .with_vars(vars.clone())
+            .with_drain(Arc::new(move |deadline| all.drain(deadline)));
         if member.buffer.is_none() || running.resting {
             observed = observed.with_buffers(buffers(&pipeline, group.clone(), of));
         }

@@ -142,7 +142,9 @@ impl Split<'_> {
                 name: Some(name.to_owned()),
                 from: entry.from.clone(),
                 description: entry.description.clone(),
-                errors: when_full(spec.when_full),
+                // What has no room is not for the sink's own rules.
+                errors: when_full(spec.when_full).into_iter().chain(entry.errors.clone()).collect(),
+                on_failed: entry.on_failed.clone(),
                 place: entry.place.clone(),
                 ..Entry::ready(Arc::new(BufferSink::new(&buffer)) as Arc<dyn SinkPlan>)
             };

@@ -28,6 +28,6 @@ pub mod prometheus;
 mod report;
 mod shape;
 
-pub use observer::{Hide, Observed, Observer, READY_WITHIN, ReadBuffers, ReadState};
+pub use observer::{Drain, Hide, Observed, Observer, READY_WITHIN, ReadBuffers, ReadState};
 pub use report::{BufferReport, PipelineReport, Queue, Rates, Report, Shares, StageReport, Totals};
 pub use shape::{Shape, StageShape};

@@ -25,6 +25,8 @@ pub type Hide = dyn Fn(&str) -> String + Send + Sync;
 /// Reads the keyed state of a running pipeline: of a stage, or of all; up to so many keys of each. Blocks.
 pub type ReadState = dyn Fn(Option<&str>, usize) -> Result<Value> + Send + Sync;
 
+/// Drains a pipeline, with its deadline.
+pub type Drain = dyn Fn(Duration) + Send + Sync;
 /// Reads the figures of a pipeline's buffers.
 pub type ReadBuffers = dyn Fn() -> Vec<BufferReport> + Send + Sync;
 
@@ -39,6 +41,7 @@ pub struct Observed {
     pub(crate) state: Option<Arc<ReadState>>,
     pub(crate) vars: BTreeMap<String, String>,
     buffers: Option<Arc<ReadBuffers>>,
+    drain: Option<Arc<Drain>>,
     history: Mutex<History>,
     failure: Mutex<Option<String>>,
 }
@@ -48,8 +51,8 @@ impl Observed {
     pub fn new(shape: Shape, handle: Handle) -> Self {
         let history = Mutex::new(History::new(Instant::now()));
         let hide = Arc::new(str::to_owned);
-        let (state, vars, buffers) = (None, BTreeMap::new(), None);
-        Observed { shape, handle, hide, state, vars, buffers, history, failure: Mutex::default() }
+        let (state, vars, buffers, drain) = (None, BTreeMap::new(), None, None);
+        Observed { shape, handle, hide, state, vars, buffers, drain, history, failure: Mutex::default() }
     }
 
     /// Everything that is said of it goes through `hide`, which takes secrets out.
@@ -71,6 +74,21 @@ impl Observed {
     pub fn with_buffers(mut self, read: Arc<ReadBuffers>) -> Self {
         self.buffers = Some(read);
         self
+    }
+
+    /// How it is drained, where it is one of several that end together, as with the tasks of its buffers.
+    #[must_use]
+    pub fn with_drain(mut self, drain: Arc<Drain>) -> Self {
+        self.drain = Some(drain);
+        self
+    }
+
+    /// Drains it, and what ends with it.
+    pub(crate) fn drain(&self, deadline: Duration) {
+        match &self.drain {
+            Some(drain) => drain(deadline),
+            None => self.handle.drain(deadline),
+        }
     }
 
     /// The pipeline's variables: what `%vars` is in the expression of a tap. They may hold secrets, and are never told.

@@ -126,7 +126,7 @@ async fn answer(observer: &Observer, ask: Ask) -> Result<Value> {
             if !deadline.is_finite() {
                 return Err(Error::new(ErrorKind::Option, "a deadline is a number of seconds"));
             }
-            observer.find(pipeline.as_deref())?.handle.drain(Duration::from_secs_f64(deadline));
+            observer.find(pipeline.as_deref())?.drain(Duration::from_secs_f64(deadline));
             Ok(Value::Null)
         }
         Ask::Stop { pipeline } => {

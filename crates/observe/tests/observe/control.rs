@@ -17,7 +17,7 @@ use millstream_testkit::{FakeSink, FakeSource};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::{observer, spec, start, until};
+use crate::{observer, spec, start, start_with, until};
 
 pub(crate) struct Serving(pub(crate) Process, JoinHandle<Result<()>>);
 
@@ -133,6 +133,19 @@ async fn a_pipeline_is_paused_resumed_committed_and_drained_from_outside() {
     assert_eq!(phase(&observer), "over");
     let error = serving.ask(Ask::Checkpoint { pipeline: None }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn a_drain_from_outside_is_one_of_all_that_end_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let (observer, (told, mut hears)) = (observer(), tokio::sync::mpsc::unbounded_channel());
+    let drain = Arc::new(move |deadline| told.send(deadline).unwrap());
+    let spec = spec("orders", &FakeSource::live(), &FakeSink::plain());
+    let running = start_with(&observer, &spec, |observed| observed.with_drain(drain));
+    let serving = Serving::at(folder.path(), &observer);
+    serving.ask(Ask::Drain { pipeline: None, deadline_seconds: 5.0 }).await.unwrap();
+    assert_eq!(hears.recv().await, Some(Duration::from_secs(5)));
+    running.handle().stop();
 }
 
 #[tokio::test]

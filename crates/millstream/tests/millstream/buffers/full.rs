@@ -1,6 +1,16 @@
 //! What becomes of records for which a buffer has no room.
 
-use millstream::{Home, core::Size, runtime::WhenFull, state::read_dead_letters};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use millstream::{
+    Home,
+    core::{ErrorKind, SinkPlan, Size},
+    runtime::{Entry, OnFailed, WhenFull},
+    state::read_dead_letters,
+};
 use millstream_testkit::{FakeSink, FakeSource};
 
 use super::{EXACTLY_ONCE, run, sink, spec, start, until};
@@ -16,8 +26,12 @@ fn heads(sink: &FakeSink) -> Vec<usize> {
 
 /// Runs it with a dead sink until the pipeline has finished, then with the sink back.
 fn through(when_full: WhenFull, home: &Home, sink_: &FakeSink) -> millstream::GroupSummary {
+    through_entry(sink("slow", sink_, Some(when_full)), home, sink_)
+}
+
+fn through_entry(entry: Entry<dyn SinkPlan>, home: &Home, sink_: &FakeSink) -> millstream::GroupSummary {
     let mut spec = spec(much());
-    spec.sinks = vec![sink("slow", sink_, Some(when_full))];
+    spec.sinks = vec![entry];
     sink_.stall(true);
     run(async {
         let group = start(&spec, home).await;
@@ -46,11 +60,17 @@ fn drop_newest_drops_and_counts_what_comes_last() {
 fn dead_letter_keeps_what_has_no_room_with_the_cause() {
     let folder = tempfile::tempdir().unwrap();
     let (home, slow) = (Home::new(folder.path()), FakeSink::plain());
-    let summary = through(WhenFull::DeadLetter, &home, &slow);
+    let heard = Arc::new(AtomicUsize::new(0));
+    let hears = heard.clone();
+    let mut entry = sink("slow", &slow, Some(WhenFull::DeadLetter));
+    entry.on_failed = Some(OnFailed(Arc::new(move |_, _, error, _| {
+        hears.fetch_add(usize::from(error.kind() == ErrorKind::Full), Ordering::Relaxed);
+    })));
+    let summary = through_entry(entry, &home, &slow);
     let kept = heads(&slow).len();
     let letters = read_dead_letters(&home.pipeline("p"), 1, 1000).unwrap();
     assert_eq!(summary.pipeline.unwrap().stages["slow"].dead as usize, letters.len());
-    assert_eq!(kept + letters.len(), 300);
+    assert_eq!((kept + letters.len(), heard.load(Ordering::Relaxed)), (300, letters.len()));
     let letter = &letters[0].1;
     assert_eq!(letter.code, "E_FULL");
     assert!(letter.causes[0].contains("the buffer of `slow` is full"), "{letter:?}");
