@@ -178,7 +178,13 @@ impl Handle {
         })
     }
 
-    /// Changes an option of a step while it runs, in all its workers; not every option can be.
+    /// Changes an option of a step while it runs, in all its workers; not every option can be. Steps of the library that wait have
+    /// `timeout` and, if several things may be under way at once, `in_flight`; those that batch have `batch.count`, `batch.bytes`
+    /// and `batch.linger`, too.
+    ///
+    /// # Errors
+    /// [`Option`](ErrorKind::Option): there is no such step, or the value is wrong; [`Unsupported`](ErrorKind::Unsupported): the
+    /// step has no such option, or it cannot change while the step runs.
     pub fn set_option(&self, step: &str, option: &str, value: &serde_json::Value) -> Result<()> {
         let plan = self.planned.borrow().clone();
         let found = plan.nodes.iter().find_map(|node| match &node.component {

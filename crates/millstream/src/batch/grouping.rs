@@ -101,6 +101,16 @@ where
         }
     }
 
+    /// Where what closes a batch has changed, what is open may have all of its records by now.
+    fn note_changes(&mut self) {
+        // The parameters keep the other end.
+        if self.changed.has_changed().unwrap_or(false) {
+            self.changed.mark_unchanged();
+            let closed = self.pending.close_full(&self.held, &self.batching.parameters);
+            closed.into_iter().for_each(|set| self.crew.push(set));
+        }
+    }
+
     fn emit(&mut self, out: &mut Output) {
         let (failed, mut back) = self.crew.emit(&mut self.held, out);
         if !failed.is_empty() {
@@ -146,6 +156,7 @@ where
 
     async fn process(&mut self, _: usize, batch: Batch, out: &mut Output) -> Result<()> {
         let Some(batch) = typed::<T>(batch, out) else { return Ok(()) };
+        self.note_changes();
         // One look at the clock for the batch: its records came together.
         let now = Timestamp::now();
         if self.batching.judges() || has_tried(&batch) {
@@ -171,12 +182,13 @@ where
     async fn ready(&mut self) {
         tokio::select! {
             () = self.crew.ready(&self.held) => {}
-            // What is open may be due by now, and the stage looks at its timers when this returns.
-            Ok(()) = self.changed.changed() => {}
+            // What is open may be full or due by now: `advance` looks at the one, and the stage at its timers.
+            Ok(()) = self.changed.changed() => self.changed.mark_changed(),
         }
     }
 
     async fn advance(&mut self, out: &mut Output) -> Result<()> {
+        self.note_changes();
         self.crew.finish_ready().await;
         self.emit(out);
         Ok(())

@@ -10,6 +10,7 @@ use millstream_core::{Batch, Change, Error, Output, Result, Timestamp};
 
 use super::{
     Batching, Splitter, Trigger,
+    batching::Parameters,
     saved::{Saved, Tag, batch_of, forget, read, run_of, save},
 };
 use crate::{
@@ -198,6 +199,26 @@ impl<T: Data> Pending<T> {
         None
     }
 
+    /// Closes the batches that have all of their records, or more, since what closes one has changed. One that has more comes in
+    /// parts, so that none is larger than it may be.
+    pub(crate) fn close_full(&mut self, held: &Held, parameters: &Parameters) -> Vec<Set> {
+        let mut closed = Vec::new();
+        let numbers: Vec<u32> = self.by_age.iter().map(|(_, number)| *number).collect();
+        for number in numbers {
+            let Some(open) = self.opens.get_mut(number) else { continue };
+            let sizes: Vec<u64> = match parameters.bytes() {
+                u64::MAX => vec![0; open.rows.len()],
+                _ => open.rows.iter().map(|at| bytes_of::<T>(held, *at)).collect(),
+            };
+            open.bytes = sizes.iter().sum();
+            let Some(trigger) = parameters.reached(false, open.rows.len(), open.bytes) else { continue };
+            if let Some(set) = self.close(number, trigger, held) {
+                closed.extend(in_parts(set, &sizes, parameters));
+            }
+        }
+        closed
+    }
+
     /// When the first record of the oldest batch came.
     pub(crate) fn oldest(&self) -> Option<Timestamp> {
         self.by_age.first().map(|(first_at, _)| *first_at)
@@ -369,6 +390,29 @@ impl<T: Data> Pending<T> {
 
 /// Fewer records than these are not worth the walk.
 const COMPACT_RECORDS_MIN: usize = 1 << 16;
+
+/// Bytes of the value of a record.
+fn bytes_of<T: Data>(held: &Held, at: Row) -> u64 {
+    let value = held.get(at.batch).and_then(|batch| view::<T>(batch).get(at.row as usize));
+    value.map_or(0, |value| written_bytes(value) as u64)
+}
+
+/// The records of a batch, whose values have these bytes, in batches as large as they may be.
+fn in_parts(set: Set, sizes: &[u64], parameters: &Parameters) -> Vec<Set> {
+    let part = || Set { rows: Vec::new(), key: set.key.clone(), trigger: set.trigger, absorbed: 0 };
+    let (mut parts, mut last, mut bytes) = (Vec::new(), part(), 0);
+    for (nth, (at, size)) in set.rows.iter().zip(sizes).enumerate() {
+        last.rows.push(*at);
+        last.absorbed += usize::from(nth < set.absorbed);
+        bytes += size;
+        if let Some(trigger) = parameters.reached(false, last.rows.len(), bytes) {
+            parts.push(Set { trigger, ..std::mem::replace(&mut last, part()) });
+            bytes = 0;
+        }
+    }
+    parts.extend((!last.rows.is_empty()).then_some(last));
+    parts
+}
 
 fn gone(held: &Held, at: Row, tag: Tag) -> Change {
     forget(held.get(at.batch).and_then(|batch| batch.get(at.row as usize).key()), tag)

@@ -57,7 +57,8 @@ impl<T: Data, K> Batched<T, K> {
         H: Fn(BatchOf<T>) -> F + Send + Sync + 'static,
     {
         let handler = Arc::new(handler);
-        self.enter(move |gather| {
+        let several = self.apart() != Apart::All;
+        self.enter(several, move |gather| {
             let handler = handler.clone();
             let handle = move |gathered: Gathered| {
                 let handler = handler.clone();
@@ -78,7 +79,7 @@ impl<T: Data, K> Batched<T, K> {
         make: impl Fn() -> W + Send + Sync + 'static,
     ) -> Stream<<W::Answer as Answer>::Value, at::Worker> {
         let make = Arc::new(make);
-        self.enter(move |gather| {
+        self.enter(false, move |gather| {
             let post = Post::empty();
             let at = post.clone();
             let handle = move |gathered: Gathered| {
@@ -89,19 +90,23 @@ impl<T: Data, K> Batched<T, K> {
         })
     }
 
-    /// Adds the step that `make` makes for each worker.
-    fn enter<U, L, O: Operator + 'static>(
-        self,
-        make: impl Fn(Gathering<T>) -> O + Send + Sync + 'static,
-    ) -> Stream<U, L> {
-        let Batched { stream, batching, repeatable } = self;
-        let limits = Limits::new(1);
-        let apart = match (stream.keyed, &batching.key) {
+    fn apart(&self) -> Apart {
+        match (self.stream.keyed, &self.batching.key) {
             (Keyed::No, _) => Apart::No,
             (_, Key::Record) => Apart::ByKey,
             _ => Apart::All,
-        };
-        let options: Vec<Arc<dyn crate::made::Adjust>> = vec![limits.clone(), Arc::new(batching.parameters.clone())];
+        }
+    }
+
+    /// Adds the step that `make` makes for each worker; `several` batches of a worker may be under way at once.
+    fn enter<U, L, O: Operator + 'static>(
+        self,
+        several: bool,
+        make: impl Fn(Gathering<T>) -> O + Send + Sync + 'static,
+    ) -> Stream<U, L> {
+        let (apart, limits) = (self.apart(), Limits::new(1));
+        let Batched { stream, batching, repeatable } = self;
+        let options = vec![limits.options(several), Arc::new(batching.parameters.clone())];
         let gathering = Gathering { batching, limits: limits.clone(), apart, repeatable };
         let made = Made::operator("batch", move || make(gathering.clone()));
         stream.enter(Made { stateful: true, options, ..made }, Some(limits))

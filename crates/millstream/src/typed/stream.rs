@@ -263,7 +263,7 @@ impl<T: Data, K> Stream<T, K> {
         let (limits, keyed, make) = (Limits::new(1), self.keyed != Keyed::No, Arc::new(make));
         let shared = limits.clone();
         let made = Made::operator("step", move || working::<T, W>(make.clone(), shared.clone(), keyed));
-        self.enter(Made { options: vec![limits.clone()], ..made }, Some(limits))
+        self.enter(Made { options: vec![limits.options(false)], ..made }, Some(limits))
     }
 }
 

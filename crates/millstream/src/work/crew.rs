@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use millstream_core::{Batch, Error, Output, Result};
+use tokio::sync::watch;
 
 use super::{Held, Limits, Outcomes, Row, Slots};
 use crate::{batch::Trigger, typed::Data};
@@ -64,6 +65,7 @@ struct Handled<U> {
 pub(crate) struct Crew<U, B, R> {
     begin: B,
     limits: Arc<Limits>,
+    raised: watch::Receiver<()>,
     apart: Apart,
     /// What is behind a record that failed of its key in the same set is to be handled again, behind it.
     in_line: bool,
@@ -85,6 +87,7 @@ where
     pub(crate) fn new(begin: B, limits: Arc<Limits>, apart: Apart) -> Self {
         Crew {
             begin,
+            raised: limits.raised(),
             limits,
             apart,
             in_line: false,
@@ -145,13 +148,15 @@ where
         head.is_some_and(|head| head.outcomes.is_some())
     }
 
-    /// Waits until there is something to hand over. Cancel-safe.
+    /// Waits until there is something to hand over, or more may begin. Cancel-safe.
     pub(crate) async fn ready(&mut self, held: &Held) {
         while !self.has_news() {
             self.begin(held);
-            match self.running.next().await {
-                Some((number, result)) => self.finish(number, result),
-                None => std::future::pending().await,
+            tokio::select! {
+                biased;
+                Some((number, result)) = self.running.next() => self.finish(number, result),
+                Ok(()) = self.raised.changed() => return,
+                else => std::future::pending().await,
             }
         }
     }

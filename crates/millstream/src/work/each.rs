@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, future::Either, stream::FuturesUnordered};
 use millstream_core::{BATCH_RECORDS_MAX, Batch, Change, Error, ErrorKind, Operator, Output, Result, panicked};
-use tokio::task::coop::unconstrained;
+use tokio::{sync::watch, task::coop::unconstrained};
 
 use super::{Held, Limits, Row, Slots};
 use crate::typed::{Data, typed};
@@ -52,6 +52,7 @@ where
     Each {
         begin,
         ordered: !limits.unordered(),
+        raised: limits.raised(),
         limits,
         keyed,
         held: Held::default(),
@@ -83,6 +84,7 @@ struct Each<T, U, B, R> {
     begin: B,
     ordered: bool,
     limits: Arc<Limits>,
+    raised: watch::Receiver<()>,
     keyed: bool,
     held: Held,
     taken: Slots<Taken<U>>,
@@ -275,9 +277,12 @@ where
     async fn ready(&mut self) {
         while !self.has_news() {
             self.begin();
-            match unconstrained(self.running.next()).await {
-                Some((number, result)) => self.finish(number, result),
-                None => std::future::pending().await,
+            tokio::select! {
+                biased;
+                Some((number, result)) = unconstrained(self.running.next()) => self.finish(number, result),
+                // Begins more, and has room for more input.
+                Ok(()) = self.raised.changed() => return,
+                else => std::future::pending().await,
             }
         }
     }

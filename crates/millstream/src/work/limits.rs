@@ -10,7 +10,7 @@ use std::{
 
 use millstream_core::{Error, ErrorKind, Result, Span};
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::made::Adjust;
 
@@ -25,6 +25,8 @@ pub(crate) struct Limits {
     threads: Arc<Semaphore>,
     /// Permits of threads that are to go when these have ended.
     surplus: AtomicUsize,
+    /// Tells that more may be under way.
+    raised: watch::Sender<()>,
 }
 
 /// The right to use a thread.
@@ -52,6 +54,7 @@ impl Limits {
             unordered,
             threads,
             surplus: AtomicUsize::new(0),
+            raised: watch::Sender::default(),
         })
     }
 
@@ -67,11 +70,17 @@ impl Limits {
             let more = most - before;
             let kept = self.surplus.fetch_update(Relaxed, Relaxed, |surplus| Some(surplus.saturating_sub(more)));
             self.threads.add_permits(more - kept.unwrap_or(0).min(more));
+            self.raised.send_replace(());
         } else {
             // Threads that are working keep their permits until they end.
             let gone = self.threads.forget_permits(before - most);
             self.surplus.fetch_add(before - most - gone, Relaxed);
         }
+    }
+
+    /// Hears when more may be under way.
+    pub(crate) fn raised(&self) -> watch::Receiver<()> {
+        self.raised.subscribe()
     }
 
     pub(crate) fn timeout(&self) -> Option<Duration> {
@@ -91,6 +100,11 @@ impl Limits {
         self.unordered.store(true, Relaxed);
     }
 
+    /// What of them can change while a step runs; `several` things of it may be under way at once.
+    pub(crate) fn options(self: &Arc<Self>, several: bool) -> Arc<dyn Adjust> {
+        if several { self.clone() } else { Arc::new(OneAtATime(self.clone())) }
+    }
+
     /// Waits until a thread may be used.
     pub(crate) async fn thread(self: &Arc<Self>) -> Thread {
         // The semaphore is never closed.
@@ -106,6 +120,15 @@ impl Adjust for Limits {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+}
+
+/// Limits of a step that has one thing under way at a time: that cannot change.
+struct OneAtATime(Arc<Limits>);
+
+impl Adjust for OneAtATime {
+    fn adjust(&self, option: &str, value: &Value) -> Result<bool> {
+        if option == "in_flight" { Ok(false) } else { self.0.adjust(option, value) }
     }
 }
 

@@ -37,6 +37,9 @@ impl<T: Data, K, P> Prepared<T, K, P> {
 
     /// Handles each record with what was found for its set. An error or panic costs only its record; where records are
     /// partitioned by key, those behind it of its key are looked up and handled again, behind it.
+    ///
+    /// Four look-ups are under way at once if [`in_flight`](Stream::in_flight) does not say otherwise; one where records are
+    /// partitioned by key, whatever it says: a set may have records of any key.
     pub fn map<L, F, E, U, G, M>(self, map: M) -> Stream<U, at::Batches>
     where
         P: Fn(Vec<T>) -> F + Send + Sync + 'static,
@@ -63,7 +66,7 @@ impl<T: Data, K, P> Prepared<T, K, P> {
             };
             preparing::<T, U, _>(handle, shared.clone(), apart, most)
         });
-        let made = Made { options: vec![limits.clone()], ..made };
+        let made = Made { options: vec![limits.options(apart != Apart::All)], ..made };
         self.stream.enter(made, Some(limits))
     }
 }

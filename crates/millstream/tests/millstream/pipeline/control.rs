@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use millstream::{
-    BatchOf, Batching, Error, ErrorKind, RateLimit, Span, Stream, Then, Trigger,
+    BatchOf, BatchWorker, Batching, Error, ErrorKind, RateLimit, Result, Span, Stream, Then, Trigger, Worker,
     core::Role,
     runtime::{Dispatch, Happening, Phase},
 };
@@ -34,6 +34,27 @@ fn crowded(stream: Stream<String>, crowd: &Crowd, gate: &Gate) -> Stream<String,
             Ok::<_, Error>(text)
         }
     })
+}
+
+/// Answers with what it is given.
+struct Same;
+
+impl Worker<String> for Same {
+    type Output = String;
+    type Error = Error;
+
+    async fn handle(&mut self, text: String) -> Result<String> {
+        Ok(text)
+    }
+}
+
+impl BatchWorker<String> for Same {
+    type Answer = Vec<Result<String>>;
+    type Error = Error;
+
+    async fn handle(&mut self, batch: BatchOf<String>) -> Vec<Result<String>> {
+        batch.into_iter().map(Ok).collect()
+    }
 }
 
 behaviours! {
@@ -138,13 +159,75 @@ behaviours! {
         let handle = running.handle();
         until("two", || crowd.now() == 2).await;
         handle.set_option("work", "in_flight", &json!(7)).unwrap();
+        // Though none of them is done.
+        until("seven", || crowd.now() == 7).await;
         gate.open();
         until("the others", || bed.delivered().len() == 100).await;
-        assert!((2..=7).contains(&crowd.most()), "{}", crowd.most());
+        assert_eq!(crowd.most(), 7);
         for wrong in [json!(0), json!("many")] {
             assert_eq!(handle.set_option("work", "in_flight", &wrong).unwrap_err().kind(), ErrorKind::Option);
         }
         bed.drain(&mut running).await;
+    }
+
+    async fn how_many_batches_are_under_way_changes_while_it_runs() {
+        let (bed, source, gate, crowd) = (Bed::new(), FakeSource::live(), Gate::default(), Crowd::default());
+        push(&source, 0..20);
+        let (inside, shut) = (crowd.clone(), gate.clone());
+        bed.collect(bed.texts(&source).batch(Batching::count(2)).handle(move |batch: BatchOf<String>| {
+            let (inside, shut) = (inside.clone(), shut.clone());
+            async move {
+                let _inside = inside.enter();
+                shut.passed().await;
+                batch.into_iter().map(Ok::<_, Error>).collect::<Vec<_>>()
+            }
+        }).name("work"));
+        let mut running = bed.start();
+        let handle = running.handle();
+        until("one", || crowd.now() == 1).await;
+        handle.set_option("work", "in_flight", &json!(3)).unwrap();
+        until("three", || crowd.now() == 3).await;
+        gate.open();
+        until("the others", || bed.delivered().len() == 20).await;
+        assert_eq!(crowd.most(), 3);
+        bed.drain(&mut running).await;
+    }
+
+    async fn what_has_one_thing_under_way_refuses_to_have_more() {
+        let (bed, source) = (Bed::new(), FakeSource::live());
+        let first = bed.texts(&source).step(|| Same).name("step");
+        let second = first.batch(Batching::count(1)).step(|| Same).name("batches");
+        let keyed = second.partition_by(String::clone).prepare(|_| async { Ok::<_, Error>(()) });
+        let prepared = keyed.map(|text, ()| Ok::<_, Error>(text.clone())).name("prepare");
+        bed.collect(prepared.batch(Batching::count(1)).handle(|_| async {}).name("any"));
+        let mut running = bed.start();
+        let handle = running.handle();
+        for step in ["step", "batches", "prepare", "any"] {
+            let refused = handle.set_option(step, "in_flight", &json!(2)).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unsupported, "{step}");
+            handle.set_option(step, "timeout", &json!("1s")).unwrap();
+        }
+        bed.drain(&mut running).await;
+    }
+
+    async fn an_open_batch_that_has_enough_now_does_not_wait_for_the_next_record() {
+        for (option, value, parts) in [("batch.count", json!(4), vec![4, 4, 2]), ("batch.bytes", json!("6B"), vec![3, 3, 3, 1])] {
+            let (bed, source, seen) = (Bed::new(), FakeSource::live(), Seen::new());
+            let log = seen.clone();
+            bed.collect(bed.texts(&source).batch(Batching::count(100)).handle(move |batch: BatchOf<String>| {
+                log.add(batch.len());
+                async move { batch.into_iter().map(Ok::<_, Error>).collect::<Vec<_>>() }
+            }).name("batch"));
+            let mut running = bed.start();
+            let handle = running.handle();
+            // As MessagePack each text has two bytes.
+            push(&source, 0..10);
+            until("an open batch", || handle.status().stages.get("batch").is_some_and(|at| at.absorbed == 10)).await;
+            handle.set_option("batch", option, &value).unwrap();
+            until("all of it", || bed.delivered().len() == 10).await;
+            assert_eq!((seen.all(), bed.delivered()), (parts, texts((0..10).map(|n| format!("\"{n}\"")))));
+            bed.drain(&mut running).await;
+        }
     }
 
     async fn the_time_out_of_a_step_changes_while_it_runs() {
