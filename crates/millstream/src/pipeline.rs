@@ -203,8 +203,14 @@ impl Pipeline {
     }
 
     /// Runs it to its end. One with buffers is run by [`Pipeline::start_group`].
+    ///
+    /// Not cancel-safe: dropped before its end it stops the pipeline at once, without a last epoch, because nobody could steer it
+    /// any more. [`start`](Pipeline::start) it to drain it.
+    ///
+    /// # Errors
+    /// Those of the [plan](Pipeline::plan), and what has stopped it.
     pub async fn run(&self) -> Result<Summary> {
-        self.start()?.wait().await
+        self.start()?.abort_on_drop().wait().await
     }
 
     pub(crate) fn draft(&self) -> MutexGuard<'_, Draft> {

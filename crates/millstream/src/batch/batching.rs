@@ -122,7 +122,8 @@ impl<T> Batching<T> {
     }
 
     /// The same by the key that the record has, as [`partition_by`](crate::Stream::partition_by) gave it. Then batches of
-    /// different keys are handled beside each other, and those of one key in order.
+    /// different keys may be handled beside each other, as many as [`in_flight`](crate::Stream::in_flight) says, and those of one
+    /// key in order.
     #[must_use]
     pub fn by_key(mut self) -> Self {
         self.key = Key::Record;

@@ -168,6 +168,9 @@ impl<T: Data, K> Stream<T, K> {
     /// Replaces each value by what a future comes to. Up to [`in_flight`](Stream::in_flight) of them (100 if not said) are under
     /// way in each worker; results go on in the order of their records, unless [`unordered`](Stream::unordered). A panic or a
     /// [`timeout`](Stream::timeout) costs only its record.
+    ///
+    /// An `async` closure will do where it captures nothing. What one captures it lends to each call, and calls are under way beside
+    /// each other, so that each needs its own: `move |n| { let client = client.clone(); async move { client.get(n).await } }`.
     pub fn map_async<U, E, F, M>(self, map: M) -> Stream<U, at::Async>
     where
         U: Data,

@@ -1,5 +1,6 @@
 //! Sinks behind buffers on disk: a slow or dead one holds up nobody else, and gets everything in the end.
 
+mod builder;
 mod crash;
 mod full;
 mod plans;

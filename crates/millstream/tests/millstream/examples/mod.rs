@@ -50,6 +50,11 @@ fn orders_are_charged_or_become_dead_letters() {
 }
 
 #[test]
+fn orders_part_by_their_size() {
+    prints_what_is_expected("orders", &[]);
+}
+
+#[test]
 fn two_streams_are_joined_by_time() {
     prints_what_is_expected("join_by_time", &[]);
 }

@@ -105,6 +105,23 @@ behaviours! {
         assert_eq!(bed.delivered(), texts(0..=accepted));
     }
 
+    async fn a_receipt_is_waited_for_when_the_next_ones_have_been_pushed() {
+        let bed = bed(FakeSink::plain());
+        let collector = collect(&bed, 100);
+        let mut running = bed.start();
+        let mut receipts = Vec::new();
+        for n in 0..10 {
+            receipts.push(collector.push_with_receipt(n).await.unwrap());
+        }
+        for receipt in receipts {
+            let epoch = receipt.await.unwrap();
+            assert!(running.handle().status().epoch >= epoch);
+        }
+        assert_eq!(bed.delivered(), texts(0..10));
+        drop(collector);
+        balanced(&running.wait().await.unwrap());
+    }
+
     async fn a_drain_answers_all_who_wait() {
         let bed = bed(FakeSink::plain());
         let collector = collect(&bed, 1);

@@ -8,6 +8,7 @@
 //! | concurrency, metrics, error rules, rate limit of each step | `dispatch`; `control::figures_*`, `*_rate_limit_*`; `errors` |
 //! | map, filter, flat-map; async; blocking; prepare-batch | `steps`, `envelope`; `waiting` |
 //! | branch, route, merge; an unknown route | `graph` |
+//! | sources, steps and closures of one's own | `own` |
 //! | batch handlers: outcomes for each, one for all, missing ones | `batches::{each_record_*, one_error_*, a_missing_*}` |
 //! | hooks exactly once, also after errors | `workers`, `batch_workers`, `hooks` |
 //! | round-robin to whoever has room | `dispatch::{records_go_*, workers_in_turn_*}` |
@@ -51,6 +52,7 @@ mod guarantees;
 mod hooks;
 mod limits;
 mod misuse;
+mod own;
 mod panics;
 mod shutdown;
 mod steps;

@@ -229,10 +229,15 @@ behaviours! {
         bed.collect(bed.texts(&source));
         let mut running = bed.start();
         until("the records", || bed.delivered().len() == 5).await;
-        running.handle().pause();
+        let handle = running.handle();
+        handle.pause();
+        until("the pause", || matches!(handle.status().phase, Phase::Paused)).await;
+        // This epoch passes all tasks: who would still read has read by then.
+        handle.checkpoint().await.unwrap();
         push(&source, 5..10);
         bed.drain(&mut running).await;
-        assert!(bed.delivered().len() <= 10);
+        // What the pause kept out comes with the next run.
+        assert_eq!(bed.delivered().len(), 5);
     }
 
     async fn dropping_what_runs_it_does_not_stop_a_pipeline() {
@@ -248,6 +253,24 @@ behaviours! {
         until("the records", || bed.delivered().len() == 5).await;
         handle.drain(SHORT);
         handle.over().await;
+    }
+
+    async fn dropping_the_future_of_run_stops_the_pipeline() {
+        let (bed, source, inside) = (Bed::new(), FakeSource::live(), Crowd::default());
+        push(&source, 0..5);
+        let crowd = inside.clone();
+        bed.collect(bed.texts(&source).map_async(move |_| {
+            let inside = crowd.enter();
+            async move {
+                let _inside = inside;
+                std::future::pending::<millstream::Result<u64>>().await
+            }
+        }));
+        tokio::select! {
+            ended = bed.pipeline.run() => panic!("it ends: {ended:?}"),
+            () = until("all under way", || inside.now() == 5) => {}
+        }
+        until("nothing under way", || inside.now() == 0).await;
     }
 
     async fn a_pipeline_that_nobody_can_steer_any_more_still_ends_with_its_sources() {
