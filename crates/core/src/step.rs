@@ -197,6 +197,11 @@ impl Output {
         std::mem::take(&mut self.failed)
     }
 
+    /// Whether anything was given back.
+    pub fn has_returned(&self) -> bool {
+        !self.returned.is_empty()
+    }
+
     /// Takes what was given back, in order, with the input by which it had come, if the step said so.
     pub fn take_returned(&mut self) -> Vec<(Option<usize>, Batch)> {
         std::mem::take(&mut self.returned)

@@ -20,6 +20,8 @@ pub(crate) struct Grouping<T, U, B, R> {
     crew: Crew<U, B, R>,
     held: Held,
     changed: watch::Receiver<()>,
+    /// No more input comes in this run: what still does was given back, and must not stay open.
+    drained: bool,
 }
 
 impl<T, U, B, R> Grouping<T, U, B, R>
@@ -31,7 +33,7 @@ where
 {
     pub(crate) fn new(batching: Batching<T>, crew: Crew<U, B, R>) -> Self {
         let changed = batching.parameters.changed();
-        Grouping { batching, pending: Pending::new(), crew, held: Held::default(), changed }
+        Grouping { batching, pending: Pending::new(), crew, held: Held::default(), changed, drained: false }
     }
 
     /// Records of which only the number counts: whole slices go into batches.
@@ -169,6 +171,9 @@ where
         {
             self.close_older(oldest, Trigger::Memory);
         }
+        if self.drained {
+            self.close_older(Timestamp(i64::MAX), Trigger::Drain);
+        }
         self.pending.absorb(out);
         self.crew.begin(&self.held);
         self.pending.compact(&mut self.held);
@@ -231,6 +236,7 @@ where
     }
 
     async fn drain(&mut self, _: &mut Output) -> Result<()> {
+        self.drained = true;
         self.close_older(Timestamp(i64::MAX), Trigger::Drain);
         self.crew.begin(&self.held);
         Ok(())

@@ -35,13 +35,13 @@ impl<T: Data, K> Batched<T, K> {
     /// Handling a record twice does no harm. Then a batch that fails as a whole, by a panic or an error that another try cannot
     /// help, is handled again at once record by record, with [`Trigger::Retry`](crate::Trigger::Retry): only what fails by itself
     /// has failed. And where the stream is partitioned, what is behind a record that failed of its key in the same batch is
-    /// handled again behind it, so that each key stays in order.
+    /// handled again in a later one, so that each key stays in order.
     pub fn repeatable(self) -> Self {
         Batched { repeatable: true, ..self }
     }
 
-    /// Calls `handler` with each batch; what it answers ([`Answer`]) says what becomes of each record. A panic or a time-out
-    /// is an error of the whole batch, unless it is [`repeatable`](Batched::repeatable). A record that is tried again comes
+    /// Calls `handler` with each batch; what it answers ([`Answer`]) says what becomes of each record. A panic is an error of the
+    /// whole batch, if that is not [`repeatable`](Batched::repeatable), and so is a time-out. A record that is tried again comes
     /// alone, with [`Trigger::Retry`](crate::Trigger::Retry).
     ///
     /// One batch at a time is under way if [`in_flight`](Stream::in_flight) does not say more; what they come to goes on in

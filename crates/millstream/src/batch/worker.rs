@@ -114,14 +114,15 @@ pub(super) struct Served<O: 'static, T: 'static, W: BatchWorker<T>, M: 'static> 
     post: Post<W>,
     make: Arc<M>,
     begun: bool,
-    drained: bool,
+    /// It is to be told of the drain, behind the last batch.
+    draining: bool,
     over: bool,
     types: PhantomData<fn(T)>,
 }
 
 impl<O: 'static, T: 'static, W: BatchWorker<T>, M: 'static> Served<O, T, W, M> {
     pub(super) fn new(gathering: O, post: Post<W>, make: Arc<M>) -> Self {
-        Served { gathering, post, make, begun: false, drained: false, over: false, types: PhantomData }
+        Served { gathering, post, make, begun: false, draining: false, over: false, types: PhantomData }
     }
 
     /// The end of the worker, once.
@@ -186,7 +187,15 @@ impl<O: Operator, T: 'static, W: BatchWorker<T>, M: Fn() -> W + Send + Sync + 's
     }
 
     async fn settle(&mut self, out: &mut Output) -> Result<()> {
-        self.gathering.settle(out).await
+        self.gathering.settle(out).await?;
+        // What is given back comes once more.
+        if out.has_returned() || !std::mem::take(&mut self.draining) {
+            return Ok(());
+        }
+        match self.post.0.lock().await.as_mut() {
+            Some(worker) => every(worker.drain().map(outcome), None).await,
+            None => Ok(()),
+        }
     }
 
     async fn end(&mut self, out: &mut Output) -> Result<()> {
@@ -206,16 +215,9 @@ impl<O: Operator, T: 'static, W: BatchWorker<T>, M: Fn() -> W + Send + Sync + 's
     }
 
     async fn drain(&mut self, out: &mut Output) -> Result<()> {
-        self.gathering.drain(out).await?;
-        // What was still open is its last work.
-        self.gathering.settle(out).await?;
-        if std::mem::replace(&mut self.drained, true) {
-            return Ok(());
-        }
-        match self.post.0.lock().await.as_mut() {
-            Some(worker) => every(worker.drain().map(outcome), None).await,
-            None => Ok(()),
-        }
+        // What was still open is its last work; all of it is done when this has settled.
+        self.draining = true;
+        self.gathering.drain(out).await
     }
 
     async fn close(&mut self) -> Result<()> {

@@ -96,6 +96,21 @@ behaviours! {
         assert_eq!((bed.delivered(), log.all()), (texts(0..3), texts(["1 init", "1 drain after 3", "1 terminate"])));
     }
 
+    async fn what_comes_again_in_a_drain_is_handled_in_it_and_before_the_drain_hook() {
+        let (bed, (make, log, _)) = (Bed::new(), inserts(Ok(())));
+        let source = millstream_testkit::FakeSource::live();
+        (0..10).for_each(|n| source.push(Some("k"), n.to_string()));
+        let keyed = bed.pipeline.source_of(source).partition_by_key().text().try_map(|text| text.parse::<u64>());
+        // Those behind 5 are handled again behind it.
+        bed.collect(keyed.batch(Batching::count(100)).repeatable().step(make).name("insert"));
+        let mut running = bed.start();
+        let handle = running.handle();
+        until("the batch is open", || handle.status().stages.get("insert").is_some_and(|at| at.absorbed == 10)).await;
+        bed.drain(&mut running).await;
+        assert_eq!((bed.delivered(), bed.dead()), (texts((0..10).filter(|n| *n != 5)), vec![dead("5", "E_DATA")]));
+        assert_eq!(log.all(), ["1 init", "1 drain after 14", "1 terminate"]);
+    }
+
     async fn there_is_one_for_each_worker_which_handles_one_batch_at_a_time() {
         let (bed, (make, log, inside)) = (Bed::new(), inserts(Ok(())));
         let numbers = bed.numbers(900).filter(|n| ![5, 13, 77].contains(n)).partition_by(|n| n % 9);
