@@ -300,7 +300,7 @@ impl Inner {
 
     /// What the source is to take back when the last consumer has gone. A system that remembers what it has handed out keeps
     /// what somebody had in hand, so that it counts how often a record is tried.
-    pub(crate) fn take_unseen(&mut self, owner: Owner) -> Vec<Batch> {
+    pub(crate) fn leftovers(&mut self, owner: Owner) -> Vec<Batch> {
         match (owner, &self.log) {
             (Owner::System, Some(_)) => self.unseen.drain(..).map(|part| part.rest()).collect(),
             (_, log) => log.as_ref().map(Log::not_done).unwrap_or_default(),

@@ -409,7 +409,7 @@ impl Task {
                 _ => Ok(()),
             };
             if self.capabilities.give_back {
-                let rest = self.shelf.lock().take_unseen(self.capabilities.owner);
+                let rest = self.shelf.lock().leftovers(self.capabilities.owner);
                 for batch in rest {
                     self.source.give_back(&batch).await?;
                 }
