@@ -56,8 +56,8 @@ pub trait Source: Send {
         Vec::new()
     }
 
-    /// Records or bytes that are there and not yet read, where the system tells. Asked about once a second: it answers with
-    /// what is known and waits for nobody.
+    /// Records or bytes that are there and not yet read; neither, while they are not known. `None` where the system does not
+    /// tell. Asked about once a second: it answers with what is known and waits for nobody.
     fn lag(&self) -> Option<Lag> {
         None
     }

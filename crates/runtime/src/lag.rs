@@ -33,12 +33,10 @@ impl Lags {
 }
 
 impl SourceTask {
-    /// Asks the source how much there is to read. One that cannot tell is asked again behind its next batch.
+    /// Asks the source how much there is to read. One that does not tell is not asked again.
     pub(crate) fn look(&mut self, at: &mut Progress) -> Result<(), Halt> {
         let lag = self.lease.source()?.lag();
-        if lag.is_some() || at.look_at.is_some() {
-            self.context.shared.lags.set(&self.context.name, lag);
-        }
+        self.context.shared.lags.set(&self.context.name, lag);
         at.look_at = lag.map(|_| Instant::now() + EVERY);
         Ok(())
     }

@@ -281,9 +281,6 @@ impl SourceTask {
         if alone {
             self.context.pace.urge();
         }
-        if at.look_at.is_none() {
-            self.look(at)?;
-        }
         if self.counted() { self.end(at).await } else { Ok(()) }
     }
 

@@ -267,7 +267,7 @@ impl Source for KafkaSource {
             let end = native::watermarks(&consumer, &topic, partition).map(|(_, end)| end).max(depth.end(shard))?;
             Some(u64::try_from(end - next).unwrap_or(0))
         });
-        Some(Lag { records: Some(behind.sum::<Option<u64>>()?), bytes: None })
+        Some(Lag { records: behind.sum(), bytes: None })
     }
 
     fn size(&self) -> Option<Lag> {

@@ -343,8 +343,8 @@ impl Source for RedisSource {
     }
 
     fn lag(&self) -> Option<Lag> {
-        let records = self.open.as_ref()?.reading.backlog.records()?;
-        Some(Lag { records: Some(records), bytes: None })
+        let records = self.open.as_ref()?.reading.backlog.records();
+        Some(Lag { records, bytes: None })
     }
 
     async fn keep_alive(&mut self) -> Result<()> {
