@@ -109,6 +109,17 @@ impl RedisSource {
         Ok((finder, shards))
     }
 
+    /// Streams that do not exist. Where they are waited for, it is an error that can pass.
+    fn not_there(&self, streams: &[String], kind: ErrorKind) -> Error {
+        let names = streams.iter().map(|stream| format!("`{stream}`")).collect::<Vec<_>>().join(", ");
+        let error = Error::new(kind, format!("cannot read {names} of {}: there is no such stream", self.server));
+        match (kind, &self.options.group) {
+            (ErrorKind::NotFound, _) => error.hint("check the name and `db`; without an end it is waited for"),
+            (_, Some(_)) => error.hint("it is read as soon as it is there; `group.mkstream` makes it"),
+            (_, None) => error.hint("it is read as soon as it is there; check the name and `db`"),
+        }
+    }
+
     /// Looks how much there is to read of these keys.
     async fn look(&mut self, reading: &Reading, keys: &[LaneKey]) {
         let group = self.options.group.as_ref().map(|group| group.name.as_str());
@@ -152,6 +163,7 @@ impl RedisSource {
             marks: BTreeMap::new(),
             due: BTreeMap::new(),
             alone: None,
+            waits: None,
             reading: Arc::new(reading),
             resume,
         };
@@ -182,6 +194,10 @@ impl Source for RedisSource {
         self.router.forget();
         let topology = self.router.topology().await?;
         let (finder, shards) = self.find().await?;
+        let missing = finder.missing();
+        if resume.until_end && !missing.is_empty() {
+            return Err(self.not_there(&missing, ErrorKind::NotFound));
+        }
         let begin = Begin {
             position: resume.position.as_ref(),
             start: &resume.start,
@@ -192,11 +208,19 @@ impl Source for RedisSource {
         let keys = begin.keys(&mut self.router, shards).await?;
         let reading = self.reading(resume);
         self.look(&reading, &keys).await;
-        self.begin(reading, resume.clone(), &topology, keys, finder)
+        self.begin(reading, resume.clone(), &topology, keys, finder)?;
+        if !missing.is_empty() {
+            let waits = self.not_there(&missing, ErrorKind::Unavailable);
+            self.open()?.1.waits = Some(waits);
+        }
+        Ok(())
     }
 
     async fn next(&mut self) -> Result<Event> {
         let (router, open) = self.open()?;
+        if let Some(waits) = open.waits.take() {
+            return Err(waits);
+        }
         loop {
             if open.alone.is_some() {
                 // The runtime commits, and for that drops this future.

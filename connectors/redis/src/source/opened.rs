@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::stream::FuturesUnordered;
-use millstream_core::{Event, Result, Resume, ShardKey};
+use millstream_core::{Error, Event, Result, Resume, ShardKey};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
@@ -38,6 +38,8 @@ pub(super) struct Open {
     pub(super) marks: BTreeMap<ShardKey, Mark>,
     /// What is committed and not yet acknowledged.
     pub(super) due: BTreeMap<ShardKey, u64>,
+    /// Streams are not there: said once, and waited for.
+    pub(super) waits: Option<Error>,
     /// A record that goes alone has been handed over: nothing more until these marks are committed.
     pub(super) alone: Option<(OwnedSemaphorePermit, Vec<(ShardKey, Mark)>)>,
 }

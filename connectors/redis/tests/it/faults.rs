@@ -156,9 +156,9 @@ async fn a_pause_far_beyond_all_timeouts_loses_nothing_while_the_input_goes_on()
     let options = options(&redis, json!({"stream": "k", "timeout": "500ms", "in_flight": "64KiB"}));
     let mut sink = plan_sink(&options).unwrap().create().unwrap();
     sink.open(&[]).await.unwrap();
-    let mut source = source(&redis, json!({"stream": "k", "timeout": "500ms"})).await;
     write(&mut *sink, value_batch(0..1000)).await;
     flush(&mut *sink).await;
+    let mut source = source(&redis, json!({"stream": "k", "timeout": "500ms"})).await;
     assert_eq!(take(&mut *source, 1000).await, numbered(0..1000));
     redis.pause();
     let until = tokio::time::Instant::now() + pause();

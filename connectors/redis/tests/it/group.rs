@@ -224,43 +224,6 @@ async fn single_records_can_be_acknowledged() {
 }
 
 #[tokio::test]
-async fn without_acks_redis_keeps_nothing() {
-    let redis = started!(Redis::shared());
-    let k = key();
-    fill(redis, &k, 0..10).await;
-    let options_none = json!({"stream": k, "group": {"name": "g", "ack": "none"}});
-    assert_eq!(plan_source(&options(redis, options_none.clone())).unwrap().capabilities().owner, Owner::Nobody);
-    let mut source = source(redis, options_none).await;
-    assert_eq!(take(&mut *source, 10).await, numbered(0..10));
-    assert_eq!(pending(redis, &k), 0);
-    commit(&mut *source).await;
-}
-
-#[tokio::test]
-async fn a_group_begins_where_it_is_told_and_streams_are_made_on_request() {
-    let redis = started!(Redis::shared());
-    let (k, made, late) = (key(), key(), key());
-    fill(redis, &k, 0..5).await;
-    let mut from_end = source_at(redis, member(&k, "a"), start(SeekTo::End)).await;
-    quiet(&mut *from_end, Duration::from_millis(200)).await;
-    fill(redis, &k, 5..6).await;
-    assert_eq!(take(&mut *from_end, 1).await, ["v5"]);
-    let mkstream = json!({"stream": made, "group": {"name": "g", "mkstream": true}});
-    let mut makes = source(redis, mkstream).await;
-    quiet(&mut *makes, Duration::from_millis(200)).await;
-    assert_eq!(redis.cli(&["EXISTS", &made]), "1");
-    fill(redis, &made, 0..1).await;
-    assert_eq!(take(&mut *makes, 1).await, ["v0"]);
-    let mut waits = source_at(redis, member(&late, "a"), start(SeekTo::End)).await;
-    quiet(&mut *waits, Duration::from_millis(200)).await;
-    assert_eq!(redis.cli(&["EXISTS", &late]), "0");
-    fill(redis, &late, 0..3).await;
-    assert_eq!(take(&mut *waits, 3).await, numbered(0..3));
-    let error = waits.seek(&SeekTo::Beginning, None).await.unwrap_err();
-    assert_eq!(error.kind(), millstream_core::ErrorKind::Unsupported);
-}
-
-#[tokio::test]
 async fn what_is_given_back_is_not_acknowledged_and_comes_to_others_at_once_as_if_for_the_first_time() {
     let redis = started!(Redis::shared());
     let k = key();
@@ -310,6 +273,44 @@ async fn who_ends_leaves_no_name_behind() {
     assert_eq!(pending(redis, &k), 0);
     second.close().await.unwrap();
     assert_eq!(names(), "");
+}
+
+#[tokio::test]
+async fn without_acks_redis_keeps_nothing() {
+    let redis = started!(Redis::shared());
+    let k = key();
+    fill(redis, &k, 0..10).await;
+    let options_none = json!({"stream": k, "group": {"name": "g", "ack": "none"}});
+    assert_eq!(plan_source(&options(redis, options_none.clone())).unwrap().capabilities().owner, Owner::Nobody);
+    let mut source = source(redis, options_none).await;
+    assert_eq!(take(&mut *source, 10).await, numbered(0..10));
+    assert_eq!(pending(redis, &k), 0);
+    commit(&mut *source).await;
+}
+
+#[tokio::test]
+async fn a_group_begins_where_it_is_told_and_streams_are_made_on_request() {
+    let redis = started!(Redis::shared());
+    let (k, made, late) = (key(), key(), key());
+    fill(redis, &k, 0..5).await;
+    let mut from_end = source_at(redis, member(&k, "a"), start(SeekTo::End)).await;
+    quiet(&mut *from_end, Duration::from_millis(200)).await;
+    fill(redis, &k, 5..6).await;
+    assert_eq!(take(&mut *from_end, 1).await, ["v5"]);
+    let mkstream = json!({"stream": made, "group": {"name": "g", "mkstream": true}});
+    let mut makes = source(redis, mkstream).await;
+    quiet(&mut *makes, Duration::from_millis(200)).await;
+    assert_eq!(redis.cli(&["EXISTS", &made]), "1");
+    fill(redis, &made, 0..1).await;
+    assert_eq!(take(&mut *makes, 1).await, ["v0"]);
+    let mut waits = source_at(redis, member(&late, "a"), start(SeekTo::End)).await;
+    waits_for(&mut *waits, &late).await;
+    quiet(&mut *waits, Duration::from_millis(200)).await;
+    assert_eq!(redis.cli(&["EXISTS", &late]), "0");
+    fill(redis, &late, 0..3).await;
+    assert_eq!(take(&mut *waits, 3).await, numbered(0..3));
+    let error = waits.seek(&SeekTo::Beginning, None).await.unwrap_err();
+    assert_eq!(error.kind(), millstream_core::ErrorKind::Unsupported);
 }
 
 #[tokio::test]

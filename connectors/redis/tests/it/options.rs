@@ -115,8 +115,8 @@ async fn a_wrong_password_is_said_without_saying_it() {
     let error = opening(json!({"url": format!("redis://ann:ann@{}/k", users.address())})).await;
     assert_eq!(error.kind(), ErrorKind::Permission);
     assert!(error.message().contains("NOPERM"), "{error:?}");
-    let mut source = source(&redis, json!({"stream": "k"})).await;
     redis.cli(&["XADD", "k", "*", "msg", "v"]);
+    let mut source = source(&redis, json!({"stream": "k"})).await;
     assert_eq!(take(&mut *source, 1).await, ["v"]);
     let mut ann =
         plan_source(&json!({"url": format!("redis://ann:ann@{}/a1", users.address())})).unwrap().create().unwrap();

@@ -139,11 +139,10 @@ async fn a_stream_that_is_not_there_yet_is_waited_for_and_read_from_its_beginnin
     let redis = started!(Redis::shared());
     let k = key();
     let mut source = source_at(redis, json!({"stream": k}), start(SeekTo::End)).await;
+    waits_for(&mut *source, &k).await;
     quiet(&mut *source, Duration::from_millis(100)).await;
     redis.cli(&["XADD", &k, "*", "msg", "first"]);
     assert_eq!(take(&mut *source, 1).await, ["first"]);
-    let mut bounded = source_at(redis, json!({"stream": key()}), until_end()).await;
-    assert!(all(&mut *bounded).await.is_empty());
 }
 
 #[tokio::test]
@@ -282,6 +281,27 @@ async fn what_was_trimmed_or_deleted_after_it_was_read_is_no_loss() {
         let rest = Resume { until_end: true, ..from(position) };
         let mut source = source_at(redis, json!({"stream": k}), rest).await;
         assert_eq!(all(&mut *source).await.len(), left, "{change:?}");
+    }
+}
+
+#[tokio::test]
+async fn streams_that_are_not_there_are_named_and_waited_for_unless_the_end_is_asked_for() {
+    let redis = started!(Redis::shared());
+    let (there, late) = (key(), key());
+    fill(redis, &there, 0..1).await;
+    for group in [json!(null), json!("g")] {
+        let mut source = source(redis, json!({"stream": [there, late], "group": group})).await;
+        waits_for(&mut *source, &late).await;
+        // Said once: the others are read meanwhile.
+        assert_eq!(take(&mut *source, 1).await, ["v0"]);
+        let mut ends =
+            plan_source(&options(redis, json!({"stream": [there, late], "group": group}))).unwrap().create().unwrap();
+        let error = ends.open(&until_end()).await.unwrap_err();
+        assert_eq!(error.kind(), millstream_core::ErrorKind::NotFound, "{error:?}");
+        assert!(
+            error.message().contains(&late) && !error.message().contains(&there) && error.hint_text().is_some(),
+            "{error:?}"
+        );
     }
 }
 

@@ -100,6 +100,12 @@ pub async fn next_again(source: &mut dyn Source) -> Option<Read> {
     }
 }
 
+/// It says that it waits for this stream.
+pub async fn waits_for(source: &mut dyn Source, stream: &str) {
+    let error = tokio::time::timeout(PATIENCE, source.next()).await.expect("a word in time").unwrap_err();
+    assert!(error.facts().retry && error.message().contains(&format!("`{stream}`")), "{error:?}");
+}
+
 /// At least `n` values.
 pub async fn take(source: &mut dyn Source, n: usize) -> Vec<String> {
     let mut got = Vec::new();

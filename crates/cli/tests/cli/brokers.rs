@@ -143,6 +143,22 @@ fn a_member_that_stops_after_a_count_leaves_the_rest_to_others() {
 }
 
 #[test]
+fn a_stream_that_is_not_there_is_named_and_waited_for() {
+    let redis = started!(Redis::shared());
+    let (folder, stream) = (Folder::new(), fresh("late"));
+    let url = format!("{}/{stream}", redis.url());
+    let ends = folder.run(&format!("consume {url} --until-end")).code(1);
+    assert!(ends.err.contains(&stream) && ends.err.contains("no such stream"), "{ends:?}");
+    let consume = ["consume", &url, "--start", "beginning", "--count", "1", "--format", "raw"];
+    let mut waiting = Kept::spawn(&mut folder.command(consume));
+    let mut told = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    let first = told.next().unwrap().unwrap();
+    assert!(first.contains(&stream) && first.contains("no such stream"), "{first}");
+    folder.feed(&format!("produce {url}"), b"a\n").code(0);
+    finish(waiting.take()).code(0).prints("a\n");
+}
+
+#[test]
 fn a_clock_ticks_into_redis_and_a_live_reader_sees_it() {
     let redis = started!(Redis::shared());
     let (folder, stream) = (Folder::new(), format!("{}/{}", redis.url(), fresh("clock")));
