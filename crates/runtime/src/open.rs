@@ -8,9 +8,8 @@ use std::{
 };
 
 use futures::FutureExt as _;
-
 use millstream_core::{
-    Checkpoint, Delivery, Epoch, Error, Host, Owner, Position, Record, Result, Resume, Role, Share, Stamp,
+    Checkpoint, Delivery, Epoch, Error, Host, Owner, Position, Record, Result, Resume, Role, SeekTo, Share, Stamp,
     Step as CoreStep, Store, panicked,
 };
 use tokio::{
@@ -177,6 +176,13 @@ impl Lasting {
         sources.into_iter().for_each(|task| drop(tasks.spawn(task.run())));
         opened
     }
+}
+
+/// A source that cannot seek is to. Without a way back every later run would fail in the same way.
+fn cannot_seek(error: Error, to: &SeekTo) -> Error {
+    let back = "`millstream state seek` to `committed` takes that back".to_owned();
+    let hint = error.hint_text().map(|hint| format!("{hint}; {back}")).unwrap_or(back);
+    error.context(format!("cannot go on at `{to}`, as its state says")).hint(hint)
 }
 
 struct Build<'a> {
@@ -365,8 +371,13 @@ impl Build<'_> {
             lease.done();
         }
         let saved = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.sources.get(&node.name));
-        if let (Some(to), Ok(source)) = (saved.and_then(|saved| saved.seek.as_ref()), lease.source()) {
-            source.seek(to, None).await.map_err(failure(&node.name))?;
+        // What cannot seek goes on by itself where its system says.
+        let stays = |to: &&SeekTo| **to == SeekTo::Committed && !capabilities.seek;
+        let seek = saved.and_then(|saved| saved.seek.as_ref()).filter(|to| !stays(to));
+        if let (Some(to), Ok(source)) = (seek, lease.source()) {
+            let sought = source.seek(to, None).await;
+            let sought = if capabilities.seek { sought } else { sought.map_err(|error| cannot_seek(error, to)) };
+            sought.map_err(failure(&node.name))?;
         }
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sources.len();

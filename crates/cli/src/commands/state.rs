@@ -58,7 +58,7 @@ enum What {
         /// The source, where there are several
         #[arg(long, value_name = "NAME")]
         source: Option<String>,
-        /// Where to: `beginning`, `end`, a sequence number (inclusive), or a time in RFC 3339
+        /// Where to: `beginning`, `end`, `committed` (where the group stands), a sequence number (inclusive), or a time in RFC 3339
         #[arg(long, value_name = "WHERE", value_parser = |text: &str| text.parse::<SeekTo>().map_err(readable))]
         to: SeekTo,
         #[command(flatten)]

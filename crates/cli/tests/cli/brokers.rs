@@ -143,6 +143,22 @@ fn a_member_that_stops_after_a_count_leaves_the_rest_to_others() {
 }
 
 #[test]
+fn a_group_that_cannot_be_moved_by_its_pipeline_goes_on_when_that_is_taken_back() {
+    let redis = started!(Redis::shared());
+    let folder = Folder::new();
+    let url = format!("{}/{}", redis.url(), fresh("moved"));
+    let source = format!("{{ redis_stream: {{ url: \"{url}\", group: g }} }}");
+    folder.write("p.yaml", format!("source: {source}\nsink: {{ stdout: {{}} }}\n"));
+    folder.feed(&format!("produce {url}"), b"a\nb\n").code(0);
+    folder.run("run p.yaml --until-end").code(0).prints("a\nb\n");
+    folder.run("state seek p --to beginning").code(0);
+    folder.feed(&format!("produce {url}"), b"c\n").code(0);
+    folder.run("run p.yaml --until-end").code(2).says("cannot seek").says("XGROUP SETID").says("`committed`");
+    folder.run("state seek p --to committed").code(0);
+    folder.run("run p.yaml --until-end").code(0).prints("c\n");
+}
+
+#[test]
 fn a_stream_that_is_not_there_is_named_and_waited_for() {
     let redis = started!(Redis::shared());
     let (folder, stream) = (Folder::new(), fresh("late"));
