@@ -14,7 +14,8 @@ pub enum Mode {
     RealTime,
     /// Goes on where a consumer of the same name has committed.
     Resumable {
-        /// Name under which the position is kept; in a system with groups, the name of a group of one.
+        /// Name under which the position is kept; in a system with groups, the name of a group of one. No two consumers may run
+        /// under it at once, wherever they are.
         name: String,
     },
     /// Shares the records with the other members of its group: each record goes to one of them.
