@@ -22,11 +22,11 @@ pub(crate) use plan::plan;
 use self::{
     encode::Encoder,
     outcomes::Writes,
-    pipe::{Again, Pipe, Said, Until, stuck},
+    pipe::{Again, Pipe, Refusals, Said, Until, stuck},
     staged::Staged,
 };
 use crate::{
-    client::{Redirect, Request, Router},
+    client::{Request, Router},
     error::{is_of_server, refused, unexpected},
     id::EntryId,
     options::{RedisSinkOptions, Wait},
@@ -122,24 +122,27 @@ impl RedisSink {
         match said {
             Said::Id(id) => self.writes.delivered(write, row, id),
             Said::Staged => {}
-            Said::Error(text, command) => {
-                let redirect = Redirect::read(&text, "").is_some();
-                if redirect || is_of_server(&text) {
-                    self.again.push(command);
-                }
+            Said::Rejected(text) => self.writes.rejected(write, row, refused("write", &self.server, &text)),
+            Said::Refused(text, command) => {
+                self.again.push(command);
                 if is_of_server(&text) {
                     return Err(refused("write", &self.server, &text));
                 }
-                if !redirect {
-                    self.writes.rejected(write, row, refused("write", &self.server, &text));
-                }
             }
+            Said::Behind(command) => match &mut self.staged {
+                None => self.again.push(command),
+                // Sent again it would be there twice.
+                Some(staged) => {
+                    let message = format!("{} has refused a record and taken one behind it", self.server);
+                    staged.spoil(&Error::new(ErrorKind::Unavailable, message));
+                }
+            },
         }
         Ok(())
     }
 
-    /// Sends again what was redirected or not answered. Comes before new commands, so that each key keeps its order; a record
-    /// that had been written before its answer was lost comes twice.
+    /// Sends again what was refused or not answered, and what came behind it. Comes before new commands, so that each key keeps
+    /// its order; a record that had been written comes twice.
     async fn resend(&mut self) -> Result<()> {
         while !self.again.is_empty() {
             // What is still under way may have to be sent again too.
@@ -156,18 +159,18 @@ impl RedisSink {
                 Some(staged) => self.router.once(&requests).await.inspect_err(|error| staged.spoil(error))?,
             };
             let sent = std::mem::take(&mut self.again);
-            let mut failed = Ok(());
+            let (mut failed, mut refusals) = (Ok(()), Refusals::default());
             for (command, reply) in sent.into_iter().zip(replies) {
-                let said = match reply.first() {
-                    Item::Text(id) => {
-                        EntryId::parse(id).map(Said::Id).ok_or_else(|| unexpected("write", &self.server))?
-                    }
-                    Item::Integer(_) => Said::Staged,
-                    Item::Error(text) => Said::Error(String::from_utf8_lossy(text).into_owned(), command.clone()),
+                let answer = match reply.first() {
+                    Item::Text(id) => Ok(Some(EntryId::parse(id).ok_or_else(|| unexpected("write", &self.server))?)),
+                    Item::Integer(_) => Ok(None),
+                    Item::Error(text) => Err(String::from_utf8_lossy(text).into_owned()),
                     _ => return Err(unexpected("write", &self.server)),
                 };
-                let said = self.answered(command.write, command.row, said);
-                failed = failed.and(said);
+                let (write, row) = (command.write, command.row);
+                let said = refusals.said(answer, command.slot, || command);
+                let answered = self.answered(write, row, said);
+                failed = failed.and(answered);
             }
             failed?;
         }

@@ -1,7 +1,7 @@
 //! A connection on which commands are under way: written and answered at the same time.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io,
     pin::Pin,
     sync::Arc,
@@ -14,8 +14,8 @@ use millstream_core::{Error, Result, WriteId};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use crate::{
-    client::{Client, Wire},
-    error::{broken, malformed},
+    client::{Client, Redirect, Wire},
+    error::{broken, is_of_server, malformed},
     id::{EntryId, number},
     resp::Malformed,
     server::Server,
@@ -83,8 +83,37 @@ pub(super) enum Said {
     Id(EntryId),
     /// It is staged.
     Staged,
-    /// Its error, and the command.
-    Error(String, Again),
+    /// What is wrong with the record.
+    Rejected(String),
+    /// The server, or another one, may carry it out later: what it said, and the command.
+    Refused(String, Again),
+    /// It was answered, but an earlier command of its slot was refused, and would come behind it: so it is sent once more.
+    Behind(Again),
+}
+
+/// Slots of which a command was refused, until all that was under way with it is answered.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(BTreeSet<u16>);
+
+impl Refusals {
+    /// What the answer to a command means: an id, none for what was staged, or an error.
+    pub(super) fn said(
+        &mut self,
+        answer: Result<Option<EntryId>, String>,
+        slot: u16,
+        command: impl FnOnce() -> Again,
+    ) -> Said {
+        match answer {
+            Err(text) if is_of_server(&text) || Redirect::read(&text, "").is_some() => {
+                self.0.insert(slot);
+                Said::Refused(text, command())
+            }
+            _ if self.0.contains(&slot) => Said::Behind(command()),
+            Ok(Some(id)) => Said::Id(id),
+            Ok(None) => Said::Staged,
+            Err(text) => Said::Rejected(text),
+        }
+    }
 }
 
 /// How far to go.
@@ -106,6 +135,7 @@ pub(super) struct Pipe {
     /// What one read goes to.
     scratch: Vec<u8>,
     chunks: VecDeque<Chunk>,
+    refusals: Refusals,
     /// The chunk that is being written, and how much of it has been.
     writing: usize,
     written: usize,
@@ -127,6 +157,7 @@ impl Pipe {
             unread,
             scratch: vec![0; READ_BYTES],
             chunks: VecDeque::new(),
+            refusals: Refusals::default(),
             writing: 0,
             written: 0,
             unflushed: false,
@@ -230,19 +261,16 @@ impl Pipe {
             let chunk = self.chunks.front_mut().ok_or(Malformed::Length).map_err(wrong)?;
             let command = chunk.command(chunk.answered).ok_or(Malformed::Length).map_err(wrong)?;
             chunk.answered += 1;
-            let (write, row) = (command.write, command.row);
-            let said = match said {
-                Ok(Some(id)) => Said::Id(id),
-                Ok(None) => Said::Staged,
-                Err(text) => Said::Error(text, command),
-            };
-            answers.push(Answer { write, row, said });
+            let (write, row, slot) = (command.write, command.row, command.slot);
+            answers.push(Answer { write, row, said: self.refusals.said(said, slot, || command) });
             if chunk.answered == chunk.cuts.len() {
                 self.in_flight -= chunk.bytes.len();
                 self.chunks.pop_front();
                 // Nothing is answered before it is written.
                 self.writing = self.writing.saturating_sub(1);
-                if self.writing == 0 && self.chunks.is_empty() {
+                if self.chunks.is_empty() {
+                    // What was refused is sent again before anything new.
+                    self.refusals = Refusals::default();
                     self.written = 0;
                 }
             }

@@ -10,6 +10,7 @@ mod group;
 mod host;
 mod lag;
 mod options;
+mod order;
 mod pipeline;
 mod sink;
 mod sinks;
