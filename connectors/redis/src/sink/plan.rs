@@ -35,11 +35,22 @@ pub(crate) fn plan(options: &Value, context: &PlanContext) -> Result<Box<dyn Sin
     Ok(Box::new(RedisSinkPlan { options, server, exactly_once, slot }))
 }
 
+impl RedisSinkPlan {
+    fn way(&self) -> Way {
+        match (self.exactly_once, self.server.is_cluster()) {
+            // What is written is there.
+            (false, _) => Way::None,
+            // Also where one slot could host: other sinks may have other slots.
+            (true, true) => Way::TwoPhase,
+            (true, false) => Way::Hosting,
+        }
+    }
+}
+
 impl SinkPlan for RedisSinkPlan {
     fn capabilities(&self) -> SinkCapabilities {
         SinkCapabilities {
-            // In a cluster also where one slot could host: other sinks may have other slots.
-            way: if self.server.is_cluster() { Way::TwoPhase } else { Way::Hosting },
+            way: self.way(),
             per_record: true,
             // What is staged has no id yet.
             sequences: !self.exactly_once,

@@ -128,6 +128,8 @@ async fn slots_of_a_cluster_are_committed_one_by_one() {
     let (k, store) = (key(), key());
     let options = json!({"url": cluster.url(), "stream": k, "shards": 5, "sharder": "round_robin"});
     assert_eq!(plan(&options).capabilities().way, Way::TwoPhase);
+    // Without the promise what is written is there: nobody is to write it again.
+    assert_eq!(plan_sink(&options).unwrap().capabilities().way, Way::None);
     let mut sink = open(&options, &store, &[]).await;
     let one = prepared(&mut *sink, 1, 0..500).await;
     drop(sink);
