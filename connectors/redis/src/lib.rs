@@ -18,6 +18,7 @@ mod error;
 mod exact;
 mod id;
 mod options;
+mod replicas;
 mod resp;
 mod server;
 mod sink;

@@ -154,12 +154,12 @@ impl Client {
         Err(broken("read from", &self.node, &self.server, cause))
     }
 
-    /// Sends commands, and waits for all answers.
-    pub(crate) async fn ask(&mut self, commands: &Commands) -> Result<Vec<Reply>> {
+    /// Sends commands, and waits for all answers, of which the server takes so long for each.
+    pub(crate) async fn ask(&mut self, commands: &Commands, takes: Duration) -> Result<Vec<Reply>> {
         self.send(commands.bytes()).await?;
         let mut replies = Vec::with_capacity(commands.len());
         for _ in 0..commands.len() {
-            replies.push(self.reply(self.server.timeout).await?);
+            replies.push(self.reply(self.server.timeout + takes).await?);
         }
         Ok(replies)
     }

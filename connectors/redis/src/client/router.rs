@@ -73,11 +73,21 @@ impl Router {
 
     /// Commands for one node. Cancel-safe: a connection that waits for answers is dropped with the future.
     pub(crate) async fn ask_node(&mut self, node: &Arc<str>, commands: &Commands) -> Result<Vec<Reply>> {
+        self.ask_slow(node, commands, Duration::ZERO).await
+    }
+
+    /// The same, for commands that the server takes so long to answer.
+    pub(crate) async fn ask_slow(
+        &mut self,
+        node: &Arc<str>,
+        commands: &Commands,
+        takes: Duration,
+    ) -> Result<Vec<Reply>> {
         let mut client = match self.clients.remove(node) {
             Some(client) => client,
             None => Client::connect(&self.server, node).await?,
         };
-        let replies = client.ask(commands).await?;
+        let replies = client.ask(commands, takes).await?;
         self.clients.insert(node.clone(), client);
         Ok(replies)
     }

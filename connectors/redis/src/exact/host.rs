@@ -10,9 +10,10 @@ use millstream_core::{Checkpoint, Companion, Error, ErrorKind, Host, Hosted, Res
 
 use super::{Packed, names::HostKeys, script};
 use crate::{
-    client::{Request, Router},
+    client::{Request, Router, slot},
     error::refused,
     id::EntryId,
+    options::Wait,
     resp::Item,
     server::Server,
 };
@@ -20,9 +21,12 @@ use crate::{
 /// Ids that one `XACK` of a script gets: Lua hands over about 8,000 words at most.
 const PIECE_IDS: usize = 1000;
 
-/// What the sinks of a transaction have staged.
+/// What the sinks of a transaction have staged, and how many replicas they want to have it.
 #[derive(Debug, Default)]
-pub(crate) struct Shared(Mutex<Staged>);
+pub(crate) struct Shared {
+    staged: Mutex<Staged>,
+    wait: Mutex<Option<Wait>>,
+}
 
 /// Lists, and the streams that they go to.
 #[derive(Debug, Default)]
@@ -34,7 +38,17 @@ struct Staged {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Staged> {
         // Nothing in here can panic halfway.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A sink counts its records only when so many replicas have them.
+    pub(crate) fn wait_for(&self, wait: Option<Wait>) {
+        let mut all = self.wait.lock().unwrap_or_else(PoisonError::into_inner);
+        *all = all.into_iter().chain(wait).reduce(Wait::stricter);
+    }
+
+    fn wait(&self) -> Option<Wait> {
+        *self.wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A list is part of the transaction.
@@ -101,6 +115,7 @@ pub(crate) struct RedisHost {
     slot: Option<u16>,
     /// Bytes of what one epoch says in one command.
     bytes_max: usize,
+    wait: Option<Wait>,
     keys: HostKeys,
     owner: String,
     /// Of the newest epoch. Where the source has yet to hear of it, it gives the same again with the next.
@@ -110,11 +125,12 @@ pub(crate) struct RedisHost {
 
 impl RedisHost {
     /// A host on one node, or in one slot of a cluster.
-    pub(crate) fn new(server: Arc<Server>, slot: Option<u16>, bytes_max: usize) -> Self {
+    pub(crate) fn new(server: Arc<Server>, slot: Option<u16>, bytes_max: usize, wait: Option<Wait>) -> Self {
         RedisHost {
             router: Router::new(server),
             slot,
             bytes_max,
+            wait,
             keys: HostKeys::default(),
             owner: String::new(),
             acknowledged: Vec::new(),
@@ -178,6 +194,16 @@ impl RedisHost {
         Ok(list)
     }
 
+    /// Waits until replicas have what was decided.
+    async fn replicated(&mut self) -> Result<()> {
+        let Some(wait) = self.shared.wait() else { return Ok(()) };
+        let topology = self.router.topology().await?;
+        match topology.node(slot(self.keys.owner().as_bytes())) {
+            Some(node) => wait.at(&mut self.router, node).await,
+            None => Err(refused("wait for replicas", self.router.server(), "CLUSTERDOWN nobody has the slot")),
+        }
+    }
+
     fn refused(&self, what: &str, text: &str) -> Error {
         if text.contains("FENCED") {
             return Error::new(ErrorKind::Fenced, "a newer runner has taken over this pipeline")
@@ -225,8 +251,11 @@ impl Host for RedisHost {
         self.owner = crate::unique();
         self.acknowledged.clear();
         self.shared = Arc::default();
+        self.shared.wait_for(self.wait);
         let request = self.script(script::FENCE, &[self.keys.acks().into_bytes()], &[]);
         let reply = self.router.one("take over the pipeline", request).await?;
+        // What was decided before may have been answered and not waited for.
+        self.replicated().await?;
         match reply.first() {
             Item::Text(checkpoint) => serde_json::from_slice(checkpoint).map(Some).map_err(unreadable),
             _ => Ok(None),
@@ -258,7 +287,11 @@ impl Host for RedisHost {
             None => {
                 *self.shared.lock() = Staged::default();
                 self.acknowledged = companions.to_vec();
-                Hosted::Committed
+                match self.replicated().await {
+                    Ok(()) => Hosted::Committed,
+                    // A failover may take it back.
+                    Err(error) => Hosted::Unknown(error),
+                }
             }
             Some(text) => not_committed(self.refused("commit an epoch", text)),
         }

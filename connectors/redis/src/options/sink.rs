@@ -137,6 +137,9 @@ impl RedisSinkOptions {
         if self.wait.is_some_and(|wait| wait.replicas == 0) {
             return wrong("wait", "no replica need not be waited for", "leave `wait` out");
         }
+        if self.wait.is_some_and(|wait| wait.timeout.0.is_zero()) {
+            return wrong("wait", "no replica has anything in no time", "write `timeout: 2s`, say");
+        }
         Ok(())
     }
 }

@@ -206,27 +206,12 @@ impl RedisSink {
         Ok(())
     }
 
-    /// Waits until replicas have what was written on each connection.
+    /// Waits until replicas have what was written.
     async fn replicated(&mut self) -> Result<()> {
-        let Some(wait) = self.wait else { return Ok(()) };
-        let (replicas, ms) = (wait.replicas.to_string(), wait.timeout.0.as_millis().to_string());
-        let command = Commands::one(&[b"WAIT", replicas.as_bytes(), ms.as_bytes()]);
-        for node in self.router.topology().await?.nodes() {
-            // It waits for all that the server had done when this connection last asked for something.
-            let touch = Commands::one(&[b"PING"]);
-            self.router.ask_node(&node, &touch).await?;
-            let reply = self.router.ask_node(&node, &command).await?;
-            let got = reply.first().and_then(|reply| reply.cursor().integer()).unwrap_or(0);
-            if got < i64::from(wait.replicas) {
-                let message = format!(
-                    "only {got} of {} replicas of `{node}` of {} have what was written",
-                    wait.replicas, self.server
-                );
-                return Err(Error::new(ErrorKind::Unavailable, message)
-                    .hint("check the replicas, or allow more with `wait.timeout`"));
-            }
+        match self.wait {
+            Some(wait) => wait.everywhere(&mut self.router).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -240,7 +225,7 @@ impl Sink for RedisSink {
 
     fn join(&mut self, share: &Share) -> Result<()> {
         match &mut self.staged {
-            Some(staged) => staged.join(share),
+            Some(staged) => staged.join(share, self.wait),
             None => {
                 Err(Error::new(ErrorKind::Bug, "a sink that is not planned for `exactly_once` joins a transaction"))
             }
@@ -254,10 +239,10 @@ impl Sink for RedisSink {
         self.router.forget();
         let topology = self.router.topology().await?;
         self.check().await?;
-        match &mut self.staged {
-            Some(staged) => staged.open(&mut self.router, resume, topology.is_cluster()).await,
-            None => Ok(()),
-        }
+        let Some(staged) = &mut self.staged else { return Ok(()) };
+        staged.open(&mut self.router, resume, topology.is_cluster()).await?;
+        // What was committed before may have been answered and not waited for.
+        if resume.is_empty() { Ok(()) } else { self.replicated().await }
     }
 
     async fn write(&mut self, batch: Batch) -> Result<WriteId> {
@@ -319,10 +304,9 @@ impl Sink for RedisSink {
     }
 
     async fn commit(&mut self, token: &Token) -> Result<()> {
-        match &mut self.staged {
-            Some(staged) => staged.commit(&mut self.router, token).await,
-            None => Ok(()),
-        }
+        let Some(staged) = &self.staged else { return Ok(()) };
+        staged.commit(&mut self.router, token).await?;
+        self.replicated().await
     }
 
     async fn abort(&mut self, token: &Token) -> Result<()> {

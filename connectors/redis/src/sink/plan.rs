@@ -75,7 +75,8 @@ impl SinkPlan for RedisSinkPlan {
 
     fn host(&self) -> Result<Box<dyn Host>> {
         let bytes_max = usize::try_from(self.options.script_bytes.0).unwrap_or(usize::MAX);
-        Ok(Box::new(RedisHost::new(self.server.clone(), self.slot.filter(|_| self.server.is_cluster()), bytes_max)))
+        let slot = self.slot.filter(|_| self.server.is_cluster());
+        Ok(Box::new(RedisHost::new(self.server.clone(), slot, bytes_max, self.options.wait)))
     }
 
     fn create(&self) -> Result<Box<dyn Sink>> {

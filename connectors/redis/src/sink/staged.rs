@@ -12,6 +12,7 @@ use crate::{
     client::Router,
     error::not_open,
     exact::{self, Part, Prepared, Shared, SinkKeys, Staging},
+    options::Wait,
 };
 
 /// What is staged in the current epoch.
@@ -40,9 +41,10 @@ impl Staged {
         self.of = Some(SinkKeys { store: stamp.store_id.clone(), sink: name.to_owned() });
     }
 
-    pub(super) fn join(&mut self, share: &Share) -> Result<()> {
-        let shared =
+    pub(super) fn join(&mut self, share: &Share, wait: Option<Wait>) -> Result<()> {
+        let shared: Arc<Shared> =
             share.clone().downcast().map_err(|_| Error::new(ErrorKind::Bug, "the host is not one of Redis"))?;
+        shared.wait_for(wait);
         self.shared = Some(shared);
         Ok(())
     }

@@ -44,7 +44,7 @@ async fn stored(redis: &Redis, stream: &str) -> Vec<String> {
     all(&mut *source).await
 }
 
-fn checkpoint(epoch: Epoch) -> Checkpoint {
+pub fn checkpoint(epoch: Epoch) -> Checkpoint {
     let text = json!({"version": CHECKPOINT_VERSION, "store_id": "s", "plan": "", "epoch": epoch, "sources": {}, "sinks": {},
         "segments": [], "finished": false, "decided_at": Timestamp(epoch as i64)});
     serde_json::from_value(text).unwrap()

@@ -12,6 +12,7 @@ mod lag;
 mod options;
 mod order;
 mod pipeline;
+mod replicas;
 mod sink;
 mod sinks;
 mod source;

@@ -40,6 +40,7 @@ fn every_wrong_option_is_named() {
         (json!({"url": url, "shards": 0}), "shards"),
         (json!({"url": url, "trim": {}}), "trim"),
         (json!({"url": url, "wait": {"replicas": 0}}), "wait"),
+        (json!({"url": url, "wait": {"replicas": 1, "timeout": "0s"}}), "wait"),
         (json!({"url": url, "codec": "csv"}), "codec"),
     ];
     for (options, path) in sinks {
