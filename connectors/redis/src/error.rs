@@ -54,6 +54,9 @@ fn meaning(text: &str) -> (ErrorKind, Option<&'static str>) {
             ErrorKind::Rejected,
             Some("the record's time is before that of the newest entry; `ids: auto` uses the server's clock"),
         ),
+        _ if text.contains("invalid bulk length") || text.contains("too large to be stored") => {
+            (ErrorKind::TooLarge, Some("split the record, or raise `proto-max-bulk-len` of the server"))
+        }
         _ if text.contains("DB index is out of range") => (ErrorKind::Option, Some("check the option `db`")),
         _ => (ErrorKind::Rejected, None),
     }

@@ -23,6 +23,12 @@ use crate::{
 /// What a tombstone's field holds; readers look only at its name.
 const NULL_VALUE: &[u8] = b"1";
 
+/// Redis' own limit for one word of a command, unless it says another (`proto-max-bulk-len`).
+pub(super) const WORD_BYTES_MAX: u64 = 512 << 20;
+
+/// What a word takes beside its bytes where it is packed.
+const PACKED_WORD_BYTES: usize = 5;
+
 /// A script can hand about 8,000 words to a command, two for each header.
 const STAGED_HEADERS_MAX: usize = 3900;
 
@@ -37,6 +43,7 @@ pub(super) struct Encoder {
     ids: SinkIds,
     trim: Option<Trim>,
     codec: MessageCodec,
+    word_bytes_max: u64,
     /// A value in the codec's form.
     scratch: Vec<u8>,
     /// Records without a key go around.
@@ -84,9 +91,15 @@ impl Encoder {
             ids: options.ids,
             trim: options.trim,
             codec: codec.message().map_err(|error| error.within("codec"))?,
+            word_bytes_max: WORD_BYTES_MAX,
             scratch: Vec::new(),
             turn: 0,
         })
+    }
+
+    /// The server takes words of so many bytes.
+    pub(super) fn limit_words(&mut self, bytes_max: u64) {
+        self.word_bytes_max = bytes_max.min(WORD_BYTES_MAX);
     }
 
     /// The stream, if it is the same for all records.
@@ -119,14 +132,19 @@ impl Encoder {
         let (appended, now) = (batch.envelope().0.told.appended, Timestamp::now());
         let trim = self.trim(now);
         let (mut key, mut packed) = (Vec::new(), Packed::default());
+        // Nearly always there is nothing to look at: no value grows that much by its codec.
+        let large = batch.size() as u64 > self.word_bytes_max / 8;
         for (row, record) in batch.iter().enumerate() {
             let placed = self.key(&record, &mut key).and_then(|()| self.check(&record, staging.is_some()));
-            let placed = placed.and_then(|()| self.value(&record));
-            match placed.and_then(|()| self.id(&record, appended, now)) {
-                Ok(id) => {
+            let placed = placed.and_then(|()| self.value(&record)).and_then(|()| self.id(&record, appended, now));
+            let entry = placed.and_then(|id| {
+                let entry = Entry { encoder: self, key: &key, trim: trim.as_ref(), id, record };
+                if large { entry.check_size(staging.is_some()).map(|()| entry) } else { Ok(entry) }
+            });
+            match entry {
+                Ok(entry) => {
                     let (slot, node) = round.place(&key)?;
                     let Some(building) = round.nodes.get_mut(node) else { continue };
-                    let entry = Entry { encoder: self, key: &key, trim: trim.as_ref(), id: &id, record };
                     match &mut staging {
                         None => entry.add(&mut building.commands),
                         Some(staging) => entry.stage(&mut building.commands, staging.list(slot), &mut packed),
@@ -225,13 +243,12 @@ impl Encoder {
 }
 
 /// One record on its way to be an entry.
-#[derive(Clone, Copy)]
 struct Entry<'a> {
     encoder: &'a Encoder,
     key: &'a [u8],
     trim: Option<&'a (&'static [u8], String)>,
     /// Empty: the server's choice.
-    id: &'a str,
+    id: String,
     record: RecordRef<'a>,
 }
 
@@ -250,6 +267,23 @@ impl Entry<'_> {
         packed.text(if self.trim.is_some() { b"5" } else { b"2" });
         self.words(|word| packed.text(word));
         commands.push(&[b"RPUSH", list, packed.bytes()]);
+    }
+
+    /// The server closes the connection on a word that is too long, and all that is behind it goes with it.
+    fn check_size(&self, staged: bool) -> Result<()> {
+        // The array, and the place of the id.
+        let (mut longest, mut packed) = (0, 2 * PACKED_WORD_BYTES + 1);
+        self.words(|word| {
+            longest = longest.max(word.len());
+            packed += PACKED_WORD_BYTES + word.len();
+        });
+        let (bytes, most) = (if staged { packed } else { longest }, self.encoder.word_bytes_max);
+        if bytes as u64 <= most {
+            return Ok(());
+        }
+        let what = if staged { "the record" } else { "a part of the record" };
+        Err(Error::new(ErrorKind::TooLarge, format!("{what} has {bytes} bytes, and the server takes {most}"))
+            .hint("split the record, or raise `proto-max-bulk-len` of the server"))
     }
 
     fn len(&self) -> usize {

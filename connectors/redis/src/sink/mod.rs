@@ -20,7 +20,7 @@ use millstream_core::{Batch, Epoch, Error, ErrorKind, Last, Outcomes, Result, Sh
 pub(crate) use plan::plan;
 
 use self::{
-    encode::Encoder,
+    encode::{Encoder, WORD_BYTES_MAX},
     outcomes::Writes,
     pipe::{Again, Pipe, Refusals, Said, Until, stuck},
     staged::Staged,
@@ -28,7 +28,7 @@ use self::{
 use crate::{
     client::{Request, Router},
     error::{is_of_server, refused, unexpected},
-    id::EntryId,
+    id::{EntryId, number},
     options::{RedisSinkOptions, Wait},
     resp::{Commands, Item},
     server::Server,
@@ -206,6 +206,24 @@ impl RedisSink {
         Ok(())
     }
 
+    /// The largest word that all servers take, of those that say it.
+    async fn word_bytes_max(&mut self) -> Result<u64> {
+        let command = Commands::one(&[b"CONFIG", b"GET", b"proto-max-bulk-len"]);
+        let mut most = WORD_BYTES_MAX;
+        for node in self.router.topology().await?.nodes() {
+            let replies = self.router.ask_node(&node, &command).await?;
+            // Who may not ask, or where the command was renamed away, hears it of the record itself.
+            let said = replies.first().and_then(|reply| {
+                let mut items = reply.cursor();
+                items.array().filter(|count| *count == 2)?;
+                items.text()?;
+                number(items.text()?)
+            });
+            most = most.min(said.unwrap_or(most));
+        }
+        Ok(most)
+    }
+
     /// Waits until replicas have what was written.
     async fn replicated(&mut self) -> Result<()> {
         match self.wait {
@@ -239,6 +257,8 @@ impl Sink for RedisSink {
         self.router.forget();
         let topology = self.router.topology().await?;
         self.check().await?;
+        let most = self.word_bytes_max().await?;
+        self.encoder.limit_words(most);
         let Some(staged) = &mut self.staged else { return Ok(()) };
         staged.open(&mut self.router, resume, topology.is_cluster()).await?;
         // What was committed before may have been answered and not waited for.

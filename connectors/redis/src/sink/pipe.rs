@@ -199,6 +199,10 @@ impl Pipe {
         loop {
             let wrote = self.poll_write(cx);
             if let Poll::Ready(Err(cause)) = wrote {
+                // What it said before it closed tells which record it does not take.
+                while let Poll::Ready(Ok(())) = self.poll_read(cx) {
+                    self.answers(answers)?;
+                }
                 return Poll::Ready(Err(broken("write to", &self.node, &self.server, cause)));
             }
             if self.reached(until) {

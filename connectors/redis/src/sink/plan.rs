@@ -5,15 +5,15 @@ use std::sync::Arc;
 use millstream_core::{Delivery, Host, PlanContext, Result, Sink, SinkCapabilities, SinkPlan, Way, parse_options};
 use serde_json::Value;
 
-use super::{RedisSink, encode::Encoder};
+use super::{
+    RedisSink,
+    encode::{Encoder, WORD_BYTES_MAX},
+};
 use crate::{
     exact::RedisHost,
     options::RedisSinkOptions,
     server::{Server, spelled_out},
 };
-
-/// Redis' own limit for one value (`proto-max-bulk-len`).
-const RECORD_BYTES_MAX: u64 = 512 << 20;
 
 /// A sink as planned.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl SinkPlan for RedisSinkPlan {
             headers: true,
             tombstones: true,
             times: true,
-            record_bytes_max: Some(RECORD_BYTES_MAX),
+            record_bytes_max: Some(WORD_BYTES_MAX),
         }
     }
 

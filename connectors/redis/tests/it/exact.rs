@@ -24,7 +24,7 @@ fn plan(options: &Value) -> Box<dyn SinkPlan> {
     unreachable!()
 }
 
-async fn open(options: &Value, store: &str, resume: &[(Epoch, Token)]) -> Box<dyn Sink> {
+pub async fn open(options: &Value, store: &str, resume: &[(Epoch, Token)]) -> Box<dyn Sink> {
     let mut sink = plan(options).create().unwrap();
     sink.introduce("out", &stamp(store));
     sink.open(resume).await.unwrap();

@@ -17,3 +17,4 @@ mod sink;
 mod sinks;
 mod source;
 mod support;
+mod too_large;
