@@ -121,7 +121,7 @@ impl RedisSink {
     fn answered(&mut self, write: WriteId, row: u32, said: Said) -> Result<()> {
         match said {
             Said::Id(id) => self.writes.delivered(write, row, id),
-            Said::Staged => {}
+            Said::Staged(slot) => self.staged.iter_mut().for_each(|staged| staged.landed(slot)),
             Said::Rejected(text) => self.writes.rejected(write, row, refused("write", &self.server, &text)),
             Said::Refused(text, command) => {
                 self.again.push(command);

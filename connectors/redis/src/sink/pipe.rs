@@ -81,8 +81,8 @@ pub(super) struct Answer {
 pub(super) enum Said {
     /// The entry's id.
     Id(EntryId),
-    /// It is staged.
-    Staged,
+    /// It is staged in a list of this slot.
+    Staged(u16),
     /// What is wrong with the record.
     Rejected(String),
     /// The server, or another one, may carry it out later: what it said, and the command.
@@ -110,7 +110,7 @@ impl Refusals {
             }
             _ if self.0.contains(&slot) => Said::Behind(command()),
             Ok(Some(id)) => Said::Id(id),
-            Ok(None) => Said::Staged,
+            Ok(None) => Said::Staged(slot),
             Err(text) => Said::Rejected(text),
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct Staged {
     staging: Option<Staging>,
     /// Keys by slot.
     keys: BTreeMap<u16, BTreeSet<Vec<u8>>>,
+    /// Slots with a list: where all records were refused there is none.
+    landed: BTreeSet<u16>,
     /// Why nobody knows what is staged.
     spoiled: Option<Error>,
 }
@@ -62,6 +64,7 @@ impl Staged {
         exact::sweep(router, &of).await?;
         self.staging = Some(Staging::new(of, crate::unique(), cluster));
         self.keys.clear();
+        self.landed.clear();
         self.spoiled = None;
         Ok(())
     }
@@ -81,6 +84,11 @@ impl Staged {
             }
         }
         Ok(())
+    }
+
+    /// A record is in the list of a slot.
+    pub(super) fn landed(&mut self, slot: u16) {
+        self.landed.insert(slot);
     }
 
     /// Nobody knows any more what is staged.
@@ -105,7 +113,8 @@ impl Staged {
         let of = self.keys_of()?;
         let staging = self.staging.as_mut().ok_or_else(not_open)?;
         let mut parts = Vec::new();
-        for (slot, keys) in std::mem::take(&mut self.keys) {
+        let landed = std::mem::take(&mut self.landed);
+        for (slot, keys) in std::mem::take(&mut self.keys).into_iter().filter(|(slot, _)| landed.contains(slot)) {
             let list = String::from_utf8_lossy(staging.list(slot)).into_owned();
             parts.push(Part { list, streams: keys.into_iter().collect() });
         }

@@ -251,3 +251,17 @@ async fn times_that_go_back_are_kept_where_they_can_be() {
     assert_eq!(stored(redis, &k).await, ["v5", "v4"]);
     assert!(redis.cli(&["XRANGE", &k, "-", "+"]).starts_with("5-0\n"));
 }
+
+#[tokio::test]
+async fn an_epoch_whose_records_were_all_refused_has_nothing_to_commit() {
+    let redis = started!(Redis::start());
+    let mut sink = open(&options(&redis, json!({"stream": "full"})), "s", &[]).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    sink.write(value_batch(0..10)).await.unwrap();
+    assert_eq!(sink.flush().await.unwrap().rejected.len(), 10);
+    assert!(sink.prepare(1, Last::No).await.unwrap().is_none());
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    let (_, token) = prepared(&mut *sink, 2, 0..10).await;
+    sink.commit(&token).await.unwrap();
+    assert_eq!(stored(&redis, "full").await, numbered(0..10));
+}
