@@ -91,7 +91,7 @@ pub(super) enum Said {
     Behind(Again),
 }
 
-/// Slots of which a command was refused, until all that was under way with it is answered.
+/// Slots of which the server refused a command, until all that was under way with it is answered.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(BTreeSet<u16>);
 
@@ -104,10 +104,12 @@ impl Refusals {
         command: impl FnOnce() -> Again,
     ) -> Said {
         match answer {
-            Err(text) if is_of_server(&text) || Redirect::read(&text, "").is_some() => {
+            Err(text) if is_of_server(&text) => {
                 self.0.insert(slot);
                 Said::Refused(text, command())
             }
+            // Whoever has the key now gets all that is behind it, too; others of the slot may still be here.
+            Err(text) if Redirect::read(&text, "").is_some() => Said::Refused(text, command()),
             _ if self.0.contains(&slot) => Said::Behind(command()),
             Ok(Some(id)) => Said::Id(id),
             Ok(None) => Said::Staged(slot),
