@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// What has a part of the page to itself.
+const CODEC: &str = "codec";
+
 /// How deep groups of options are shown: `tls.client.key` is three.
 const DEPTH_MAX: usize = 3;
 
@@ -81,6 +84,9 @@ fn shape(root: &Value, schema: &Value) -> String {
     if let Some(values) = constants(schema) {
         return values;
     }
+    if let Some(several) = alternatives(root, schema).filter(|_| named.as_deref() != Some(CODEC)) {
+        return several;
+    }
     match (kind(schema), named) {
         ("object", _) if schema["properties"].is_object() => "group".to_owned(),
         ("", Some(name)) | ("string", Some(name)) => name,
@@ -91,6 +97,23 @@ fn shape(root: &Value, schema: &Value) -> String {
         ("object", _) => "map".to_owned(),
         _ => "any".to_owned(),
     }
+}
+
+/// Forms of different kinds: values, one kind or another, names with what belongs to each.
+fn alternatives(root: &Value, schema: &Value) -> Option<String> {
+    let all = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array()).filter(|all| all.len() > 1)?;
+    let each = all.iter().map(|one| match resolve(root, one) {
+        constant if constant["const"].is_string() => Some(format!("`{}`", constant["const"].as_str()?)),
+        object if object["properties"].is_object() => tagged(root, object),
+        _ => Some(shape(root, one)).filter(|shape| shape != "any"),
+    });
+    Some(each.collect::<Option<Vec<_>>>()?.join(" or "))
+}
+
+/// One name with its value: `{ header: text }`.
+fn tagged(root: &Value, object: &Value) -> Option<String> {
+    let properties = object["properties"].as_object().filter(|properties| properties.len() == 1)?;
+    properties.iter().map(|(name, value)| format!("`{{ {name}: {} }}`", shape(root, value).replace('`', ""))).next()
 }
 
 /// The values of an enumeration, each with quotes for code.
@@ -175,6 +198,42 @@ mod tests {
                 "| `rotate.every` | duration |  | A duration. |",
                 "| `existing` | `append`, `fail` |  | What then. |",
                 "| `follow` | `true` or `false` | `false` | Go on. |",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_has_several_forms_is_shown_as_these_and_not_by_its_name() {
+        let schema = json!({
+            "type": "object",
+            "properties": {
+                "by": { "anyOf": [{ "$ref": "#/$defs/TopicBy" }, { "type": "null" }] },
+                "partition": { "$ref": "#/$defs/PartitionBy", "default": "key" },
+                "token": { "$ref": "#/$defs/From" },
+                "codec": { "$ref": "#/$defs/Codec" }
+            },
+            "$defs": {
+                "TopicBy": { "oneOf": [
+                    { "type": "string", "const": "stream" },
+                    { "type": "object", "properties": { "header": { "type": "string" } } }
+                ] },
+                "PartitionBy": { "anyOf": [{ "enum": ["key", "origin"] }, { "type": "integer" }] },
+                "From": { "oneOf": [
+                    { "type": "object", "properties": { "file": { "type": "string" } } },
+                    { "type": "object", "properties": { "command": { "type": "array", "items": { "type": "string" } } } }
+                ] },
+                "Codec": { "anyOf": [{ "enum": ["ndjson"] }, { "type": "object", "properties": { "csv": { "type": "object" } } }] }
+            }
+        });
+        let table = table(&schema);
+        let shapes: Vec<_> = table.lines().skip(3).map(|row| row.split(" | ").nth(1).unwrap_or_default()).collect();
+        assert_eq!(
+            shapes,
+            [
+                "`stream` or `{ header: text }`",
+                "`key`, `origin` or number",
+                "`{ file: text }` or `{ command: list of text }`",
+                "codec",
             ]
         );
     }

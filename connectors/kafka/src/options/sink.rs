@@ -298,7 +298,7 @@ impl JsonSchema for PartitionBy {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "type": ["string", "integer"],
+            "anyOf": [{ "enum": ["key", "round_robin", "sticky", "origin"] }, { "type": "integer", "minimum": 0 }],
             "description": "`key` (the hash of the key as Java's client makes it; without a key any), `round_robin`, `sticky` (one for each batch), `origin` (the partition that it was read from), or the number of a partition.",
         })
     }
