@@ -73,6 +73,11 @@ pub(crate) fn failed(what: impl Into<String>, error: KafkaError) -> Error {
         None if matches!(error, KafkaError::ClientConfig(..)) => {
             Error::new(ErrorKind::Option, what).hint("check the options and properties")
         }
+        None if matches!(&error, KafkaError::ClientCreation(reason) if reason.contains("ssl.")) => {
+            Error::new(ErrorKind::Option, what)
+                .caused_by(error)
+                .hint("check the files of `tls`, and `tls.key_password`")
+        }
         None if matches!(error, KafkaError::ClientCreation(_)) => Error::new(ErrorKind::Option, what).caused_by(error),
         None => Error::new(ErrorKind::Unavailable, what).caused_by(error),
     }

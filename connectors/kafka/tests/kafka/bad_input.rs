@@ -53,6 +53,29 @@ async fn every_way_in_works() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_key_may_have_a_password_and_a_wrong_one_says_so() {
+    let (topic, folder) = (topic(1), tempfile::tempdir().unwrap());
+    let (certificates, locked) = (kafka().certificates(), folder.path().join("locked.key"));
+    let lock = std::process::Command::new("openssl")
+        .args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", "pass:opens", "-in"])
+        .args([&certificates.client_key, std::path::Path::new("-out"), &locked])
+        .status();
+    assert!(lock.unwrap().success());
+    let with = |password: &str| {
+        let tls = json!({
+            "ca": certificates.authority, "cert": certificates.client, "key": locked, "key_password": password,
+        });
+        json!({"url": at(Listener::Tls, "kafka+tls", "", &topic), "tls": tls})
+    };
+    write_all(&topic, with("opens"), &values(0, 1)).await;
+    assert_eq!(texts(&read_to_end(&topic, with("opens")).await), ["0"]);
+    for error in refused(with("wr0ng")).await {
+        assert!(!error.facts().retry && error.hint_text().is_some(), "{error:?}");
+        assert!(!error.chain().contains("wr0ng"), "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_is_refused_at_once() {
     let topic = topic(1);
     for listener in [Listener::Sasl, Listener::SaslTls] {

@@ -1,9 +1,12 @@
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use millstream_core::{ErrorKind, Form, Record, ShardKey, Timestamp};
+use millstream_core::{ErrorKind, Form, Record, Resume, ShardKey, Timestamp};
 use serde_json::json;
 
-use crate::support::{batch, kafka, read_to_end, sink, texts, topic, topic_with, values, write_all};
+use crate::support::{batch, kafka, opened, read, read_to_end, sink, texts, topic, topic_with, values, write_all};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_arrive_with_key_headers_time_and_tombstones() {
@@ -196,4 +199,19 @@ async fn acks_and_idempotence_are_choices() {
         assert_eq!(texts(&read), texts(&values(0, 100)), "{more}");
     }
     assert!(!kafka().bootstrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_record_waits_for_others_as_long_as_it_may() {
+    let topic = topic(1);
+    let mut source = opened(&topic, json!({}), &Resume::default()).await;
+    let mut sink = sink(&topic, json!({"batch": {"linger": "700ms"}})).await;
+    let since = Instant::now();
+    sink.write(batch(&values(0, 1))).await.unwrap();
+    assert_eq!(texts(&read(&mut *source, 1).await), ["0"]);
+    assert!(since.elapsed() >= Duration::from_millis(600), "{:?}", since.elapsed());
+    // A full batch does not wait.
+    let mut full = self::sink(&topic, json!({"batch": {"linger": "60s", "count": 2}})).await;
+    full.write(batch(&values(1, 3))).await.unwrap();
+    assert_eq!(texts(&read(&mut *source, 2).await), ["1", "2"]);
 }
