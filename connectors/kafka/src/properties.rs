@@ -160,6 +160,8 @@ pub(crate) fn source(options: &KafkaSourceOptions, address: &Address) -> Result<
     let mut config = access.config.clone();
     config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
     config.set("enable.partition.eof", "true");
+    // As Java's client does; librdkafka's own default hands out what it got.
+    config.set("check.crcs", "true");
     config.set(
         "auto.offset.reset",
         match options.on_missing {

@@ -146,6 +146,21 @@ impl Reader {
         Ok(sought.collect())
     }
 
+    /// Reads partitions again of which a batch came damaged, from its first record, and says so.
+    pub(super) fn read_again(&mut self) -> Result<()> {
+        let Some(said) = self.table.damaged().map(str::to_owned) else { return Ok(()) };
+        let damaged = self.table.iter().filter(|reading| reading.state == State::Damaged);
+        let partitions: Vec<_> = damaged.map(|reading| (partition_of(&reading.key), reading.next)).collect();
+        if !partitions.is_empty() {
+            self.move_to(&partitions)?;
+        }
+        self.table.mend();
+        let what = format!("a batch of records from {} came damaged; it is read again", self.cluster.access.shown);
+        Err(Error::new(ErrorKind::Unavailable, what)
+            .caused_by(std::io::Error::other(said))
+            .hint("where this does not end, the network or a broker's disk is at fault"))
+    }
+
     pub(super) fn move_to(&self, partitions: &[(Partition, i64)]) -> Result<()> {
         let what = || format!("cannot seek at {}", self.cluster.access.shown);
         let deadline = Instant::now() + self.cluster.access.timeout;

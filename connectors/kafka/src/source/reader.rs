@@ -115,6 +115,7 @@ impl Reader {
         }
         self.trouble()?;
         self.sound();
+        self.read_again()?;
         if self.ended || self.is_held_back()? {
             std::thread::sleep(TURN);
             return Ok(true);
@@ -189,7 +190,8 @@ impl Reader {
     fn note(&mut self, note: Note) -> Result<()> {
         match note {
             Note::End(index, offset) => {
-                let Some(reading) = self.table.at(index) else { return Ok(()) };
+                let whole = |reading: &&mut Reading| reading.state != State::Damaged;
+                let Some(reading) = self.table.at(index).filter(whole) else { return Ok(()) };
                 // Behind the last record there may be marks of transactions.
                 if offset > reading.next {
                     reading.next = offset;
@@ -332,8 +334,10 @@ fn take(
         match (code, index) {
             (Code::PartitionEOF, Some(index)) => notes.push(Note::End(index, message.offset())),
             (Code::PartitionEOF, None) => {}
+            // The client goes on behind it.
+            (Code::BadMessage, Some(index)) => table.damage(index, text(message)),
             _ => {
-                let text = message.value().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+                let text = text(message);
                 let shard = ShardKey::new(message.topic(), message.partition().max(0) as u64);
                 notes.push(Note::Error(code, text, shard, message.offset()));
             }
@@ -354,6 +358,11 @@ fn take(
     if reading.until.is_some_and(|until| reading.next >= until) {
         reading.state = State::Done;
     }
+}
+
+/// What the client says of an error.
+fn text(message: &Message<'_>) -> String {
+    message.value().map(String::from_utf8_lossy).unwrap_or_default().into_owned()
 }
 
 fn finish_at_end(reading: &mut Reading) {

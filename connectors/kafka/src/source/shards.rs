@@ -26,6 +26,8 @@ pub(super) enum State {
     Done,
     /// It is to be given away: no more of it is taken.
     Leaving,
+    /// A batch of it came damaged: what is behind is not taken before that was read again.
+    Damaged,
 }
 
 /// All of them, found by topic and partition without an allocation.
@@ -33,6 +35,8 @@ pub(super) enum State {
 pub(super) struct Table {
     topics: HashMap<Arc<str>, HashMap<i32, usize>>,
     all: Vec<Option<Reading>>,
+    /// A batch came damaged, and was not read again yet: what the client said of it.
+    damaged: Option<String>,
 }
 
 impl Table {
@@ -80,6 +84,25 @@ impl Table {
 
     pub(super) fn len(&self) -> usize {
         self.iter().count()
+    }
+
+    /// A batch of a partition came damaged.
+    pub(super) fn damage(&mut self, index: usize, said: String) {
+        if let Some(reading) = self.at(index).filter(|reading| reading.state == State::Active) {
+            reading.state = State::Damaged;
+            self.damaged = Some(said);
+        }
+    }
+
+    pub(super) fn damaged(&self) -> Option<&str> {
+        self.damaged.as_deref()
+    }
+
+    /// What came damaged is read again from here on.
+    pub(super) fn mend(&mut self) {
+        self.damaged = None;
+        let damaged = self.all.iter_mut().flatten().filter(|reading| reading.state == State::Damaged);
+        damaged.for_each(|reading| reading.state = State::Active);
     }
 
     /// Whether there are some, and all stand at their end.

@@ -18,4 +18,5 @@ mod reading;
 mod runs;
 mod seeking;
 mod support;
+mod wire;
 mod writing;
