@@ -165,7 +165,7 @@ impl Sink for Writer {
         if self.backlog || !self.pending.is_empty() {
             self.hand_over(|_, disk| disk.drain()).await?;
         }
-        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), sequences: Vec::new() })
+        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), ..Outcomes::default() })
     }
 
     async fn prepare(&mut self, _: Epoch, last: Last) -> Result<Option<Token>> {

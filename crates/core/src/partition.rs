@@ -177,8 +177,8 @@ impl Sink for PartitionedSink {
     }
 
     async fn flush(&mut self) -> Result<Outcomes> {
-        let Outcomes { rejected, sequences } = self.inner.flush().await?;
-        let mut outcomes = Outcomes { rejected: std::mem::take(&mut self.failed), sequences: Vec::new() };
+        let Outcomes { rejected, sequences, repeated } = self.inner.flush().await?;
+        let mut outcomes = Outcomes { rejected: std::mem::take(&mut self.failed), ..Outcomes::default() };
         for (inner, row, error) in rejected {
             let Some(written) = self.written.get(&inner) else { continue };
             outcomes.rejected.push((written.id, written.row(row), error));
@@ -192,6 +192,8 @@ impl Sink for PartitionedSink {
             }
             outcomes.sequences.push((written.id, all));
         }
+        let of_ours = |(inner, row): (WriteId, u32)| self.written.get(&inner).map(|to| (to.id, to.row(row)));
+        outcomes.repeated = repeated.into_iter().filter_map(of_ours).collect();
         self.written.clear();
         Ok(outcomes)
     }

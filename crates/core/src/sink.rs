@@ -91,6 +91,8 @@ pub struct Outcomes {
     pub rejected: Vec<(WriteId, u32, Error)>,
     /// The sequences that readers will see, for the writes for which the system tells them.
     pub sequences: Vec<(WriteId, Vec<u128>)>,
+    /// Delivered records that may be there more than once: an earlier try ended without an answer. Where the sink can tell.
+    pub repeated: Vec<(WriteId, u32)>,
 }
 
 /// How a sink keeps `exactly_once`.

@@ -110,7 +110,7 @@ impl Sink for DeadLetterLog {
     }
 
     async fn flush(&mut self) -> Result<Outcomes> {
-        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), sequences: Vec::new() })
+        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), ..Outcomes::default() })
     }
 
     async fn prepare(&mut self, _epoch: Epoch, _last: Last) -> Result<Option<Token>> {

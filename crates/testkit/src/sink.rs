@@ -194,7 +194,7 @@ impl Sink for Writer {
         if !state.flush_failures.is_empty() {
             return Err(state.flush_failures.remove(0));
         }
-        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), sequences: Vec::new() })
+        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), ..Outcomes::default() })
     }
 
     async fn prepare(&mut self, epoch: Epoch, last: Last) -> Result<Option<Token>> {

@@ -205,7 +205,7 @@ impl Sink for FileSink {
 
     async fn flush(&mut self) -> Result<Outcomes> {
         self.hand_over(Writer::flush).await?;
-        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), sequences: Vec::new() })
+        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), ..Outcomes::default() })
     }
 
     async fn prepare(&mut self, _: Epoch, last: Last) -> Result<Option<Token>> {

@@ -100,7 +100,12 @@ impl RedisSink {
             for (node, error) in broken {
                 if let Some(pipe) = self.pipes.remove(&node) {
                     match &mut self.staged {
-                        None => self.again.extend(pipe.unanswered()),
+                        None => {
+                            for command in pipe.unanswered() {
+                                self.writes.repeated(command.write, command.row);
+                                self.again.push(command);
+                            }
+                        }
                         // Sent again it might be there twice.
                         Some(staged) => staged.spoil(&error),
                     }
@@ -130,7 +135,10 @@ impl RedisSink {
                 }
             }
             Said::Behind(command) => match &mut self.staged {
-                None => self.again.push(command),
+                None => {
+                    self.writes.repeated(write, row);
+                    self.again.push(command);
+                }
                 // Sent again it would be there twice.
                 Some(staged) => {
                     let message = format!("{} has refused a record and taken one behind it", self.server);

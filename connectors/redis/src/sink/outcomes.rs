@@ -20,6 +20,8 @@ struct Write {
     /// By row; 0 for those that are not delivered.
     sequences: Vec<u128>,
     rejected: Vec<(u32, Error)>,
+    /// Rows that had been sent before, and may be there twice.
+    repeated: Vec<u32>,
 }
 
 impl Writes {
@@ -31,7 +33,7 @@ impl Writes {
     /// Accepts a write of so many records; some cannot be written.
     pub(super) fn accept(&mut self, rows: usize, rejected: Vec<(u32, Error)>) {
         self.newest += 1;
-        self.open.push_back(Write { sequences: vec![0; rows], rejected });
+        self.open.push_back(Write { sequences: vec![0; rows], rejected, repeated: Vec::new() });
     }
 
     fn get(&mut self, id: WriteId) -> Option<&mut Write> {
@@ -51,6 +53,11 @@ impl Writes {
         self.get(id).into_iter().for_each(|write| write.rejected.push((row, error.clone())));
     }
 
+    /// A record is sent again, and an earlier try may have written it.
+    pub(super) fn repeated(&mut self, id: WriteId, row: u32) {
+        self.get(id).into_iter().for_each(|write| write.repeated.push(row));
+    }
+
     /// Forgets all that is open.
     pub(super) fn clear(&mut self) {
         self.open.clear();
@@ -63,6 +70,7 @@ impl Writes {
         for (id, mut write) in (first..).zip(self.open.drain(..)) {
             write.rejected.sort_by_key(|(row, _)| *row);
             outcomes.rejected.extend(write.rejected.into_iter().map(|(row, error)| (id, row, error)));
+            outcomes.repeated.extend(write.repeated.into_iter().map(|row| (id, row)));
             outcomes.sequences.push((id, write.sequences));
         }
         outcomes

@@ -1,6 +1,9 @@
 //! Servers that die, stop and come back; connections that break.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use millstream_core::{Batch, Sink};
 use millstream_testkit::{
@@ -78,6 +81,27 @@ async fn connections_cut_in_the_middle_of_writes_lose_nothing() {
     let mut source = source_at(redis, json!({"stream": k}), until_end()).await;
     let copies = at_least_once(&all(&mut *source).await, 20_000);
     assert!(copies < 20 * 1500, "{copies} copies");
+}
+
+#[tokio::test]
+async fn who_wrote_hears_which_records_may_be_there_twice() {
+    let redis = started!(Redis::shared());
+    let proxy = Proxy::start(&redis.address());
+    let k = key();
+    let mut sink = plan_sink(&through(&proxy, json!({"stream": k}))).unwrap().create().unwrap();
+    sink.open(&[]).await.unwrap();
+    sink.write(value_batch(0..100)).await.unwrap();
+    assert!(sink.flush().await.unwrap().repeated.is_empty());
+    // Twenty are answered, and all are written.
+    proxy.cut_after(Flow::ToClient, 20 * "$15\r\n1700000000000-0\r\n".len() as u64);
+    let write = sink.write(value_batch(100..200)).await.unwrap();
+    let repeated = sink.flush().await.unwrap().repeated;
+    let mut source = source_at(redis, json!({"stream": k}), until_end()).await;
+    let got = all(&mut *source).await;
+    let twice = (0..200).filter(|i| got.iter().filter(|value| **value == format!("v{i}")).count() == 2);
+    let told: BTreeSet<usize> = repeated.iter().map(|(_, row)| 100 + *row as usize).collect();
+    assert!(repeated.iter().all(|(of, _)| *of == write) && (50..100).contains(&told.len()), "{repeated:?}");
+    assert!(twice.eq(told), "{repeated:?}");
 }
 
 #[tokio::test]

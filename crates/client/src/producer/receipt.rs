@@ -17,6 +17,8 @@ use super::queue::Queue;
 pub struct Delivered {
     /// The sequence that consumers see; `None` where the system does not tell.
     pub sequence: Option<u128>,
+    /// It may be there more than once: an earlier try to write it ended without an answer. Where the system can tell.
+    pub repeated: bool,
 }
 
 /// A future of what becomes of a record: durable, or the error that rejected it.

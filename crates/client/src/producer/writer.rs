@@ -1,6 +1,10 @@
 //! A sink and what it has not made count yet: writes, learns outcomes, commits, and begins again after an error.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use millstream_core::{
     Batch, Class, Epoch, Error, ErrorKind, Last, Outcomes, Result, Sink, SinkCapabilities, Token, Way, WriteId,
@@ -32,6 +36,8 @@ struct Write {
     batch: Batch,
     /// By record; empty when the outcomes are known.
     pending: Vec<Pending>,
+    /// The sink had it before an error, and has not taken it back.
+    repeated: bool,
 }
 
 impl Write {
@@ -140,7 +146,9 @@ impl Writer {
 
     async fn rewrite(&mut self) -> Result<()> {
         self.sink.open(&self.tokens).await?;
+        let repeated = !self.cuts();
         for write in &mut self.writes {
+            write.repeated |= repeated;
             write.id = self.sink.write(write.batch.clone()).await?;
         }
         Ok(())
@@ -157,7 +165,7 @@ impl Writer {
                         self.well();
                     }
                     self.bytes += batch.size();
-                    self.writes.push(Write { id, batch, pending: std::mem::take(&mut self.writing) });
+                    self.writes.push(Write { id, batch, pending: std::mem::take(&mut self.writing), repeated: false });
                     return Ok(());
                 }
                 Err(error) if error.facts().retry => {
@@ -228,14 +236,18 @@ impl Writer {
         let mut rejected: HashMap<(WriteId, u32), Error> =
             outcomes.rejected.into_iter().map(|(id, row, error)| ((id, row), error)).collect();
         let sequences: HashMap<WriteId, Vec<u128>> = outcomes.sequences.into_iter().collect();
+        let repeated: HashSet<(WriteId, u32)> = outcomes.repeated.into_iter().collect();
         for at in 0..self.writes.len() {
             let write = &mut self.writes[at];
             let (id, pending) = (write.id, std::mem::take(&mut write.pending));
-            let sequences = sequences.get(&id);
+            let (sequences, again) = (sequences.get(&id), write.repeated);
             for (row, pending) in pending.into_iter().enumerate() {
                 let outcome = match rejected.remove(&(id, row as u32)) {
                     Some(error) => Err(error),
-                    None => Ok(Delivered { sequence: sequences.and_then(|all| all.get(row)).copied() }),
+                    None => Ok(Delivered {
+                        sequence: sequences.and_then(|all| all.get(row)).copied(),
+                        repeated: again || repeated.contains(&(id, row as u32)),
+                    }),
                 };
                 match self.options.durability {
                     Durability::Committed if outcome.is_ok() => self.held.push((pending, outcome)),

@@ -331,7 +331,7 @@ impl Sink for CountingSink {
     }
 
     async fn flush(&mut self) -> Result<Outcomes> {
-        Ok(Outcomes { rejected: Vec::new(), sequences: std::mem::take(&mut self.told) })
+        Ok(Outcomes { sequences: std::mem::take(&mut self.told), ..Outcomes::default() })
     }
 
     async fn prepare(&mut self, _: Epoch, _: Last) -> Result<Option<Token>> {

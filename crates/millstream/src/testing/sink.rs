@@ -150,7 +150,7 @@ impl Sink for Writer {
     }
 
     async fn flush(&mut self) -> Result<Outcomes> {
-        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), sequences: Vec::new() })
+        Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), ..Outcomes::default() })
     }
 
     async fn prepare(&mut self, _: Epoch, _: Last) -> Result<Option<Token>> {

@@ -196,6 +196,7 @@ impl Sink for SsSink {
         Ok(Outcomes {
             rejected: std::mem::take(&mut self.rejected),
             sequences: sequences.iter().map(|(id, sequences)| (*id, wide(sequences))).collect(),
+            ..Outcomes::default()
         })
     }
 
