@@ -77,13 +77,11 @@ pub(super) fn head(report: &PipelineReport) -> String {
 }
 
 /// Heads of the table of stages.
-pub(super) const COLUMNS: [&str; 13] = [
-    "STAGE", "KIND", ">LAG", ">IN", ">OUT", ">IN/S", ">OUT/S", ">BUSY", ">BLOCKED", ">IDLE", ">QUEUE", ">PARKED",
-    ">FAILED",
-];
+pub(super) const COLUMNS: [&str; 12] =
+    ["STAGE", "KIND", ">IN", ">OUT", ">IN/S", ">OUT/S", ">BUSY", ">BLOCKED", ">IDLE", ">QUEUE", ">PARKED", ">FAILED"];
 
 /// A stage as a row.
-pub(super) fn cells(stage: &StageReport) -> [String; 13] {
+pub(super) fn cells(stage: &StageReport) -> [String; 12] {
     let share = |share: f64| if stage.role.is_empty() { String::new() } else { format!("{:.0}%", share * 100.0) };
     let rate = |rate: f64| thousands(rate.round() as u64);
     let name = match &stage.waiting {
@@ -94,7 +92,6 @@ pub(super) fn cells(stage: &StageReport) -> [String; 13] {
     [
         name,
         stage.kind.clone(),
-        stage.lag.map_or(String::new(), lag),
         thousands(stage.totals.records_in),
         thousands(stage.totals.records_out),
         rate(stage.rates.records_in),
@@ -102,7 +99,8 @@ pub(super) fn cells(stage: &StageReport) -> [String; 13] {
         share(stage.shares.busy),
         share(stage.shares.blocked),
         share(stage.shares.idle),
-        stage.queue.map_or(String::new(), |queue| share(queue.fill())),
+        // What waits in front of a source is its lag.
+        stage.queue.map_or_else(|| stage.lag.map_or(String::new(), lag), |queue| share(queue.fill())),
         thousands(stage.totals.parked),
         thousands(stage.totals.failures),
     ]

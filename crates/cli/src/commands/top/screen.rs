@@ -110,7 +110,8 @@ impl Screen {
         let widths = COLUMNS.map(|head| match head {
             "STAGE" => Constraint::Min(12),
             "KIND" => Constraint::Length(12),
-            ">LAG" | ">IN" | ">OUT" => Constraint::Length(13),
+            ">IN" | ">OUT" => Constraint::Length(13),
+            ">QUEUE" => Constraint::Length(11),
             ">IN/S" | ">OUT/S" => Constraint::Length(10),
             _ => Constraint::Length(7),
         });
