@@ -18,3 +18,4 @@ mod sinks;
 mod source;
 mod support;
 mod too_large;
+mod wire;
