@@ -67,8 +67,9 @@ pub trait BatchWorker<T>: Send + 'static {
         async { Ok(()) }
     }
 
-    /// Handles a batch, one at a time. A panic is an error of all its records, and so is what takes longer than the step's
-    /// `timeout`: the future is dropped where it stands.
+    /// Handles a batch, one at a time. A panic is an error of all its records, if they are not
+    /// [`repeatable`](crate::Batched::repeatable), and so is what takes longer than the step's `timeout`: the future is dropped
+    /// where it stands.
     fn handle(&mut self, batch: BatchOf<T>) -> impl Future<Output = Self::Answer> + Send;
 
     /// No more batches come in this run: say goodbye properly.
