@@ -308,6 +308,7 @@ mod tests {
             Ok(Outcomes {
                 rejected: self.1.iter().map(rejected).collect(),
                 sequences: self.1.drain(..).map(|(id, len)| (id, (100..100 + len as u128).collect())).collect(),
+                ..Outcomes::default()
             })
         }
     }

@@ -215,7 +215,7 @@ async fn first(server: &Arc<Server>) -> Result<(Topology, Client)> {
 /// What a node says of the cluster, if it is one.
 async fn look(server: &Arc<Server>, node: &Arc<str>) -> Result<(Topology, Client)> {
     let mut client = Client::connect(server, node).await?;
-    let reply = client.ask(&Commands::one(&[b"CLUSTER", b"SLOTS"])).await?.pop();
+    let reply = client.ask(&Commands::one(&[b"CLUSTER", b"SLOTS"]), Duration::ZERO).await?.pop();
     let reply = reply.ok_or_else(|| unexpected("find the nodes", server))?;
     let cluster = server.is_cluster();
     let topology = match reply.error() {
