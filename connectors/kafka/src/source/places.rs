@@ -108,6 +108,7 @@ impl Reader {
         }
         self.hand_over();
         self.handover.forget(&chosen);
+        self.handover.forget_end();
         for begin in &begins {
             if let Some(reading) = self.table.get(&begin.shard) {
                 (reading.next, reading.skip_to) = (begin.offset, begin.skip_to);

@@ -1,6 +1,8 @@
 //! Places that are sought in a group, before it has given partitions and after.
 
-use millstream_core::{Resume, SeekTo, Source, Stamp};
+use std::time::Duration;
+
+use millstream_core::{Event, Resume, SeekTo, Source, Stamp};
 use serde_json::json;
 
 use crate::support::*;
@@ -60,4 +62,18 @@ async fn a_member_that_commits_after_it_was_sought_has_gone_on() {
     write_all(&topic, json!({}), &values(10, 12)).await;
     assert_eq!(read(&mut *second, 2).await[0].sequence, 10);
     closing.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_stands_at_its_end_has_not_ended_when_it_goes_back() {
+    let _kafka = kafka();
+    let topic = topic(1);
+    write_all(&topic, json!({}), &values(0, 4)).await;
+    let end = Resume { start: SeekTo::End, until_end: true, ..Resume::default() };
+    let mut source = opened(&topic, json!({}), &end).await;
+    // By now it has found that there is nothing to read.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    source.seek(&SeekTo::At(2), None).await.unwrap();
+    assert_eq!(texts(&read(&mut *source, 2).await), ["2", "3"]);
+    assert!(matches!(event(&mut *source).await.unwrap(), Event::End));
 }
