@@ -6,6 +6,7 @@
 //!   that a rebalance goes on from is one too high.
 //! - The end of a partition with its topic, which `KafkaError::PartitionEOF` does not name.
 //! - Records out, and their reports: `outbox`.
+//! - Where partitions end, without waiting for the answer: `ends`.
 //! - A token for an `AdminClient`, which does not ask for one.
 //! - Headers whose name is no UTF-8, and metadata of offsets that is none: rdkafka 0.39 panics on both.
 //! - Groups as they are since KIP-848: rdkafka's `fetch_group_list` shows those of the protocol `consumer` as dead and empty.
