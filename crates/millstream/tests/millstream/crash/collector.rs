@@ -38,7 +38,8 @@ pub(crate) fn plan(job: &str, folder: &Path) -> Option<Plan> {
         for n in 0..PUSHES {
             let text = format!("{run}-{n}");
             wait(collector.push_and_wait(text.clone())).unwrap();
-            writeln!(file, "\"{text}\"").unwrap();
+            // In one piece: a kill may come at any time.
+            file.write_all(format!("\"{text}\"\n").as_bytes()).unwrap();
         }
     });
     Some(pipeline.plan().unwrap())
