@@ -30,7 +30,7 @@ use sandbox::Sandbox;
 pub(crate) use sandbox::copy;
 
 /// Longer than any example takes on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Lines of a script that are not for this place: they test or measure everything, or fetch and install.
 const NOT_HERE: [&str; 6] = ["cargo xtask ", "cargo bench", "cargo install ", "git clone ", "cd ", "sudo "];
