@@ -25,6 +25,7 @@ mod sink;
 mod source;
 mod token;
 
+pub use millstream_core::OnMissing;
 use millstream_core::{Component, Planner};
 /// The client library, in the version that clients of [`Kafka::native`] are of.
 pub use rdkafka;
@@ -33,8 +34,7 @@ pub use backend::Kafka;
 pub use native_context::NativeContext;
 pub use options::{
     Acks, Assignor, Compression, Isolation, KafkaAuth, KafkaBatch, KafkaMembership, KafkaSinkOptions,
-    KafkaSourceOptions, KafkaTls, Mechanism, MembershipProtocol, OnMissing, PartitionBy, Properties, TokenFrom,
-    TopicBy,
+    KafkaSourceOptions, KafkaTls, Mechanism, MembershipProtocol, PartitionBy, Properties, TokenFrom, TopicBy,
 };
 
 /// What this connector offers.

@@ -2,12 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use millstream_core::{Error, ErrorKind, Result};
+use millstream_core::{Error, ErrorKind, OnMissing, Result};
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 
 use crate::options::{
     Acks, Address, Assignor, Isolation, KafkaAuth, KafkaSinkOptions, KafkaSourceOptions, KafkaTls, Mechanism,
-    MembershipProtocol, OnMissing, PartitionBy, Properties, TokenFrom,
+    MembershipProtocol, PartitionBy, Properties, TokenFrom,
 };
 
 /// How a cluster is reached, out of any component's options.

@@ -24,13 +24,14 @@ mod server;
 mod sink;
 mod source;
 
+pub use millstream_core::OnMissing;
 use millstream_core::{Component, Planner};
 
 pub use backend::RedisStreams;
 pub use commands::{Answer, Connection};
 pub use options::{
-    Ack, Auth, Batch, GroupOptions, Names, OnMissing, RedisSinkOptions, RedisSourceOptions, Sharder, SinkIds,
-    SourceIds, Tls, Trim, Wait,
+    Ack, Auth, Batch, GroupOptions, Names, RedisSinkOptions, RedisSourceOptions, Sharder, SinkIds, SourceIds, Tls,
+    Trim, Wait,
 };
 
 /// What this connector offers.

@@ -51,7 +51,9 @@ pub use error::{Blame, Class, Error, ErrorKind, Facts, Place, Result};
 pub use guard::{each_row, panicked, try_each_record, try_map_values};
 pub use options::{parse_options, suggest};
 pub use partition::{Partitioned, Partitioner};
-pub use position::{CHECKPOINT_VERSION, Checkpoint, Epoch, Position, SeekTo, SourceCheckpoint, Stamp, Token};
+pub use position::{
+    CHECKPOINT_VERSION, Checkpoint, Epoch, OnMissing, Position, SeekTo, SourceCheckpoint, Stamp, Token,
+};
 pub use record::{Form, Record, ShardKey};
 pub use record_ref::{RecordRef, Records};
 pub use rows::Rows;

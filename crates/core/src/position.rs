@@ -123,6 +123,19 @@ impl schemars::JsonSchema for SeekTo {
     }
 }
 
+/// What to do when the records at the saved position are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnMissing {
+    /// Stop, and say which shard it is.
+    #[default]
+    Fail,
+    /// Go on at the oldest record that is there.
+    Beginning,
+    /// Go on behind the newest one.
+    End,
+}
+
 /// What a sink has prepared for an epoch: the length that counts, or the name of a transaction. Opaque to all but the sink.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

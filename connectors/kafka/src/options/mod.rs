@@ -9,7 +9,7 @@ mod url;
 pub use access::{KafkaAuth, KafkaTls, Mechanism, TokenFrom};
 pub use property::Properties;
 pub use sink::{Acks, Compression, KafkaBatch, KafkaSinkOptions, PartitionBy, TopicBy};
-pub use source::{Assignor, Isolation, KafkaMembership, KafkaSourceOptions, MembershipProtocol, OnMissing};
+pub use source::{Assignor, Isolation, KafkaMembership, KafkaSourceOptions, MembershipProtocol};
 
 pub(crate) use url::{Address, from_url, is_topic};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millstream_codec::CodecOptions;
-use millstream_core::{Result, Secret, SeekTo, Size, Span};
+use millstream_core::{OnMissing, Result, Secret, SeekTo, Size, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -89,19 +89,6 @@ pub enum Assignor {
     Range,
     /// One after the other; all are given away at each rebalance.
     RoundRobin,
-}
-
-/// What to do when the records at the saved position are gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OnMissing {
-    /// Stop, and say which partition it is.
-    #[default]
-    Fail,
-    /// Go on at the oldest record that is there.
-    Beginning,
-    /// Go on behind the newest one.
-    End,
 }
 
 /// Whether to see records of transactions that are not committed.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_core::{Error, ErrorKind, Read, Result, Resume, SeekTo, ShardKey, Stamp};
+use millstream_core::{Error, ErrorKind, OnMissing, Read, Result, Resume, SeekTo, ShardKey, Stamp};
 use rdkafka::{
     consumer::Consumer as _,
     error::{KafkaError, RDKafkaErrorCode as Code},
@@ -27,7 +27,6 @@ use crate::{
     client::Cluster,
     error::{coded, failed},
     native::{Inbox, Message},
-    options::OnMissing,
 };
 
 /// How long the thread waits for records, and so at most for a command.

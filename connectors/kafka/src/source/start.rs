@@ -1,12 +1,9 @@
 //! Where partitions begin: offsets out of places and times, and what to do where the records are gone.
 
-use millstream_core::{Error, ErrorKind, Result, SeekTo, ShardKey};
+use millstream_core::{Error, ErrorKind, OnMissing, Result, SeekTo, ShardKey};
 
 use super::plan::Planned;
-use crate::{
-    client::{Cluster, Partition},
-    options::OnMissing,
-};
+use crate::client::{Cluster, Partition};
 
 /// Where reading a partition begins.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use group::{Ack, GroupOptions};
 pub use sink::{RedisSinkOptions, Sharder, SinkIds, Trim, Wait};
-pub use source::{Batch, OnMissing, RedisSourceOptions, SourceIds};
+pub use source::{Batch, RedisSourceOptions, SourceIds};
 
 /// One name, or several.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millstream_codec::CodecOptions;
-use millstream_core::{Error, Result, Secret, SeekTo, Size, Span};
+use millstream_core::{Error, OnMissing, Result, Secret, SeekTo, Size, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -70,19 +70,6 @@ pub enum SourceIds {
     Milliseconds,
     /// Nanoseconds since 1970.
     Nanoseconds,
-}
-
-/// What to do when the records at the saved position are gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OnMissing {
-    /// Stop, and say which stream it is.
-    #[default]
-    Fail,
-    /// Go on at the oldest record that is there.
-    Beginning,
-    /// Go on behind the newest one.
-    End,
 }
 
 /// How much one read asks for.

@@ -11,7 +11,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use millstream_core::{Error, ErrorKind, Result, ShardKey};
+use millstream_core::{Error, ErrorKind, OnMissing, Result, ShardKey};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     error::{refused, unexpected},
     id::EntryId,
-    options::{Ack, Batch, GroupOptions, OnMissing},
+    options::{Ack, Batch, GroupOptions},
     resp::{Commands, Reply},
     server::Server,
 };

@@ -1,12 +1,11 @@
 //! Whether reading by id can go on at its place: the stream is the one we knew, and what we have not read is there.
 
-use millstream_core::{Error, ErrorKind, Result};
+use millstream_core::{Error, ErrorKind, OnMissing, Result};
 
 use super::{lane::LaneKey, link::Link, look::Look, place::Place};
 use crate::{
     error::{refused, unexpected},
     id::EntryId,
-    options::OnMissing,
     resp::Commands,
 };
 
