@@ -375,9 +375,8 @@ impl Build<'_> {
         let stays = |to: &&SeekTo| **to == SeekTo::Committed && !capabilities.seek;
         let seek = saved.and_then(|saved| saved.seek.as_ref()).filter(|to| !stays(to));
         if let (Some(to), Ok(source)) = (seek, lease.source()) {
-            let sought = source.seek(to, None).await;
-            let sought = if capabilities.seek { sought } else { sought.map_err(|error| cannot_seek(error, to)) };
-            sought.map_err(failure(&node.name))?;
+            let explained = |error| if capabilities.seek { error } else { cannot_seek(error, to) };
+            source.seek(to, None).await.map_err(explained).map_err(failure(&node.name))?;
         }
         let (sender, commands) = mpsc::unbounded_channel();
         let id = self.ends.sources.len();

@@ -250,11 +250,13 @@ impl Running {
     /// # Errors
     /// What the pipeline has failed with.
     pub async fn wait(&mut self) -> Result<Summary> {
-        if self.ended.is_none() {
-            let died = |error| Err(Error::new(ErrorKind::Bug, "the supervisor died").caused_by(error));
-            self.ended = Some((&mut self.task).await.unwrap_or_else(died));
+        if let Some(ended) = &self.ended {
+            return ended.clone();
         }
-        self.ended.clone().unwrap_or_else(|| Err(crate::task::bug("no end")))
+        let died = |error| Err(Error::new(ErrorKind::Bug, "the supervisor died").caused_by(error));
+        let ended = (&mut self.task).await.unwrap_or_else(died);
+        self.ended = Some(ended.clone());
+        ended
     }
 
     /// Drains and waits for the end; see [`Handle::drain`].

@@ -67,7 +67,6 @@ pub(crate) async fn supervise(
         tracing::warn!(pipeline = %lasting.plan.name, error = %error.chain(), "closing the host failed");
     }
     let closed = lasting.store.close().await;
-    lasting.shared.taps.close();
     // Whoever hears of the end sees it, too.
     phase.send_replace(Phase::Over);
     lasting.shared.tell(Happening::Over(result.as_ref().err().map(|error| error.chain())));
