@@ -59,6 +59,9 @@ impl Ends {
 
     /// The answer, once it is there: the ends of those partitions that could be asked for.
     pub(crate) fn answer(&mut self) -> Option<Vec<(ShardKey, i64)>> {
+        if !self.asked {
+            return None;
+        }
         // SAFETY: the queue is alive; an event that it gives is ours.
         let event = unsafe { rd::rd_kafka_queue_poll(self.queue, 0) };
         if event.is_null() {
