@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::budget;
+
 /// A small generator (splitmix64): a seed is all that a failure needs.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
@@ -29,11 +31,11 @@ impl Dice {
 /// Calls `check` with mutations of `examples`: for a minute with `MILLSTREAM_LONG`, else for half a second. `check` fails by
 /// panicking; the input is printed first. Answers with the number of inputs.
 pub fn fuzz(examples: &[&[u8]], check: impl Fn(&[u8])) -> u64 {
-    let time = if std::env::var_os("MILLSTREAM_LONG").is_some() { 60_000 } else { 500 };
+    let time = budget(Duration::from_millis(500), Duration::from_secs(60));
     let first = std::env::var("MILLSTREAM_SEED").ok().and_then(|seed| seed.parse().ok());
     let began = Instant::now();
     let mut seed = first.unwrap_or(0);
-    while began.elapsed() < Duration::from_millis(time) {
+    while began.elapsed() < time {
         let input = mutated(examples, &mut Dice::new(seed));
         let shown = Shown { seed, input: &input };
         check(&input);

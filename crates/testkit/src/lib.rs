@@ -6,6 +6,7 @@
 //! With the feature `seeds` there is a runner of random cases against a model: see [`seeds`].
 //! With the feature `servers` there are real servers too: see `servers`.
 
+mod budget;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod count;
@@ -24,6 +25,7 @@ mod sink;
 mod source;
 mod topic;
 
+pub use budget::budget;
 pub use count::CountValues;
 pub use fuzz::{Dice, fuzz};
 pub use group::FakeGroup;

@@ -2,7 +2,13 @@
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::{env, fs, panic, process::Command};
+use std::{
+    env, fs, panic,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 /// Set for a test that runs alone.
 const ALONE: &str = "MILLSTREAM_TEST_ALONE";
@@ -22,6 +28,92 @@ pub fn alone(test: &str) {
     let run = run.expect("a process");
     let text = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// The test of that name, run alone in a child that the test which started it kills, or waits for. It does not outlive that test,
+/// also if it fails.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    said: PathBuf,
+}
+
+impl Process {
+    /// Starts it with an order in a variable of its environment; what it says on standard error goes into a file.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(test: &str, (variable, order): (&str, &str), said: PathBuf) -> Self {
+        let log = fs::File::create(&said).expect("a file");
+        let mut command = Command::new(env::current_exe().expect("the program of this test"));
+        command.args([test, "--exact", "--nocapture"]).env(variable, order);
+        command.env("RUST_BACKTRACE", "0").stdout(Stdio::null()).stderr(log);
+        Process { child: command.spawn().expect("a process"), said }
+    }
+
+    /// What it has said on standard error.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.said).unwrap_or_default()
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Panics
+    /// If it has ended by itself.
+    pub fn kill(&mut self) {
+        assert!(self.ended().is_none(), "it has ended by itself: {}", self.said());
+        self.child.kill().expect("a child that can be killed");
+        self.child.wait().expect("its end");
+    }
+
+    /// Makes it stand still (`-STOP`), or go on (`-CONT`).
+    ///
+    /// # Panics
+    /// If there is no such signal.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|sent| sent.success()), "`kill {signal}`");
+    }
+
+    /// How it has ended, if it has.
+    ///
+    /// # Panics
+    /// Where the system does not say.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("how it stands")
+    }
+
+    /// Waits for its end. Blocks.
+    ///
+    /// # Panics
+    /// If it has not ended by then.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(began.elapsed() < limit, "it does not end: {}", self.said());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until it has ended well. Blocks.
+    ///
+    /// # Panics
+    /// If it ends in another way, or not in time.
+    pub fn succeed(&mut self, limit: Duration) {
+        let status = self.wait(limit);
+        assert!(status.success(), "{status}: {}", self.said());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Memory that this process has now, in KiB.

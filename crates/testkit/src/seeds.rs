@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, panic, time::Duration};
 
-use crate::process::silence_kills;
+use crate::{budget, process::silence_kills};
 
 /// Runs a case for each seed, in virtual time, so that waiting costs nothing: `short` of them, 10,000 with `MILLSTREAM_LONG`, or
 /// `MILLSTREAM_SEEDS`; from `MILLSTREAM_SEED` on, and then this one alone.
@@ -14,9 +14,8 @@ use crate::process::silence_kills;
 pub fn seeds(short: u64, test: impl AsyncFn(u64)) {
     silence_kills();
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let long = std::env::var_os("MILLSTREAM_LONG").is_some();
     let alone = number("MILLSTREAM_SEED");
-    let seeds = number("MILLSTREAM_SEEDS").unwrap_or(if long { 10_000 } else { short });
+    let seeds = number("MILLSTREAM_SEEDS").unwrap_or(budget(short, 10_000));
     let seeds = alone.map_or(0..seeds, |seed| seed..seed + number("MILLSTREAM_SEEDS").unwrap_or(1));
     let mut failed = Vec::new();
     for seed in seeds {

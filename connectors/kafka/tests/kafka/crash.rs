@@ -4,22 +4,16 @@
 //! The test binary runs itself as a child; the parent kills it with `kill -9` at random moments, or lets it abort at a step,
 //! while the input grows, and compares in the end what readers of committed records see with what went in, by value.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use millstream_core::Delivery;
 use millstream_runtime::{Probe, RunOptions, Running, Step};
 use millstream_state::EmbeddedStore;
-use millstream_testkit::{Dice, FakeSink, servers::Kafka, started};
+use millstream_testkit::{Dice, FakeSink, budget, process::Process, servers::Kafka, started};
 use serde_json::{Value, json};
 
 use crate::{
-    runs::{Feed, all_in, assert_once, at, budget, plan, shared, spec, wait_for},
+    runs::{Feed, all_in, assert_once, at, plan, shared, spec, wait_for},
     support::{LONG, name, topic},
 };
 
@@ -86,9 +80,7 @@ impl Job {
 
     /// Runs it to the end of what is there.
     pub(crate) fn finish(&self) {
-        let mut process = self.spawn(None, true);
-        let status = process.wait();
-        assert!(status.success(), "{status}: {}", process.said());
+        self.spawn(None, true).succeed(LONG * 2);
     }
 
     fn spawn(&self, step: Option<(usize, u64)>, until_end: bool) -> Process {
@@ -98,57 +90,7 @@ impl Job {
             (order["step"], order["nth"]) = (json!(step), json!(nth));
         }
         let said = self.folder.path().join("said");
-        let log = std::fs::File::create(&said).unwrap();
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["crash::child", "--exact", "--nocapture"]).env(ORDER, order.to_string());
-        command.env("RUST_BACKTRACE", "0").stdout(Stdio::null()).stderr(log);
-        Process { child: command.spawn().unwrap(), said }
-    }
-}
-
-/// A child; it does not outlive a test that fails.
-pub(crate) struct Process {
-    child: Child,
-    said: std::path::PathBuf,
-}
-
-impl Process {
-    /// What it has said on standard error.
-    pub(crate) fn said(&self) -> String {
-        std::fs::read_to_string(&self.said).unwrap_or_default()
-    }
-
-    /// `kill -9`.
-    pub(crate) fn kill(&mut self) {
-        assert!(self.child.try_wait().unwrap().is_none(), "it has ended by itself: {}", self.said());
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Makes it stand still, or go on.
-    pub(crate) fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    /// Waits for its end.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(began.elapsed() < LONG * 2, "it does not end: {}", self.said());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Process::start("crash::child", (ORDER, &order.to_string()), said)
     }
 }
 
@@ -169,7 +111,7 @@ async fn killed(source: Value, kills: usize, seed: u64) {
             process.kill();
         } else {
             let mut process = job.start(Some((step, 1 + dice.roll(3))));
-            let status = tokio::task::block_in_place(|| process.wait());
+            let status = tokio::task::block_in_place(|| process.wait(LONG * 2));
             assert!(!status.success(), "{:?}: {}", steps[step], process.said());
             assert!(std::os::unix::process::ExitStatusExt::signal(&status).is_some(), "{}", process.said());
             *at_steps.entry(step).or_default() += 1;

@@ -25,7 +25,7 @@ use millstream_core::{Delivery, Event, Position, Resume, SinkPlan, Stamp};
 use millstream_runtime::{Entry, PipelineSpec, RunOptions, Running};
 use millstream_state::{Memory, MemoryStore};
 use millstream_testkit::{
-    FakeSink,
+    FakeSink, budget,
     servers::{Kafka, Listener},
     started,
 };
@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 
 use crate::{
     crash::Job,
-    runs::{Feed, assert_once, at, budget, plan, repeats, shared, spec, wait_for},
+    runs::{Feed, assert_once, at, plan, repeats, shared, spec, wait_for},
     support::{LONG, event, name, source_plan, topic},
 };
 

@@ -19,11 +19,6 @@ use tokio::task::JoinHandle;
 
 use crate::support::{LONG, batch, event, sink_plan, source_plan};
 
-/// A budget: more with MILLSTREAM_LONG.
-pub(crate) fn budget<T>(usual: T, long: T) -> T {
-    if std::env::var_os("MILLSTREAM_LONG").is_some() { long } else { usual }
-}
-
 /// Options of a topic behind these brokers.
 pub(crate) fn at(brokers: &str, topic: &str, more: Value) -> Value {
     let mut options = json!({ "url": format!("kafka://{brokers}/{topic}") });

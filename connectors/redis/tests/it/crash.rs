@@ -3,8 +3,6 @@
 //! The test binary runs itself as a child, and compares in the end what is in the output with what went in, by value.
 
 use std::{
-    path::PathBuf,
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +14,8 @@ use millstream_core::Registry;
 use millstream_runtime::{Plan, PlanOptions, RunOptions, Running};
 use millstream_state::EmbeddedStore;
 use millstream_testkit::{
-    Dice, FakeSink,
+    Dice, FakeSink, budget,
+    process::Process,
     servers::{Redis, RedisCluster},
     started,
 };
@@ -30,11 +29,6 @@ use crate::{
 
 /// What a child is to do, in its environment.
 const ORDER: &str = "MILLSTREAM_REDIS_CHILD";
-
-/// More with `MILLSTREAM_LONG`.
-fn budget(usual: usize, long: usize) -> usize {
-    if std::env::var_os("MILLSTREAM_LONG").is_some() { long } else { usual }
-}
 
 /// Not a test of its own: what a child process does.
 #[test]
@@ -72,56 +66,7 @@ impl Job {
         let mut order = self.order.clone();
         order["until_end"] = until_end.into();
         let said = self.folder.path().join("said");
-        let log = std::fs::File::create(&said).unwrap();
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["crash::child", "--exact", "--nocapture"]).env(ORDER, order.to_string());
-        command.env("RUST_BACKTRACE", "0").stdout(Stdio::null()).stderr(log);
-        Process { child: command.spawn().unwrap(), said }
-    }
-}
-
-/// A child; it does not outlive a test that fails.
-struct Process {
-    child: Child,
-    said: PathBuf,
-}
-
-impl Process {
-    fn said(&self) -> String {
-        std::fs::read_to_string(&self.said).unwrap_or_default()
-    }
-
-    /// `kill -9`.
-    fn kill(&mut self) {
-        assert!(self.child.try_wait().unwrap().is_none(), "it has ended by itself: {}", self.said());
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Makes it stand still, or go on.
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    async fn succeed(&mut self) {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                assert!(status.success(), "{status}: {}", self.said());
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE * 3, "it does not end: {}", self.said());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Process::start("crash::child", (ORDER, &order.to_string()), said)
     }
 }
 
@@ -167,7 +112,7 @@ async fn killed(source: &Value, sinks: &[&Value], kills: usize, seed: u64) {
         process.kill();
     }
     let count = feed.end().await;
-    job.start(true).succeed().await;
+    tokio::task::block_in_place(|| job.start(true).succeed(PATIENCE * 3));
     for sink in sinks {
         let got = stored(json!({"url": sink["url"], "stream": sink["stream"]})).await;
         check(&got, count, seed);

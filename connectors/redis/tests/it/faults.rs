@@ -7,6 +7,7 @@ use std::{
 
 use millstream_core::{Batch, Sink};
 use millstream_testkit::{
+    budget,
     servers::{Flow, Proxy, Redis},
     started,
 };
@@ -171,7 +172,7 @@ async fn a_server_that_stands_still_is_waited_for() {
 
 /// How long a server stands still: more with MILLSTREAM_LONG.
 fn pause() -> Duration {
-    Duration::from_secs(if std::env::var_os("MILLSTREAM_LONG").is_some() { 30 } else { 5 })
+    Duration::from_secs(budget(5, 30))
 }
 
 #[tokio::test]

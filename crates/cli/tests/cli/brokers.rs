@@ -8,6 +8,7 @@ use std::{
 };
 
 use millstream_testkit::{
+    budget,
     servers::{Kafka, Redis},
     started,
 };
@@ -15,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    crash::{Dice, Kept, budget},
+    crash::{Dice, Kept},
     support::{Folder, finish, signal, until},
 };
 

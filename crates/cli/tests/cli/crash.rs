@@ -17,15 +17,11 @@ use std::{
     time::Duration,
 };
 
+use millstream_testkit::budget;
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{Folder, finish, signal, until};
-
-/// A budget: more with MILLSTREAM_LONG=1.
-pub(crate) fn budget(usual: u64, long: u64) -> u64 {
-    if std::env::var_os("MILLSTREAM_LONG").is_some_and(|value| value == "1") { long } else { usual }
-}
 
 /// Chance that MILLSTREAM_SEED repeats. A test that fails tells its seed.
 pub(crate) struct Dice {

@@ -7,10 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use millstream_testkit::budget;
 use rustix::process::Signal;
 
 use crate::{
-    crash::{Dice, Kept, budget, same},
+    crash::{Dice, Kept, same},
     support::{Done, Folder, finish, signal, until},
 };
 

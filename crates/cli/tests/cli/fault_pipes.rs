@@ -2,10 +2,9 @@
 
 use std::io::Write as _;
 
-use crate::{
-    crash::{Dice, budget},
-    support::Folder,
-};
+use millstream_testkit::budget;
+
+use crate::{crash::Dice, support::Folder};
 
 /// Random lines of UTF-8: mostly short text, at times empty, long, like a header of the line protocol, or any characters.
 fn lines(count: u64, dice: &mut Dice) -> String {

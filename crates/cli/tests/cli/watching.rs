@@ -7,6 +7,7 @@ use std::{
     process::{Child, ChildStderr, Stdio},
 };
 
+use millstream_testkit::budget;
 use rustix::process::Signal;
 
 use crate::support::{Done, Folder, finish, signal, until};
@@ -237,7 +238,7 @@ fn a_tap_prints_what_passes_chosen_counted_and_in_every_format() {
 #[test]
 fn taps_hold_nobody_up() {
     let folder = Folder::new();
-    let records = if std::env::var_os("MILLSTREAM_LONG").is_some() { 5_000_000 } else { 300_000 };
+    let records = budget(300_000, 5_000_000);
     folder.write(
         "p.yaml",
         format!(

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use millstream_core::{ErrorKind, Result};
 use millstream_observe::control::{Ask, Client, LeftOut, Sight};
-use millstream_testkit::{FakeSink, FakeSource};
+use millstream_testkit::{FakeSink, FakeSource, budget};
 use serde_json::Value;
 
 use crate::{control::Serving, observer, spec, start, until};
@@ -124,7 +124,7 @@ async fn wishes_that_cannot_be_met_are_refused() {
 /// A tap whose reader is away for the whole time costs the pipeline nothing but what it leaves out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tap_that_nobody_reads_holds_nobody_up() {
-    let records = if std::env::var_os("MILLSTREAM_LONG").is_some() { 2_000_000 } else { 30_000 };
+    let records = budget(30_000, 2_000_000);
     let folder = tempfile::tempdir().unwrap();
     let (source, sink) = (FakeSource::of((0..records).map(|number| number.to_string())), FakeSink::plain());
     let observer = observer();

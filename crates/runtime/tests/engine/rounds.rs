@@ -7,7 +7,7 @@ use std::{
 
 use millstream_core::{Delivery, Error, ErrorKind, StepPlan};
 use millstream_runtime::{Dispatch, Ended, Entry, ErrorRule, PipelineSpec, Retry};
-use millstream_testkit::{Dice, FakeSink, FakeSource};
+use millstream_testkit::{Dice, FakeSink, FakeSource, budget};
 
 use crate::{
     Bench, MapFn, balanced,
@@ -82,7 +82,7 @@ async fn rounds(rounds: u64, alive: impl Fn() -> usize) {
 }
 
 fn number() -> u64 {
-    if std::env::var_os("MILLSTREAM_LONG").is_some() { 100 } else { 10 }
+    budget(10, 100)
 }
 
 fn alive() -> usize {

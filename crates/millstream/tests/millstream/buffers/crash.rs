@@ -9,6 +9,7 @@ use millstream::{
     Buffered, Group, Home, Span, registry,
     runtime::{BufferSpec, CheckpointSpec, Entry, PipelineSpec, PlanOptions, Probe, Step},
 };
+use millstream_testkit::budget;
 use serde_json::json;
 
 use super::{EXACTLY_ONCE, run};
@@ -20,7 +21,7 @@ const LINE_BYTES: usize = 400;
 
 #[test]
 fn a_crash_at_any_step_of_either_loses_nothing_and_doubles_nothing() {
-    let times: &[u64] = if std::env::var_os("MILLSTREAM_LONG").is_some() { &[1, 2, 3, 4, 6, 9, 14] } else { &[2, 4] };
+    let times: &[u64] = budget(&[2, 4], &[1, 2, 3, 4, 6, 9, 14]);
     // So long that they are read in many batches, which makes many epochs.
     let text: String = (0..LINES).map(|i| format!("{i} {}\n", "x".repeat(LINE_BYTES))).collect();
     let mut died = 0;

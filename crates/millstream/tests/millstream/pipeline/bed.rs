@@ -13,12 +13,12 @@ use millstream::{
     Data, Ended, ErrorRule, Home, Pipeline, Raw, Retry, Running, Stream, Summary, Then, core::DeadLetter,
     runtime::RunOptions,
 };
-use millstream_testkit::{FakeSink, FakeSource};
+use millstream_testkit::{FakeSink, FakeSource, budget};
 use tokio::sync::watch;
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) fn patience() -> Duration {
-    Duration::from_secs(if std::env::var_os("MILLSTREAM_LONG").is_some() { 1200 } else { 60 })
+    Duration::from_secs(budget(60, 1200))
 }
 
 /// Each behaviour twice: on one thread and on several.

@@ -10,7 +10,7 @@ use std::{
 
 use millstream::{Batching, Error, ErrorKind, RateLimit, Size, Span, Stream, runtime::LimitsSpec};
 use millstream_testkit::{
-    FakeSource,
+    FakeSource, budget,
     process::{alone, is_alone, resident_kib, ticks},
 };
 
@@ -23,7 +23,7 @@ fn apart(test: &str, behaviour: impl Future<Output = ()>) {
 
 /// Records between two looks at the memory.
 fn records() -> u64 {
-    if std::env::var_os("MILLSTREAM_LONG").is_some() { 10_000_000 } else { 250_000 }
+    budget(250_000, 10_000_000)
 }
 
 /// Memory does not grow by more than this from one look to the next: what is compacted now and then, and what the

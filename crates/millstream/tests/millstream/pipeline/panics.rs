@@ -14,7 +14,7 @@ use millstream::{
     core::{Batch, DeadLetter, Form, Outcomes, RecordRef, Sink, SinkCapabilities, SinkPlan, Step, StepPlan, WriteId},
     runtime::Match,
 };
-use millstream_testkit::FakeSource;
+use millstream_testkit::{FakeSource, budget};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::bed::{Bed, dead, on_several_threads, retry, rule, texts};
@@ -335,7 +335,7 @@ behaviours! {
 /// One of a thousand records panics: exactly those are the dead letters.
 #[test]
 fn of_one_record_in_a_thousand_costs_exactly_those() {
-    let records: u64 = if std::env::var_os("MILLSTREAM_LONG").is_some() { 10_000_000 } else { 100_000 };
+    let records: u64 = budget(100_000, 10_000_000);
     on_several_threads(async move {
         let bed = Bed::new();
         let fine = bed.numbers(records).map(|n| {

@@ -9,7 +9,7 @@ use millstream::{
     BatchOf, Batching, Ended, Error, ErrorKind, Stream, Then, Trigger,
     runtime::{Phase, Start},
 };
-use millstream_testkit::{Dice, FakeSink, FakeSource};
+use millstream_testkit::{Dice, FakeSink, FakeSource, budget};
 
 use super::bed::{Bed, Crowd, Gate, Seen, balanced, in_order_by_key, retry, rule, until};
 
@@ -333,7 +333,7 @@ behaviours! {
     }
 
     async fn rounds_of_start_load_and_drain_at_random_moments_lose_and_repeat_nothing() {
-        let rounds = if std::env::var_os("MILLSTREAM_LONG").is_some() { 100 } else { 15 };
+        let rounds = budget(15, 100);
         let (bed, source) = (Bed::new(), FakeSource::live().in_batches_of(7));
         let keyed = bed.texts(&source).partition_by(|text| text.parse::<u64>().unwrap() % 5);
         let work = keyed.map_async(|text| async move {
