@@ -15,6 +15,7 @@ use rdkafka::{
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
+    metadata::Metadata,
 };
 
 use crate::{
@@ -25,7 +26,8 @@ use crate::{
     token,
 };
 
-/// One request of the first contact; between two the client's events are looked at, which say why there is no answer.
+/// One request of the first contact; between two the client's events are looked at, which say why there is no answer. Others
+/// begin with twice as much.
 const SLICE: Duration = Duration::from_millis(500);
 
 /// Events that are looked at between two requests.
@@ -90,13 +92,37 @@ impl Cluster {
         }
     }
 
+    /// What the cluster says of a topic, or of all. Each try may take twice as long as the one before: that there is no answer
+    /// may be for want of a broker, and then the client is given some.
+    pub(crate) fn metadata(&self, topic: Option<&str>) -> Result<Metadata, KafkaError> {
+        let deadline = Instant::now() + self.access.timeout;
+        let mut slice = SLICE * 2;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let client = self.consumer.client();
+            let answer = client.fetch_metadata(topic, slice.min(left));
+            match answer.as_ref().map_err(KafkaError::rdkafka_error_code) {
+                Err(Some(Code::BrokerTransportFailure | Code::OperationTimedOut)) if slice < left => {}
+                _ => return answer,
+            }
+            self.find_brokers();
+            slice *= 2;
+        }
+    }
+
+    /// For a client that has no broker left.
+    fn find_brokers(&self) {
+        let contact = &self.consumer.context().contact;
+        contact.lose();
+        contact.keep(self.consumer.client());
+    }
+
     /// The partitions of a topic; `None` if there is no such topic.
     pub(crate) fn partitions(&self, topic: &str) -> Result<Option<i32>> {
         let what = || format!("cannot look up the topic `{topic}` at {}", self.access.shown);
         let deadline = Instant::now() + self.access.timeout;
         loop {
-            let metadata = self.consumer.client().fetch_metadata(Some(topic), self.access.timeout);
-            let metadata = metadata.map_err(|error| failed(what(), error))?;
+            let metadata = self.metadata(Some(topic)).map_err(|error| failed(what(), error))?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             match found.map(|found| (found.error().map(Code::from), found.partitions().len())) {
                 Some((None, count)) if count > 0 => return Ok(Some(i32::try_from(count).unwrap_or(i32::MAX))),
@@ -113,7 +139,7 @@ impl Cluster {
 
     /// All topics that match, with their partitions.
     pub(crate) fn matching(&self, pattern: &regex::Regex) -> Result<BTreeMap<String, i32>> {
-        let metadata = self.consumer.client().fetch_metadata(None, self.access.timeout);
+        let metadata = self.metadata(None);
         let metadata =
             metadata.map_err(|error| failed(format!("cannot list the topics at {}", self.access.shown), error))?;
         let found = metadata.topics().iter().filter(|topic| topic.error().is_none() && pattern.is_match(topic.name()));
@@ -153,11 +179,14 @@ impl Cluster {
         }
         let what = || format!("cannot look up offsets at {}", self.access.shown);
         let deadline = Instant::now() + self.access.timeout;
+        let mut slice = SLICE * 2;
         loop {
+            let left = deadline.saturating_duration_since(Instant::now());
             let answer = list_of(partitions.iter().map(|partition| (partition, place))).and_then(|list| {
                 // The places are those of the protocol: -2 is the beginning, -1 the end.
-                self.consumer.offsets_for_times(list, self.access.timeout)
+                self.consumer.offsets_for_times(list, slice.min(left))
             });
+            slice *= 2;
             let result: Result<Vec<Option<i64>>, KafkaError> =
                 answer.and_then(|found| partitions.iter().map(|partition| offset_in(&found, partition)).collect());
             match result {
@@ -178,7 +207,8 @@ impl Cluster {
                     if Instant::now() < deadline
                         && (is_passing(&error) || error.rdkafka_error_code() == Some(Code::UnknownPartition)) =>
                 {
-                    std::thread::sleep(Duration::from_millis(100))
+                    self.find_brokers();
+                    std::thread::sleep(Duration::from_millis(100));
                 }
                 Err(error) => return Err(failed(what(), error)),
             }

@@ -23,7 +23,10 @@ use rdkafka::{
     util::Timeout,
 };
 
-use crate::{error::coded, native::Message, options::TokenFrom, properties::Access, sink::ledger::Ledgers, token};
+use crate::{
+    contact::Contact, error::coded, native::Message, options::TokenFrom, properties::Access, sink::ledger::Ledgers,
+    token,
+};
 
 /// As long as that, trouble that says more is not replaced by trouble that says less.
 const RECENT: Duration = Duration::from_secs(10);
@@ -38,6 +41,7 @@ pub(crate) struct Context {
     rebalances: Mutex<VecDeque<Rebalance>>,
     /// Nobody is there to answer rebalances.
     closing: AtomicBool,
+    pub(crate) contact: Contact,
     /// Where delivery reports go.
     pub(crate) ledgers: Arc<Ledgers>,
 }
@@ -71,6 +75,7 @@ impl Context {
             trouble: Mutex::default(),
             rebalances: Mutex::default(),
             closing: AtomicBool::new(false),
+            contact: Contact::new(&access.brokers),
             ledgers,
         }
     }
@@ -176,6 +181,9 @@ impl ClientContext for Context {
             return;
         }
         let all_down = code == Code::AllBrokersDown;
+        if all_down {
+            self.contact.lose();
+        }
         let trouble = Trouble { code, reason: reason.to_owned(), at: Instant::now(), all_down };
         let mut newest = lock(&self.trouble);
         match newest.as_mut().filter(|old| old.weight() > trouble.weight() && old.at.elapsed() < RECENT) {

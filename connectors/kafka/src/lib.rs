@@ -13,6 +13,7 @@
 pub mod admin;
 mod backend;
 mod client;
+mod contact;
 mod context;
 mod error;
 mod host;

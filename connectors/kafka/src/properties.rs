@@ -15,6 +15,8 @@ use crate::options::{
 pub(crate) struct Access {
     /// The URL for people.
     pub(crate) shown: String,
+    /// The bootstrap servers, as librdkafka wants them.
+    pub(crate) brokers: String,
     /// How long to wait for it.
     pub(crate) timeout: Duration,
     /// Where bearer tokens come from.
@@ -71,7 +73,8 @@ impl Access {
         config.set("socket.connection.setup.timeout.ms", "5000").set("reconnect.backoff.max.ms", "2000");
         config.set("socket.nagle.disable", "true").set("socket.keepalive.enable", "true");
         let token = auth.and_then(|auth| auth.token);
-        Access { shown: address.shown.clone(), timeout, token, config, property: property.clone() }
+        let (shown, brokers) = (address.shown.clone(), address.brokers.clone());
+        Access { shown, brokers, timeout, token, config, property: property.clone() }
     }
 
     /// The properties common to all clients, with those that users gave and that suit any.

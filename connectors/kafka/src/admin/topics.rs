@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use millstream_core::{Error, ErrorKind, Result, suggest};
-use rdkafka::consumer::Consumer as _;
 
 use super::KafkaAdmin;
 use crate::{
@@ -74,7 +73,7 @@ impl KafkaAdmin {
 
 /// The partitions of all topics, without offsets.
 pub(super) fn layout(cluster: &Cluster) -> Result<BTreeMap<String, Vec<PartitionInfo>>> {
-    let metadata = cluster.consumer.client().fetch_metadata(None, cluster.access.timeout);
+    let metadata = cluster.metadata(None);
     let metadata =
         metadata.map_err(|error| failed(format!("cannot list the topics at {}", cluster.access.shown), error))?;
     let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());

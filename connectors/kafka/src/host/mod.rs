@@ -34,6 +34,8 @@ use crate::{
 
 /// Between two tries of a call that the client says can be tried again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long an answer is waited for where the producer may ask a broker that is no more.
+const FORGETFUL: Duration = Duration::from_secs(2);
 /// How long the brokers are asked again when they do not know of an epoch that they have decided: a broker that comes back, or
 /// has just been made a leader, may need a moment. Longer than an election takes.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -327,20 +329,20 @@ fn prepare(
 
 /// Puts the offsets of a group into the transaction; an error without a cause if there is no answer in time.
 ///
-/// On a thread of its own: librdkafka 2.12 can miss the end of the time that it is given when the group's coordinator comes back
-/// after a pause. Recovery makes a new producer; the thread stays with the old one.
+/// On a thread of its own: a producer of librdkafka 2.12 that has lost its brokers once remembers the group's coordinator as one
+/// of them, and waits for that, beyond the time that it is given. Recovery makes a new producer; the thread stays with the old one.
 fn send_offsets(
     plan: &Planned,
     producer: &Producer,
     list: TopicPartitionList,
     companion: Arc<GroupCompanion>,
 ) -> Result<(), Option<KafkaError>> {
-    let (timeout, producer) = (plan.access.timeout, producer.clone());
+    let (timeout, asked) = (plan.access.timeout, producer.clone());
     let (answer, answered) = mpsc::sync_channel(1);
     let send = move || {
         let deadline = Instant::now() + timeout;
         let sent = loop {
-            match producer.send_offsets_to_transaction(&list, &companion.member, timeout) {
+            match asked.send_offsets_to_transaction(&list, &companion.member, timeout) {
                 Err(KafkaError::Transaction(cause)) if cause.is_retriable() && Instant::now() < deadline => {
                     std::thread::sleep(PAUSE);
                 }
@@ -351,8 +353,15 @@ fn send_offsets(
         let _ = answer.send(sent);
     };
     std::thread::Builder::new().name("kafka-offsets".to_owned()).spawn(send).map_err(|_| None)?;
-    // The last try may begin just before the deadline.
-    answered.recv_timeout(timeout * 2 + PAUSE).map_err(|_| None)?.map_err(Some)
+    let since = Instant::now();
+    loop {
+        // The last try may begin just before the deadline.
+        let most = if producer.context().contact.was_lost() { FORGETFUL.min(timeout) } else { timeout * 2 + PAUSE };
+        match answered.recv_timeout(PAUSE) {
+            Err(mpsc::RecvTimeoutError::Timeout) if since.elapsed() < most => {}
+            answer => return answer.map_err(|_| None)?.map_err(Some),
+        }
+    }
 }
 
 /// Ends a transaction that cannot be committed.

@@ -210,6 +210,7 @@ impl Reports {
     /// Takes one event, and waits for it. The reports in one come to the books together.
     pub(crate) fn take(&self, wait: Duration) {
         let context = self.producer.context();
+        context.contact.keep(self.producer.client());
         let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the queue is alive; the event is null or ours to destroy, which `Event` does.
         let event = Event(unsafe { rd::rd_kafka_queue_poll(self.queue, wait) });

@@ -109,6 +109,7 @@ impl Reader {
                 self.event(error)?;
             }
         }
+        self.cluster.consumer.context().contact.keep(self.cluster.consumer.client());
         if self.group.is_some() {
             self.answer_rebalances()?;
         }

@@ -40,7 +40,7 @@ async fn setting() -> Result<Setting, String> {
 async fn proxied() -> Result<Setting, String> {
     static KAFKA: OnceLock<Kafka> = OnceLock::new();
     if KAFKA.get().is_none() {
-        let kafka = Kafka::setup().proxied().start().map_err(|missing| missing.to_string())?;
+        let kafka = Kafka::setup().patient().proxied().start().map_err(|missing| missing.to_string())?;
         let _ = KAFKA.set(kafka);
     }
     let kafka = KAFKA.get().ok_or("no broker")?;

@@ -139,8 +139,25 @@ async fn a_broker_that_stands_still_loses_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stands_still_while_others_take_over_loses_and_repeats_nothing() {
+    let kafka = started!(Kafka::setup().brokers(3).start());
+    let through = Through::new(&kafka, kafka.bootstrap());
+    let fault = async |kafka: &Kafka| {
+        tokio::task::block_in_place(|| {
+            let old = kafka.leader("copy", 0).unwrap();
+            kafka.pause(old);
+            kafka.wait_for_leader_other_than(old, "copy", 0);
+            std::thread::sleep(Duration::from_secs(budget(1, 30)));
+            kafka.resume(old);
+            ["numbers", "copy"].iter().for_each(|topic| kafka.wait_for_in_sync(topic, 3));
+        });
+    };
+    println!("records and restarts: {:?}", through.all_once(fault).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_cut_inside_transactions_lose_and_repeat_nothing() {
-    let kafka = started!(Kafka::setup().proxied().start());
+    let kafka = started!(Kafka::setup().patient().proxied().start());
     let through = Through::new(&kafka, kafka.bootstrap_of(Listener::Proxied));
     let fault = async |kafka: &Kafka| {
         let mut dice = Dice::new(7);
@@ -160,7 +177,7 @@ async fn connections_cut_inside_transactions_lose_and_repeat_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_the_broker_ends_is_played_again() {
-    let kafka = started!(Kafka::setup().proxied().start());
+    let kafka = started!(Kafka::setup().patient().proxied().start());
     let mut through = Through::new(&kafka, kafka.bootstrap_of(Listener::Proxied));
     through.sink = json!({"partition": "origin", "transaction_timeout": "2s"});
     let fault = async |kafka: &Kafka| {
@@ -178,7 +195,7 @@ async fn a_transaction_that_the_broker_ends_is_played_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_outcome_nobody_hears_is_settled_by_recovery() {
-    let kafka: &'static Kafka = Box::leak(Box::new(started!(Kafka::setup().proxied().start())));
+    let kafka: &'static Kafka = Box::leak(Box::new(started!(Kafka::setup().patient().proxied().start())));
     let mut through = Through::new(kafka, kafka.bootstrap_of(Listener::Proxied));
     through.sink = json!({"partition": "origin", "transaction_timeout": "2s"});
     // When an epoch is about to be decided, the way back is cut after some bytes, and nobody gets a new connection for longer

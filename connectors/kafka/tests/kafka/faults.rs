@@ -98,13 +98,27 @@ async fn a_broker_that_is_killed_loses_and_repeats_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_paused_loses_and_repeats_nothing() {
-    // The controller stood still, too, and is not to take its broker for dead: told that a partition has no leader, the producer of
-    // librdkafka 2.12 now and then sends nothing more until `delivery_timeout`, when a pipeline opens its sink again.
-    let patient = Kafka::setup().property("broker.session.timeout.ms", "60000").start().unwrap();
-    goes_through(patient, |kafka| {
+    goes_through(Kafka::setup().patient().start().unwrap(), |kafka| {
         kafka.pause(1);
         std::thread::sleep(Duration::from_secs(5));
         kafka.resume(1);
+    })
+    .await;
+}
+
+/// For a moment the cluster has no brokers, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_its_cluster_took_for_dead_loses_and_repeats_nothing() {
+    goes_through(Kafka::start().unwrap(), |kafka| {
+        kafka.pause(1);
+        std::thread::sleep(Duration::from_secs(4));
+        kafka.resume(1);
+        let fenced = || kafka.log(1).contains("Fencing broker 1");
+        let began = std::time::Instant::now();
+        while !fenced() {
+            assert!(began.elapsed() < LONG, "{}", kafka.log(1));
+            std::thread::sleep(Duration::from_millis(10));
+        }
     })
     .await;
 }

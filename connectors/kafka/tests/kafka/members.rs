@@ -186,7 +186,7 @@ async fn members_that_stand_still_or_are_killed_do_not_break_exactly_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_loses_its_partitions_without_notice_commits_nothing_of_them() {
-    let kafka = started!(Kafka::setup().proxied().start());
+    let kafka = started!(Kafka::setup().patient().proxied().start());
     kafka.create_topic("numbers", 2, &[]);
     let group = json!({"group": "shared", "membership": {"session_timeout": "2s"}});
     let (near, far) = (kafka.bootstrap(), kafka.bootstrap_of(Listener::Proxied));

@@ -72,7 +72,7 @@ async fn writes(sink: &mut dyn Sink) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_connection_damages_delays_or_holds_back_is_read_and_written_as_it_was() {
-    let kafka = started!(Kafka::setup().proxied().start());
+    let kafka = started!(Kafka::setup().patient().proxied().start());
     let (bootstrap, proxy) = (kafka.bootstrap_of(Listener::Proxied), kafka.proxy(1));
     let sink_of = |topic: &str, more| sink_plan(&at(&bootstrap, topic, more)).unwrap().create().unwrap();
     let source_of = |topic: &str, more| source_plan(&at(&bootstrap, topic, more)).unwrap().create().unwrap();

@@ -35,7 +35,7 @@ const CPU: f64 = 2.0;
 pub(crate) fn run(table: &mut Table) -> Result<()> {
     on_all_cores(|| {
         // What is deleted must be gone before the disk is full.
-        let kafka = match Kafka::setup().property("log.segment.delete.delay.ms", "100").start() {
+        let kafka = match Kafka::setup().patient().property("log.segment.delete.delay.ms", "100").start() {
             Ok(kafka) => kafka,
             Err(missing) => {
                 table.skipped("kafka", &missing);

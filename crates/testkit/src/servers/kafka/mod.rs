@@ -113,7 +113,7 @@ impl Kafka {
     /// The one broker that all tests of this process share; use topics and groups of your own, and leave it running.
     pub fn shared() -> Result<&'static Kafka, Missing> {
         static SHARED: OnceLock<Result<Kafka, Missing>> = OnceLock::new();
-        SHARED.get_or_init(Kafka::start).as_ref().map_err(Clone::clone)
+        SHARED.get_or_init(|| Kafka::setup().patient().start()).as_ref().map_err(Clone::clone)
     }
 
     /// Starts one broker, for faults.
@@ -168,7 +168,8 @@ impl Kafka {
         self.broker(broker).pid()
     }
 
-    /// Makes a broker stand still (SIGSTOP): connections stay open, nothing answers, and after 3 s others lead its partitions.
+    /// Makes a broker stand still (SIGSTOP): connections stay open, nothing answers, and after 3 s others lead its partitions
+    /// (unless the controllers are [`patient`](KafkaSetup::patient)).
     pub fn pause(&self, broker: usize) {
         self.broker(broker).pause();
     }
@@ -222,6 +223,14 @@ impl KafkaSetup {
     pub fn proxied(mut self) -> Self {
         self.proxied = true;
         self
+    }
+
+    /// With controllers that wait a minute before they take a broker for dead. One broker is its own controller: when it stands
+    /// still, or has little of the machine, for longer than that, its partitions have no leader for a moment. Clients then lose
+    /// all their brokers, and Kafka 4.3 forgets what a transaction that is committed at this moment has written ("these
+    /// partitions are likely deleted already"). [`Kafka::restart`] takes as long, too.
+    pub fn patient(self) -> Self {
+        self.property("broker.session.timeout.ms", "60000")
     }
 
     /// With a property of the brokers: `property("message.max.bytes", "100000")`.
