@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -23,8 +23,9 @@ pub(crate) struct Limits {
     unordered: AtomicBool,
     /// A permit for each thread of a blocking step: held by the thread itself, also when nobody waits for it any more.
     threads: Arc<Semaphore>,
-    /// Permits of threads that are to go when these have ended.
-    surplus: AtomicUsize,
+    /// Permits of threads that are to go when these have ended. Its lock is held while permits come or go, so that a thread
+    /// that ends meanwhile does not miss that it is one too many.
+    surplus: Mutex<usize>,
     /// Tells that more may be under way.
     raised: watch::Sender<()>,
 }
@@ -37,9 +38,14 @@ pub(crate) struct Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        let surplus = self.limits.surplus.fetch_update(Relaxed, Relaxed, |surplus| surplus.checked_sub(1));
-        if let (Ok(_), Some(permit)) = (surplus, self.permit.take()) {
-            permit.forget();
+        let mut surplus = self.limits.surplus();
+        let Some(permit) = self.permit.take() else { return };
+        match surplus.checked_sub(1) {
+            Some(less) => {
+                *surplus = less;
+                permit.forget();
+            }
+            None => drop(permit),
         }
     }
 }
@@ -53,7 +59,7 @@ impl Limits {
             timeout_ns,
             unordered,
             threads,
-            surplus: AtomicUsize::new(0),
+            surplus: Mutex::new(0),
             raised: watch::Sender::default(),
         })
     }
@@ -65,17 +71,22 @@ impl Limits {
     /// At least 1: a step that begins nothing would wait for ever.
     pub(crate) fn set_in_flight(&self, most: usize) {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
+        let mut surplus = self.surplus();
         let before = self.in_flight.swap(most, Relaxed);
         if most > before {
-            let more = most - before;
-            let kept = self.surplus.fetch_update(Relaxed, Relaxed, |surplus| Some(surplus.saturating_sub(more)));
-            self.threads.add_permits(more - kept.unwrap_or(0).min(more));
+            let kept = (most - before).min(*surplus);
+            *surplus -= kept;
+            self.threads.add_permits(most - before - kept);
             self.raised.send_replace(());
         } else {
             // Threads that are working keep their permits until they end.
             let gone = self.threads.forget_permits(before - most);
-            self.surplus.fetch_add(before - most - gone, Relaxed);
+            *surplus += before - most - gone;
         }
+    }
+
+    fn surplus(&self) -> MutexGuard<'_, usize> {
+        self.surplus.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hears when more may be under way.
