@@ -84,12 +84,13 @@ impl Cluster {
         }
     }
 
-    /// Lets the client's events come in. Only before it is used for reading.
+    /// Lets the client's events come in, and looks after its brokers. Only before it is used for reading.
     pub(crate) fn serve(&self) {
         // A poll that finds a line for the log says no more than one that finds nothing.
         for _ in 0..EVENTS {
             self.consumer.poll(Duration::ZERO);
         }
+        self.consumer.context().contact.keep(self.consumer.client());
     }
 
     /// What the cluster says of a topic, or of all. Each try may take twice as long as the one before: that there is no answer
