@@ -1,10 +1,13 @@
 //! Keyed state changed record by record, emitted at the end.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use millstream_core::{
-    Batch, BatchBuilder, Change, Error, Form, Operator, Output, Record, RecordRef, Result, Step, StepPlan,
+    Batch, BatchBuilder, Change, Error, Form, Operator, Output, Record, RecordRef, Result, Step, StepPlan, panicked,
     try_each_record,
 };
 use millstream_state::{Folds, KeyedTable};
@@ -98,7 +101,7 @@ where
         let mut value = Vec::new();
         for (sequence, (key, state)) in self.table.iter().enumerate() {
             value.clear();
-            emit(&key, state, &mut Value(&mut value));
+            said(|| emit(&key, state, &mut Value(&mut value)))?;
             let key = Some(key.to_vec().into());
             builder.push(&Record { sequence: sequence as u128, key, ..Record::new("fold", value.clone()) });
             if builder.is_full() {
@@ -114,6 +117,11 @@ where
     fn changes(&mut self) -> Result<Vec<Change>> {
         self.table.changes()
     }
+}
+
+/// What `emit` says of the state of a key. When it panics no record is at fault: the whole state is what it cannot say.
+pub(crate) fn said<U>(emit: impl FnOnce() -> U) -> Result<U> {
+    catch_unwind(AssertUnwindSafe(emit)).map_err(|panic| panicked(&*panic).context("cannot emit the state of a key"))
 }
 
 /// Rows of a batch on their way into the states of their keys. What a row changed that panicked is taken back before the next.

@@ -1,17 +1,16 @@
 //! State for each key of a typed stream, emitted at the end.
 
-use std::{
-    marker::PhantomData,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{marker::PhantomData, sync::Arc};
 
 use async_trait::async_trait;
-use millstream_core::{Batch, BatchBuilder, Change, Operator, Output, Record, Result, panicked};
+use millstream_core::{Batch, BatchBuilder, Change, Operator, Output, Record, Result};
 use millstream_state::KeyedTable;
 
 use super::{Data, Typed, rows::view, typed};
-use crate::{fold::Folded, made::Made};
+use crate::{
+    fold::{Folded, said},
+    made::Made,
+};
 
 /// A state of type `V` for each key of the records. It changes by exactly those that do not panic; see
 /// [`Folds`](millstream_state::Folds) for what that costs.
@@ -79,9 +78,7 @@ where
             out.emit(0, builder.finish().with_body(Typed::body(std::mem::take(values))));
         };
         for (sequence, (key, state)) in self.table.iter().enumerate() {
-            // No record is at fault: the whole state is what `emit` cannot say.
-            let value = catch_unwind(AssertUnwindSafe(|| (self.functions.1)(&key, state)));
-            values.push(value.map_err(|panic| panicked(&*panic).context("cannot emit the state of a key"))?);
+            values.push(said(|| (self.functions.1)(&key, state))?);
             let record = Record { value: None, ..Record::new("fold", Vec::new()) };
             builder.push(&Record { sequence: sequence as u128, key: Some(key.to_vec().into()), ..record });
             if builder.is_full() {

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use millstream::{
-    Batching, Error, ErrorRule, Result, Then, Timestamp,
+    Batching, Error, ErrorKind, ErrorRule, Result, Then, Timestamp,
     core::{Batch, DeadLetter, Form, Outcomes, RecordRef, Sink, SinkCapabilities, SinkPlan, Step, StepPlan, WriteId},
     runtime::Match,
 };
@@ -50,6 +50,16 @@ fn parity(record: RecordRef<'_>) -> Option<&[u8]> {
 async fn only_sums_without_two(bed: &Bed) {
     bed.run().await;
     assert_eq!((bed.sorted(), bed.dead()), (texts([4, 4]), vec![dead("2", "E_PANIC")]));
+}
+
+/// No record is at fault, so that none is lost or dead, and no other try can help.
+async fn cannot_emit(step: &str, bed: &Bed) {
+    let mut running = bed.start();
+    let error = running.wait().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panic, "{}", error.chain());
+    let told = error.chain();
+    assert!([step, "cannot emit the state of a key", "mute"].iter().all(|part| told.contains(part)), "{told}");
+    assert_eq!((bed.delivered(), bed.dead().len(), running.handle().status().restarts), (texts::<u64>([]), 0, 0));
 }
 
 /// Cannot be written if it is 2.
@@ -242,6 +252,23 @@ behaviours! {
         }, |_, sum| *sum));
         bed.run().await;
         assert_eq!((bed.sorted(), bed.dead()), (texts([0, 1]), vec![dead("2", "E_PANIC")]));
+    }
+
+    async fn of_what_emits_a_fold_stops_the_pipeline_and_tells_why() {
+        let bed = Bed::new();
+        bed.collect(bed.numbers(5).key_by(|n| n % 2).fold("typed", |_: &mut u64, _| (), |_, _| -> u64 { panic!("mute") }));
+        cannot_emit("typed", &bed).await;
+    }
+
+    async fn of_what_emits_a_fold_on_bytes_stops_the_pipeline_and_tells_why() {
+        let bed = Bed::new();
+        let source = bed.pipeline.source_of(FakeSource::of(texts(0..5)));
+        let mute = source.fold("raw", parity, |_: &mut u64, _| (), |_, _, value| {
+            value.push(b'x');
+            panic!("mute")
+        });
+        mute.sink_of(bed.sink.clone());
+        cannot_emit("raw", &bed).await;
     }
 
     async fn of_a_splitter_or_a_flush_mark() {
