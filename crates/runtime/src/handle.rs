@@ -84,6 +84,8 @@ pub struct GraphStage {
 /// What tasks and handles share.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// Name of the pipeline.
+    pipeline: String,
     pub(crate) metrics: PipelineMetrics,
     pub(crate) board: Board,
     pub(crate) queues: Queues,
@@ -99,6 +101,7 @@ impl Shared {
     pub(crate) fn new(plan: &Plan) -> Self {
         let names = plan.nodes.iter().map(|node| node.name.as_str()).chain([DEAD_LETTERS]);
         Shared {
+            pipeline: plan.name.clone(),
             metrics: PipelineMetrics::new(names),
             board: Board::default(),
             queues: Queues::default(),
@@ -109,11 +112,30 @@ impl Shared {
         }
     }
 
-    /// Tells everybody who listens.
+    /// Tells everybody who listens, and the log.
     pub(crate) fn tell(&self, happening: Happening) {
+        self.log(&happening);
         if let Some(events) = self.events.get() {
             // An error means that nobody does any more.
             let _ = events.send(happening);
+        }
+    }
+
+    /// What is rare at the level `info`, what comes with each epoch at `debug`. Also an end with an error is no warning: whoever
+    /// waits for the pipeline is given that error, and says it.
+    fn log(&self, happening: &Happening) {
+        let pipeline = self.pipeline.as_str();
+        match happening {
+            Happening::Running(start) => tracing::info!(pipeline, %start, "running"),
+            Happening::Committed(epoch, took) => tracing::debug!(pipeline, epoch, ?took, "committed"),
+            Happening::Paused => tracing::info!(pipeline, "paused"),
+            Happening::Resumed => tracing::info!(pipeline, "resumed"),
+            Happening::Concurrency(step, workers) => tracing::info!(pipeline, step, workers, "concurrency changed"),
+            Happening::Draining => tracing::info!(pipeline, "draining"),
+            // The supervisor warns of it, and says when that will be.
+            Happening::Restarting(..) => {}
+            Happening::Over(None) => tracing::info!(pipeline, "over"),
+            Happening::Over(Some(error)) => tracing::info!(pipeline, error, "over with an error"),
         }
     }
 }

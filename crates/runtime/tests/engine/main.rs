@@ -12,6 +12,7 @@ mod groups;
 mod hosting;
 mod inputs;
 mod limits;
+mod log;
 mod model;
 mod opening;
 mod rounds;
