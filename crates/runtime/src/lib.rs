@@ -62,6 +62,7 @@ pub use probe::{Probe, Step};
 pub use queues::QueueFigures;
 pub use rules::{ErrorRule, Match, Retry, Rules, Then, Verdict};
 pub use run::{Ended, Phase, RunOptions, Running, Start, Status, Summary};
+pub use span::batch_span;
 pub use spec::{
     CheckpointSpec, DeadLetterSpec, Dispatch, Entry, LimitsSpec, OnFailed, PipelineSpec, RateLimit, StateSpec, Written,
 };

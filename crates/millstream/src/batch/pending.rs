@@ -374,7 +374,7 @@ impl<T: Data> Pending<T> {
         let values: Vec<T> =
             sparse.iter().filter_map(|at| view::<T>(held.get(at.batch)?).get(at.row as usize).cloned()).collect();
         let batch: Batch = held.gather(&sparse).with_body(Typed::body(values));
-        let id = held.add(batch);
+        let id = held.add_mixed(batch);
         let moved: HashMap<(u32, u32), u32> =
             sparse.iter().zip(0..).map(|(at, row)| ((at.batch, at.row), row)).collect();
         for (_, open) in self.opens.iter_mut() {

@@ -3,7 +3,7 @@
 use std::{fmt::Display, future::Future, num::NonZero, sync::Arc};
 
 use millstream_core::{Batch, Error, ErrorKind, Form, Timestamp};
-use millstream_runtime::Dispatch;
+use millstream_runtime::{Dispatch, batch_span};
 
 use super::{Data, RecordOf, ToBytes, convert::encode, envelope, fold, steps, view};
 use crate::{
@@ -277,11 +277,16 @@ impl<T: Data + AsRef<[u8]>, K> Stream<T, K> {
     }
 }
 
-/// Runs work on a thread for such; a panic is an error.
+/// Runs work on a thread for such, in the span that it is in here; a panic is an error.
 async fn on_a_thread<U: Send + 'static>(
     work: impl FnOnce() -> millstream_core::Result<U> + Send + 'static,
 ) -> millstream_core::Result<U> {
-    let ended = tokio::task::spawn_blocking(work).await;
+    let span = batch_span();
+    let ended = tokio::task::spawn_blocking(move || match span {
+        Some(span) => span.in_scope(work),
+        None => work(),
+    });
+    let ended = ended.await;
     ended.unwrap_or_else(|error| {
         Err(error.try_into_panic().map_or_else(
             |_| Error::new(ErrorKind::Interrupted, "the process ends before the work is done"),

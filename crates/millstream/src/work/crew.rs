@@ -14,7 +14,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use millstream_core::{Batch, Error, Output, Result};
 use tokio::sync::watch;
 
-use super::{Held, Limits, Outcomes, Row, Slots};
+use super::{Held, InSpan, Limits, Outcomes, Row, Slots, in_span};
 use crate::{batch::Trigger, typed::Data};
 
 /// Records that are handled together.
@@ -70,7 +70,7 @@ pub(crate) struct Crew<U, B, R> {
     /// What is behind a record that failed of its key in the same set is to be handled again, behind it.
     in_line: bool,
     queue: VecDeque<Set>,
-    running: FuturesUnordered<R>,
+    running: FuturesUnordered<InSpan<R>>,
     sets: Slots<Handled<U>>,
     order: VecDeque<u32>,
     /// Keys of sets that are under way, where that matters.
@@ -130,9 +130,11 @@ where
                 self.busy.extend(set.key.clone());
             }
             let gathered = gather(&set, held);
+            // Where it has records of several batches: that of the first.
+            let span = set.rows.first().and_then(|first| held.span(first.batch));
             let number = self.sets.insert(Handled { set, outcomes: None });
             self.order.push_back(number);
-            self.running.push((self.begin)(number, gathered, limit));
+            self.running.push(in_span((self.begin)(number, gathered, limit), span));
         }
     }
 

@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt, future::Either, stream::FuturesUnordered};
 use millstream_core::{BATCH_RECORDS_MAX, Batch, Change, Error, ErrorKind, Operator, Output, Result, panicked};
 use tokio::{sync::watch, task::coop::unconstrained};
 
-use super::{Held, Limits, Row, Slots};
+use super::{Held, InSpan, Limits, Row, Slots, in_span};
 use crate::typed::{Data, typed};
 
 /// A future of user code: a panic is an error, and so is taking longer than `limit`, from now on.
@@ -96,7 +96,7 @@ struct Each<T, U, B, R> {
     unlocked: BinaryHeap<Reverse<(u64, u32)>>,
     /// Of each key the record under way and those behind it.
     keys: HashMap<Arc<[u8]>, VecDeque<u32>>,
-    running: FuturesUnordered<R>,
+    running: FuturesUnordered<InSpan<R>>,
     /// Begun, and neither emitted nor failed.
     begun: usize,
     /// Done, where order does not count.
@@ -148,7 +148,8 @@ where
             let Some((_, number)) = next else { return };
             let Some(at) = self.taken.get(number).map(|taken| taken.at) else { continue };
             let Some(batch) = self.held.get(at.batch) else { continue };
-            self.running.push((self.begin)(number, batch, at.row as usize, limit));
+            let work = (self.begin)(number, batch, at.row as usize, limit);
+            self.running.push(in_span(work, self.held.span(at.batch)));
             self.begun += 1;
         }
     }

@@ -1,6 +1,8 @@
 //! The batches whose records a step has taken and not yet answered for.
 
 use millstream_core::{BATCH_RECORDS_MAX, Batch, BatchBuilder, Output};
+use millstream_runtime::batch_span;
+use tracing::Span;
 
 use super::Slots;
 use crate::typed::{Data, Typed};
@@ -12,24 +14,47 @@ pub(crate) struct Row {
     pub(crate) row: u32,
 }
 
-/// Batches, each with the number of its records that are still wanted.
+/// Batches whose records are still wanted.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    batches: Slots<(Batch, usize)>,
+    batches: Slots<HeldBatch>,
     /// Records that the batches keep alive, wanted or not.
     rows: usize,
 }
 
+#[derive(Debug)]
+struct HeldBatch {
+    batch: Batch,
+    /// How many of its records are still wanted.
+    wanted: usize,
+    /// The span of its batch, where somebody listens.
+    span: Option<Span>,
+}
+
 impl Held {
-    /// Holds a batch for all of its records.
+    /// Holds the batch that is being handled, for all of its records.
     pub(crate) fn add(&mut self, batch: Batch) -> u32 {
+        self.insert(batch, batch_span())
+    }
+
+    /// Holds records of several batches, which have no span in common.
+    pub(crate) fn add_mixed(&mut self, batch: Batch) -> u32 {
+        self.insert(batch, None)
+    }
+
+    fn insert(&mut self, batch: Batch, span: Option<Span>) -> u32 {
         self.rows += batch.body().0.len();
         let wanted = batch.len();
-        self.batches.insert((batch, wanted))
+        self.batches.insert(HeldBatch { batch, wanted, span })
     }
 
     pub(crate) fn get(&self, batch: u32) -> Option<&Batch> {
-        self.batches.get(batch).map(|(batch, _)| batch)
+        self.batches.get(batch).map(|held| &held.batch)
+    }
+
+    /// The span in which a record is to be handled, where somebody listens.
+    pub(crate) fn span(&self, batch: u32) -> Option<Span> {
+        self.batches.get(batch).and_then(|held| held.span.clone())
     }
 
     /// Records that its batches keep alive.
@@ -39,15 +64,15 @@ impl Held {
 
     /// Whether a batch keeps many more records alive than are wanted of it.
     pub(crate) fn is_sparse(&self, batch: u32) -> bool {
-        self.batches.get(batch).is_some_and(|(batch, wanted)| wanted * 8 < batch.body().0.len())
+        self.batches.get(batch).is_some_and(|held| held.wanted * 8 < held.batch.body().0.len())
     }
 
     /// So many records of a batch are no longer wanted.
     pub(crate) fn release(&mut self, batch: u32, records: usize) {
-        if let Some((held, wanted)) = self.batches.get_mut(batch) {
-            *wanted = wanted.saturating_sub(records);
-            if *wanted == 0 {
-                self.rows = self.rows.saturating_sub(held.body().0.len());
+        if let Some(held) = self.batches.get_mut(batch) {
+            held.wanted = held.wanted.saturating_sub(records);
+            if held.wanted == 0 {
+                self.rows = self.rows.saturating_sub(held.batch.body().0.len());
                 self.batches.remove(batch);
             }
         }

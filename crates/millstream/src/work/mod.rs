@@ -8,6 +8,7 @@ mod held;
 mod limits;
 mod prepare;
 mod slots;
+mod span;
 mod worker;
 
 pub(crate) use crew::{Apart, Crew, Gathered, Set, has_key};
@@ -16,6 +17,7 @@ pub(crate) use held::{Held, Row};
 pub(crate) use limits::{Limits, count as limit_count, span as limit_span};
 pub(crate) use prepare::prepare;
 pub(crate) use slots::Slots;
+pub(crate) use span::{InSpan, in_span};
 pub(crate) use worker::working;
 
 pub use answer::{Answer, Outcomes};

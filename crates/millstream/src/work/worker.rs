@@ -12,8 +12,9 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use millstream_core::{Batch, Change, Error, ErrorKind, Operator, Output, Result};
 use tokio::time::Instant;
+use tracing::Span;
 
-use super::{Held, Limits, Row, every};
+use super::{Held, Limits, Row, every, in_span};
 use crate::{
     failure::{Failure, contained, outcome},
     typed::{Data, typed, view},
@@ -125,22 +126,22 @@ impl<T: Data, W: Worker<T>, M: Fn() -> W + Send + Sync + 'static> Working<T, W, 
         }
         let Some(mut worker) = self.worker.take() else { return };
         let limit = self.limits.timeout();
-        let records: Vec<(Batch, u32)> = self
+        let records: Vec<(Batch, u32, Option<Span>)> = self
             .waiting
             .iter()
             .take(TURN_RECORDS_MAX)
-            .filter_map(|at| self.held.get(at.batch).map(|batch| (batch.clone(), at.row)))
+            .filter_map(|at| self.held.get(at.batch).map(|batch| (batch.clone(), at.row, self.held.span(at.batch))))
             .collect();
         self.turn = Some(Box::pin(async move {
             let (mut values, began) = (Vec::with_capacity(records.len()), Instant::now());
-            for (batch, row) in &records {
+            for (batch, row, span) in records {
                 let work = async {
-                    let value = view::<T>(batch).get(*row as usize).cloned();
+                    let value = view::<T>(&batch).get(row as usize).cloned();
                     let value = value.ok_or_else(|| Error::new(ErrorKind::Bug, "a record has no value"))?;
                     outcome(worker.handle(value).await)
                 };
                 let mut waited = false;
-                match noting_waits(every(work, limit), &mut waited).await {
+                match noting_waits(in_span(every(work, limit), span), &mut waited).await {
                     Ok(value) => values.push(value),
                     Err(error) => return Turn { worker, values, failed: Some(error) },
                 }

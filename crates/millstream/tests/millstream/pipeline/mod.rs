@@ -31,6 +31,7 @@
 //! | Ctrl-C and SIGTERM, a second signal | the tests of the binary (`crates/cli/tests`) |
 //! | rate limits: smooth, by key, changed while they wait | `control` |
 //! | figures, graph, events, taps; live changes | `control`, `backpressure::the_figures_*`; `batches::the_size_*` |
+//! | what futures log is in the span of their batch | `spans` |
 //! | memory flat, nothing spins | `limits` |
 //! | the books balance | every test that calls `Bed::run` or `Bed::drain` |
 
@@ -55,6 +56,7 @@ mod misuse;
 mod own;
 mod panics;
 mod shutdown;
+mod spans;
 mod steps;
 mod timers;
 mod waiting;
