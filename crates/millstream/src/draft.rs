@@ -195,11 +195,21 @@ impl Draft {
         None
     }
 
+    /// A quarter of the memory is for what steps hold behind busy keys; queues, parked records and what cannot be read again have
+    /// the other three.
+    fn divide_memory(&self) {
+        let limits: Vec<_> = self.steps.iter().filter_map(|step| step.limits.as_ref()).collect();
+        let memory = usize::try_from(self.spec.limits.memory.0).unwrap_or(usize::MAX);
+        let each = memory / 4 / limits.len().max(1);
+        limits.into_iter().for_each(|limits| limits.set_held_bytes(each));
+    }
+
     /// The pipeline as written, with a name for every entry.
     pub(crate) fn spec(&self) -> Result<PipelineSpec> {
         if let Some(error) = self.errors.first() {
             return Err(error.clone());
         }
+        self.divide_memory();
         let names = Names::new(self);
         let mut spec = self.spec.clone();
         spec.sources = finish(&self.sources, &names.sources, &names);

@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt, future::Either, stream::FuturesUnordered};
 use millstream_core::{BATCH_RECORDS_MAX, Batch, Change, Error, ErrorKind, Operator, Output, Result, panicked};
 use tokio::{sync::watch, task::coop::unconstrained};
 
-use super::{Held, InSpan, Limits, Row, Slots, in_span};
+use super::{Held, InSpan, Limits, Row, Slots, in_span, limits::Share};
 use crate::typed::{Data, typed};
 
 /// A future of user code: a panic is an error, and so is taking longer than `limit`, from now on.
@@ -53,6 +53,7 @@ where
         begin,
         ordered: !limits.unordered(),
         raised: limits.raised(),
+        share: limits.share(),
         limits,
         keyed,
         held: Held::default(),
@@ -85,6 +86,7 @@ struct Each<T, U, B, R> {
     ordered: bool,
     limits: Arc<Limits>,
     raised: watch::Receiver<()>,
+    share: Share,
     keyed: bool,
     held: Held,
     taken: Slots<Taken<U>>,
@@ -270,9 +272,12 @@ where
         Ok(())
     }
 
-    /// What waits for its key may be more than can be under way, so that a hot key does not keep the others out.
+    /// What waits for its key may be more than can be under way, so that a hot key does not keep the others out: so many records,
+    /// and as many bytes as the worker may hold.
     fn is_full(&self) -> bool {
-        !self.waiting.is_empty() || self.taken.len() >= self.limits.in_flight() + BATCH_RECORDS_MAX
+        let most = self.limits.in_flight() + BATCH_RECORDS_MAX;
+        let some_wait = self.taken.len() > self.begun;
+        !self.waiting.is_empty() || self.taken.len() >= most || (some_wait && self.held.bytes() >= self.share.bytes())
     }
 
     async fn ready(&mut self) {

@@ -20,6 +20,8 @@ pub(crate) struct Held {
     batches: Slots<HeldBatch>,
     /// Records that the batches keep alive, wanted or not.
     rows: usize,
+    /// Bytes of memory of the batches.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,7 @@ impl Held {
 
     fn insert(&mut self, batch: Batch, span: Option<Span>) -> u32 {
         self.rows += batch.body().0.len();
+        self.bytes += batch.size();
         let wanted = batch.len();
         self.batches.insert(HeldBatch { batch, wanted, span })
     }
@@ -62,6 +65,11 @@ impl Held {
         self.rows
     }
 
+    /// Bytes of memory that its batches keep alive.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether a batch keeps many more records alive than are wanted of it.
     pub(crate) fn is_sparse(&self, batch: u32) -> bool {
         self.batches.get(batch).is_some_and(|held| held.wanted * 8 < held.batch.body().0.len())
@@ -73,6 +81,7 @@ impl Held {
             held.wanted = held.wanted.saturating_sub(records);
             if held.wanted == 0 {
                 self.rows = self.rows.saturating_sub(held.batch.body().0.len());
+                self.bytes = self.bytes.saturating_sub(held.batch.size());
                 self.batches.remove(batch);
             }
         }

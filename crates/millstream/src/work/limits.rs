@@ -21,6 +21,9 @@ pub(crate) struct Limits {
     /// Nanoseconds; 0 for none.
     timeout_ns: AtomicU64,
     unordered: AtomicBool,
+    /// Bytes that all workers together may hold beyond what is under way, and how many workers there are.
+    held_bytes: AtomicUsize,
+    workers: AtomicUsize,
     /// A permit for each thread of a blocking step: held by the thread itself, also when nobody waits for it any more.
     threads: Arc<Semaphore>,
     /// Permits of threads that are to go when these have ended. Its lock is held while permits come or go, so that a thread
@@ -50,6 +53,22 @@ impl Drop for Thread {
     }
 }
 
+/// What one worker may hold, out of what all of them may.
+#[derive(Debug)]
+pub(crate) struct Share(Arc<Limits>);
+
+impl Share {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.held_bytes.load(Relaxed) / self.0.workers.load(Relaxed).max(1)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.workers.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Limits {
     pub(crate) fn new(in_flight: usize) -> Arc<Self> {
         let threads = Arc::new(Semaphore::new(in_flight.clamp(1, Semaphore::MAX_PERMITS)));
@@ -58,6 +77,9 @@ impl Limits {
             in_flight: AtomicUsize::new(in_flight.max(1)),
             timeout_ns,
             unordered,
+            // Until the pipeline says how much it is: nothing begins before.
+            held_bytes: AtomicUsize::new(0),
+            workers: AtomicUsize::new(0),
             threads,
             surplus: Mutex::new(0),
             raised: watch::Sender::default(),
@@ -111,6 +133,16 @@ impl Limits {
         self.unordered.store(true, Relaxed);
     }
 
+    pub(crate) fn set_held_bytes(&self, most: usize) {
+        self.held_bytes.store(most, Relaxed);
+    }
+
+    /// The share of one more worker.
+    pub(crate) fn share(self: &Arc<Self>) -> Share {
+        self.workers.fetch_add(1, Relaxed);
+        Share(self.clone())
+    }
+
     /// What of them can change while a step runs; `several` things of it may be under way at once.
     pub(crate) fn options(self: &Arc<Self>, several: bool) -> Arc<dyn Adjust> {
         if several { self.clone() } else { Arc::new(OneAtATime(self.clone())) }
@@ -162,6 +194,16 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
+
+    #[test]
+    fn what_may_be_held_is_shared_by_the_workers_that_there_are() {
+        let limits = Limits::new(1);
+        limits.set_held_bytes(1200);
+        let mut shares: Vec<Share> = (0..3).map(|_| limits.share()).collect();
+        assert!(shares.iter().all(|share| share.bytes() == 400));
+        shares.truncate(1);
+        assert_eq!(shares[0].bytes(), 1200);
+    }
 
     #[test]
     fn fewer_threads_and_then_more_are_never_more_than_said() {

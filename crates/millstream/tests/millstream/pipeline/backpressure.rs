@@ -80,6 +80,33 @@ behaviours! {
         assert_eq!(bed.delivered().len(), 300);
     }
 
+    async fn what_waits_for_a_busy_key_is_bounded_in_bytes() {
+        for workers in [1, 3] {
+            let bed = Bed::new().with(|pipeline| pipeline.limits(LimitsSpec { memory: Size(4 << 20) }));
+            let (gate, crowd) = (Gate::default(), Crowd::default());
+            let (wait, inside) = (gate.clone(), crowd.clone());
+            let text = |n: u64| format!("{n:>60000}");
+            let source = bed.pipeline.source_of(FakeSource::of((0..300).map(text)).in_batches_of(1)).name("in");
+            let numbers = source.text().partition_by(|_| "hot").map_async(move |text: String| {
+                let (wait, inside) = (wait.clone(), inside.clone());
+                async move {
+                    let _inside = inside.enter();
+                    wait.passed().await;
+                    text.trim().parse::<u64>().map_err(|_| "no number")
+                }
+            });
+            bed.collect(numbers.concurrency(workers));
+            let mut running = bed.start();
+            let handle = running.handle();
+            until("the first", || crowd.now() == 1).await;
+            let read = still("the source to wait", || handle.status().stages["in"].bytes_in).await;
+            assert!(read <= 4 << 20, "{read} bytes are on their way to {workers} workers");
+            gate.open();
+            running.wait().await.unwrap();
+            assert_eq!((bed.delivered(), crowd.most()), (texts(0..300), 1));
+        }
+    }
+
     async fn the_figures_show_where_it_waits() {
         let bed = Bed::new();
         let work = bed.pipeline.source_of(tens(2000)).filter(|_| true).name("work");
