@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
-    future::Future,
     sync::{Arc, Mutex},
 };
 
@@ -164,8 +163,8 @@ impl Worker<u64> for Hand {
     type Output = u64;
     type Error = Error;
 
-    fn handle(&mut self, n: u64) -> impl Future<Output = Result<u64, Error>> + Send {
-        async move { Ok(handle(n).await) }
+    async fn handle(&mut self, n: u64) -> Result<u64, Error> {
+        Ok(handle(n).await)
     }
 }
 
@@ -173,8 +172,8 @@ impl BatchWorker<u64> for Hand {
     type Answer = Vec<Result<u64, Error>>;
     type Error = Error;
 
-    fn handle(&mut self, batch: BatchOf<u64>) -> impl Future<Output = Self::Answer> + Send {
-        one_by_one(batch)
+    async fn handle(&mut self, batch: BatchOf<u64>) -> Vec<Result<u64, Error>> {
+        one_by_one(batch).await
     }
 }
 
