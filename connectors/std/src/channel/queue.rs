@@ -1,9 +1,6 @@
 //! What waits between those who push and the source that reads: one lock, held for moments.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use millstream_core::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Epoch, Error, ErrorKind, Lag, Result};
 use tokio::sync::Notify;
@@ -12,6 +9,7 @@ use super::{
     receipt::{Answer, Told},
     room::{Asking, Granted, Room},
 };
+use crate::locks::{Mutex, MutexGuard, PoisonError};
 
 /// Items on their way to a source, bounded in number and bytes.
 pub(super) struct Queue<I> {
@@ -156,16 +154,14 @@ impl<I> Queue<I> {
             }
             state.asking.ask(room)
         };
-        let granted = asked.await;
+        // It stands before the lock, so that it is dropped behind it: room that is not used goes back, which needs the lock.
+        let granted = asked.await.ok();
         // Nothing is awaited from here on.
-        let state = self.lock();
-        let (Ok(()), Ok(granted)) = (state.open(), granted) else {
-            let why = state.open().err();
-            // Room that was given goes back, which needs the lock.
-            drop(state);
-            return Err(why.unwrap_or_else(|| closed("cannot push: the pipeline was over while there was no room")));
+        let mut state = self.lock();
+        state.open()?;
+        let Some(granted) = granted else {
+            return Err(closed("cannot push: the pipeline was over while there was no room"));
         };
-        let mut state = state;
         state.used = state.used.minus(granted.taken());
         self.accept(state, room, items, answer);
         Ok(())

@@ -1,13 +1,11 @@
 //! Pushes that wait for room, and the room that they are given in turn.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, MutexGuard},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::oneshot;
 
 use super::queue::{Queue, State};
+use crate::locks::MutexGuard;
 
 /// Those who wait are looked through for some who have gone when there are so many, and again at each doubling.
 const SWEEP_MIN: usize = 64;

@@ -113,6 +113,31 @@ async fn pushes_wait_in_turn_and_a_dropped_one_has_pushed_nothing() {
 }
 
 #[tokio::test]
+async fn a_push_that_was_given_room_and_has_not_come_when_all_ends_is_told_and_gives_it_back() {
+    for close in [true, false] {
+        let (collector, plan) = text_collector(1, 1 << 20);
+        let mut source = open(&plan).await;
+        collector.push("0".to_owned()).await.unwrap();
+        let mut given = pin!(collector.push("1".to_owned()));
+        assert!(now(given.as_mut()).is_none());
+        assert_eq!(shown(&read(&mut *source).await), ["1 0"]);
+        if close {
+            collector.close()
+        } else {
+            plan.over()
+        }
+        assert_eq!(now(given).unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        if close {
+            assert!(matches!(source.next().await.unwrap(), Event::End));
+        } else {
+            let mut source = open(&plan).await;
+            collector.try_push("2".to_owned()).unwrap();
+            assert_eq!(shown(&read(&mut *source).await), ["2 2"]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn callers_that_give_up_do_not_pile_up() {
     let (collector, plan) = text_collector(1, 1 << 20);
     let mut source = open(&plan).await;

@@ -10,6 +10,10 @@
 
 mod collector;
 mod components;
+mod orders;
 mod stdin;
 mod stdout;
 mod support;
+
+// What `src/channel/queue.rs` is made of in `orders`.
+use orders::locks;
