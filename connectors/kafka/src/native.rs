@@ -7,12 +7,13 @@
 //! - The end of a partition with its topic, which `KafkaError::PartitionEOF` does not name.
 //! - Records out, and their reports: `outbox`.
 //! - Where partitions end, without waiting for the answer: `ends`.
-//! - Brokers for a client that has lost all of them: `contact`.
+//! - Brokers for a client that has lost all of them: `brokers`.
 //! - A token for an `AdminClient`, which does not ask for one.
 //! - Headers whose name is no UTF-8, and metadata of offsets that is none: rdkafka 0.39 panics on both.
 //! - Groups as they are since KIP-848: rdkafka's `fetch_group_list` shows those of the protocol `consumer` as dead and empty.
 #![allow(unsafe_code)]
 
+mod brokers;
 mod ends;
 mod outbox;
 
@@ -35,6 +36,7 @@ use rdkafka::{
 };
 
 pub(crate) use self::{
+    brokers::{add_brokers, has_broker},
     ends::Ends,
     outbox::{Reports, Run, Topic},
 };
@@ -248,27 +250,6 @@ pub(crate) fn set_token(client: &Client<Context>, token: &OAuthToken) -> bool {
         )
     };
     Code::from(answer) == Code::NoError
-}
-
-/// Whether a client has a broker that it could ask something now. Waits for nothing; where it has one, that is asked for what is
-/// known of the client's own topics.
-pub(crate) fn has_broker(client: &Client<Context>) -> bool {
-    let mut metadata = ptr::null();
-    // SAFETY: the client is alive, and the answer is written; without time to wait there is hardly one, and it is ours to destroy.
-    unsafe {
-        let answer = rd::rd_kafka_metadata(client.native_ptr(), 0, ptr::null_mut(), &mut metadata, 0);
-        if !metadata.is_null() {
-            rd::rd_kafka_metadata_destroy(metadata);
-        }
-        Code::from(answer) != Code::BrokerTransportFailure
-    }
-}
-
-/// Lets a client know of these servers, `host:port,...`, besides the brokers that it has.
-pub(crate) fn add_brokers(client: &Client<Context>, servers: &CStr) {
-    // SAFETY: the client is alive, and the text ends with a null byte and is copied.
-    let added = unsafe { rd::rd_kafka_brokers_add(client.native_ptr(), servers.as_ptr()) };
-    tracing::debug!(added, "a client without brokers goes back to the bootstrap servers");
 }
 
 /// The first and the next offset of a partition as the newest answers of its broker said; asks nobody.

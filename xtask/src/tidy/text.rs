@@ -18,11 +18,12 @@ const NOT_IN_CODE: [(&str, &str); 3] = [
 ];
 
 /// Files whose code may be unsafe, each with its reason.
-const MAY_BE_UNSAFE: [(&str, &str); 3] = [
+const MAY_BE_UNSAFE: [(&str, &str); 4] = [
     (
         "connectors/kafka/src/native.rs",
         "what the binding of librdkafka has no call for: all records of a queue at once, at more than twice the speed",
     ),
+    ("connectors/kafka/src/native/brokers.rs", "gives brokers to a client that has lost all, which rdkafka cannot"),
     ("connectors/kafka/src/native/ends.rs", "asks where partitions end without waiting, which rdkafka cannot"),
     ("connectors/kafka/src/native/outbox.rs", "the same for records on their way out, and for their reports"),
 ];
