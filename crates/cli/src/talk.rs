@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use indicatif::MultiProgress;
@@ -10,7 +10,10 @@ use millstream::core::Error;
 use millstream_config::Diagnostic;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::args::{LogFormat, TalkArgs, When};
+use crate::{
+    args::{LogFormat, TalkArgs, When},
+    story::Hide,
+};
 
 /// How to speak.
 #[derive(Debug)]
@@ -27,6 +30,9 @@ pub(crate) struct Talk {
 
 /// The bars that are drawn now: everything that is said stands above them.
 static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// What hides the secrets of each pipeline file in log lines.
+static HIDING: Mutex<Vec<Arc<Hide>>> = Mutex::new(Vec::new());
 
 impl Talk {
     pub(crate) fn new(args: &TalkArgs) -> Self {
@@ -140,6 +146,11 @@ fn without_repeats(error: &Error) -> Error {
     }
 }
 
+/// From now on no log line shows what this hides.
+pub(crate) fn hide_in_log(hide: Arc<Hide>) {
+    HIDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(hide);
+}
+
 /// From now on everything is said above these bars.
 pub(crate) fn above(bars: Option<MultiProgress>) {
     *BARS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = bars;
@@ -159,12 +170,15 @@ fn write_above(bytes: &[u8]) {
     }
 }
 
-/// Log lines, above the bars.
+/// Log lines, above the bars and without secrets.
 struct Lines;
 
 impl io::Write for Lines {
+    /// A line at a time.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        write_above(bytes);
+        let hiding = HIDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let hidden = hiding.iter().fold(String::from_utf8_lossy(bytes), |line, hide| hide(&line).into());
+        write_above(hidden.as_bytes());
         Ok(bytes.len())
     }
 

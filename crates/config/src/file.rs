@@ -84,7 +84,7 @@ impl PipelineFile {
 impl Secrets {
     /// The error with `***` for every secret, in its message, hint and causes.
     pub(crate) fn hide(&self, error: Error) -> Error {
-        let shows = |text: &str| self.0.iter().any(|secret| text.contains(secret.as_str()));
+        let shows = |text: &str| self.text(text) != text;
         if !shows(&error.chain()) && !error.hint_text().is_some_and(shows) {
             return error;
         }
@@ -112,7 +112,12 @@ impl Secrets {
         // Longest first, so that none is left behind because a part of it went.
         let mut secrets: Vec<&String> = self.0.iter().collect();
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"))
+        secrets.into_iter().fold(text.to_owned(), |text, secret| {
+            // In a log they may stand in quotes.
+            let escaped = secret.escape_debug().to_string();
+            let text = text.replace(secret.as_str(), "***");
+            if escaped == *secret { text } else { text.replace(&escaped, "***") }
+        })
     }
 }
 

@@ -14,9 +14,9 @@ use crate::{
     exit::Outcome,
     observing::ListenArgs,
     pipelines::{self, Files},
-    story::Story,
+    story::{Hide, Story},
     stream::{Drain, StateDir},
-    talk::Talk,
+    talk::{self, Talk},
 };
 
 /// Run pipelines until their sources end, or until a signal.
@@ -73,7 +73,8 @@ impl Run {
             };
             let file = Arc::new(file);
             let of = file.clone();
-            let hide = Arc::new(move |text: &str| pipelines::hide(&of, text));
+            let hide: Arc<Hide> = Arc::new(move |text: &str| pipelines::hide(&of, text));
+            talk::hide_in_log(hide.clone());
             let ready = |plan: &Plan| {
                 let warnings = plan.warnings.iter().map(|warning| format!("{}: {warning}", plan.name));
                 warnings.for_each(|warning| talk.warn(&pipelines::hide(&file, &warning)));

@@ -174,12 +174,15 @@ fn secrets_are_never_printed() {
     );
     for arguments in ["check p.yaml", "run p.yaml", "-vvv run p.yaml", "graph p.yaml", "run p.yaml --set PASS=hunter2"]
     {
-        let mut command = folder.command(arguments.split_whitespace());
-        if !arguments.contains("--set") {
-            command.env("PASS", "hunter2");
+        // The second is another text where it stands in quotes, as in a log.
+        for secret in ["hunter2", "hunter2\"\\"] {
+            let mut command = folder.command(arguments.split_whitespace());
+            if !arguments.contains("--set") {
+                command.env("PASS", secret);
+            }
+            let done = crate::support::finish(command.spawn().unwrap());
+            assert!(!format!("{}{}", done.err, done.out).contains("hunter2"), "{arguments}: {done:?}");
         }
-        let done = crate::support::finish(command.spawn().unwrap());
-        assert!(!format!("{}{}", done.err, done.out).contains("hunter2"), "{arguments}: {done:?}");
     }
 }
 
