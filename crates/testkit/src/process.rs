@@ -116,6 +116,19 @@ impl Drop for Process {
     }
 }
 
+/// Names of the threads of this process, sorted.
+///
+/// # Panics
+/// Where there is no `/proc`.
+pub fn threads() -> Vec<String> {
+    let threads = fs::read_dir("/proc/self/task").expect("a system with /proc");
+    // One that ends meanwhile has no name any more.
+    let names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    let mut names: Vec<_> = names.map(|name| name.trim_end().to_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
 /// Memory that this process has now, in KiB.
 ///
 /// # Panics

@@ -1,10 +1,10 @@
 //! Consumers and producers on the program's own runtime.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use millstream_client::{ConsumerOptions, ProducerOptions};
 use millstream_core::{ErrorKind, SeekTo};
-use millstream_testkit::process::{alone, is_alone};
+use millstream_testkit::process::{alone, is_alone, threads};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::support::Memory;
@@ -15,12 +15,6 @@ fn runtime() -> Runtime {
 
 fn from_beginning() -> ConsumerOptions {
     ConsumerOptions { start: Some(SeekTo::Beginning), ..ConsumerOptions::real_time() }
-}
-
-/// Names of this process's threads.
-fn threads() -> Vec<String> {
-    let threads = fs::read_dir("/proc/self/task").unwrap();
-    threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok()).collect()
 }
 
 #[test]

@@ -27,7 +27,8 @@
 //! | a panic costs its record; a batch handler's its batch | `panics`; `batches::a_panic_*`; `waiting::a_panic_*` |
 //! | a stage that dies restarts the pipeline, within limits, and tells why | `panics::of_a_stage_*`; `errors::a_pipeline_that_*` |
 //! | a hung step has a time-out | `timers`, `waiting`, `batches` |
-//! | drain, its deadline, stop, drop, `abort_on_drop`; nothing left behind | `shutdown` |
+//! | drain, its deadline, stop, drop, `abort_on_drop`; no task left behind | `shutdown` |
+//! | no thread left behind | `threads` |
 //! | Ctrl-C and SIGTERM, a second signal | the tests of the binary (`crates/cli/tests`) |
 //! | rate limits: smooth, by key, changed while they wait | `control` |
 //! | figures, graph, events, taps; live changes | `control`, `backpressure::the_figures_*`; `batches::the_size_*` |
@@ -58,6 +59,7 @@ mod panics;
 mod shutdown;
 mod spans;
 mod steps;
+mod threads;
 mod timers;
 mod waiting;
 mod workers;
