@@ -6,10 +6,10 @@
 //!   a task fails              ──► the pipeline drains, and the group has failed
 //! ```
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, iter, path::PathBuf, sync::Arc, time::Duration};
 
 use millstream_buffer::{Buffer, BufferFigures};
-use millstream_core::{Epoch, Error, ErrorKind, Result, Stamp, Way};
+use millstream_core::{Epoch, Error, ErrorKind, Result, SinkPlan, Stamp, Way};
 use millstream_runtime::{Ended, Handle, Phase, Plan, Planned, RunOptions, Running, StateSpec, Status, Summary};
 use millstream_state::inspect;
 use serde::Serialize;
@@ -125,10 +125,12 @@ impl Group {
         tasks: Vec<(BufferTask, RunOptions)>,
         home: &Home,
     ) -> Result<Group> {
-        let mut resting = !own.fresh && !own.go_on && rests(&pipeline, &tasks, home).await?;
-        if resting {
+        let mut resting = false;
+        if !own.fresh && !own.go_on && !tasks.is_empty() && pipeline.state == StateSpec::Embedded {
+            let plans = iter::once(&pipeline).chain(tasks.iter().map(|(task, _)| &task.plan));
+            let folders = plans.map(|plan| home.pipeline(&plan.name)).collect();
             // One that cannot be settled from here goes the whole way again.
-            resting = settle(&pipeline, &own, home).await?;
+            resting = rests(folders).await? && settle(&pipeline, own.dead_letters.clone(), home).await?;
         }
         let (over, overs) = mpsc::unbounded_channel();
         let mut members = Vec::new();
@@ -421,13 +423,8 @@ async fn over(task: &Handle) {
     }
 }
 
-/// Whether the pipeline has finished while a task of it has not.
-async fn rests(pipeline: &Plan, tasks: &[(BufferTask, RunOptions)], home: &Home) -> Result<bool> {
-    if tasks.is_empty() || pipeline.state != StateSpec::Embedded {
-        return Ok(false);
-    }
-    let plans = std::iter::once(pipeline).chain(tasks.iter().map(|(task, _)| &task.plan));
-    let folders: Vec<_> = plans.map(|plan| home.pipeline(&plan.name)).collect();
+/// Whether the pipeline has finished while a task of it has not: the state of the first is in the first folder.
+async fn rests(folders: Vec<PathBuf>) -> Result<bool> {
     blocking(move || {
         let mut finished = Vec::new();
         for folder in folders {
@@ -447,7 +444,7 @@ async fn rests(pipeline: &Plan, tasks: &[(BufferTask, RunOptions)], home: &Home)
 
 /// Brings every sink of a finished pipeline to its checkpoint: a rename may be missing, or a buffer's published length. `false`
 /// if one cannot be brought there without the whole pipeline.
-async fn settle(plan: &Plan, options: &RunOptions, home: &Home) -> Result<bool> {
+async fn settle(plan: &Plan, dead_letters: Arc<dyn SinkPlan>, home: &Home) -> Result<bool> {
     let folder = home.pipeline(&plan.name);
     let Some(checkpoint) = blocking(move || inspect::summary(&folder)).await?.checkpoint else { return Ok(false) };
     if plan.host().is_some() {
@@ -457,7 +454,7 @@ async fn settle(plan: &Plan, options: &RunOptions, home: &Home) -> Result<bool> 
         Planned::Sink(sink) => Some((node.name.as_str(), sink)),
         _ => None,
     });
-    let letters = plan.dead_letter.as_ref().unwrap_or(&options.dead_letters);
+    let letters = plan.dead_letter.as_ref().unwrap_or(&dead_letters);
     for (name, sink) in nodes.chain([("dead_letter", letters)]) {
         let Some(tokens) = checkpoint.sinks.get(name) else { continue };
         if sink.capabilities().way == Way::Hosting {
