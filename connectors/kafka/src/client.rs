@@ -187,7 +187,8 @@ impl Cluster {
                 // The places are those of the protocol: -2 is the beginning, -1 the end.
                 self.consumer.offsets_for_times(list, slice.min(left))
             });
-            slice *= 2;
+            // Bounded: tries that fail at once may be many.
+            slice = (slice * 2).min(self.access.timeout);
             let result: Result<Vec<Option<i64>>, KafkaError> =
                 answer.and_then(|found| partitions.iter().map(|partition| offset_in(&found, partition)).collect());
             match result {
