@@ -111,11 +111,13 @@ impl Cluster {
         }
     }
 
-    /// For a client that has no broker left.
+    /// Gives the client brokers if it has none left.
     fn find_brokers(&self) {
-        let contact = &self.consumer.context().contact;
-        contact.lose();
-        contact.keep(self.consumer.client());
+        let (client, contact) = (self.consumer.client(), &self.consumer.context().contact);
+        if !native::has_broker(client) {
+            contact.lose();
+            contact.keep(client);
+        }
     }
 
     /// The partitions of a topic; `None` if there is no such topic.

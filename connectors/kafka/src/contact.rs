@@ -76,18 +76,16 @@ impl Contact {
         }
         if native::has_broker(client) {
             (search.found, search.wait) = (search.found + 1, LOOK);
+            search.look_at = now + LOOK;
             if search.found >= LOOKS {
                 self.lost.store(false, Ordering::Release);
             }
         } else {
-            search.found = 0;
+            search.look_at = now + search.wait;
+            (search.found, search.wait) = (0, (search.wait * 2).min(LOOK_MAX));
             if let Some(servers) = &self.servers {
                 native::add_brokers(client, servers);
             }
-        }
-        search.look_at = now + search.wait;
-        if search.found == 0 {
-            search.wait = (search.wait * 2).min(LOOK_MAX);
         }
     }
 }

@@ -75,7 +75,7 @@ impl Context {
             trouble: Mutex::default(),
             rebalances: Mutex::default(),
             closing: AtomicBool::new(false),
-            contact: Contact::new(&access.brokers),
+            contact: Contact::new(access.brokers()),
             ledgers,
         }
     }

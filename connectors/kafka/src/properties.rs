@@ -15,8 +15,6 @@ use crate::options::{
 pub(crate) struct Access {
     /// The URL for people.
     pub(crate) shown: String,
-    /// The bootstrap servers, as librdkafka wants them.
-    pub(crate) brokers: String,
     /// How long to wait for it.
     pub(crate) timeout: Duration,
     /// Where bearer tokens come from.
@@ -73,8 +71,12 @@ impl Access {
         config.set("socket.connection.setup.timeout.ms", "5000").set("reconnect.backoff.max.ms", "2000");
         config.set("socket.nagle.disable", "true").set("socket.keepalive.enable", "true");
         let token = auth.and_then(|auth| auth.token);
-        let (shown, brokers) = (address.shown.clone(), address.brokers.clone());
-        Access { shown, brokers, timeout, token, config, property: property.clone() }
+        Access { shown: address.shown.clone(), timeout, token, config, property: property.clone() }
+    }
+
+    /// The bootstrap servers, as librdkafka wants them.
+    pub(crate) fn brokers(&self) -> &str {
+        self.config.get("bootstrap.servers").unwrap_or_default()
     }
 
     /// The properties common to all clients, with those that users gave and that suit any.
