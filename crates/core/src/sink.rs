@@ -13,7 +13,7 @@ pub type WriteId = u64;
 ///
 /// ```text
 /// open(tokens of the checkpoint)        the outside is as the checkpoint says
-///   write* flush                        accepted ... the truth about each record
+///   (write* settled*)* flush            accepted ... the truth about each record
 ///   prepare(epoch) ── decided ── commit(token)
 /// close
 /// ```
@@ -42,9 +42,18 @@ pub trait Sink: Send {
     /// runtime gives the batch again.
     async fn write(&mut self, batch: Batch) -> Result<WriteId>;
 
-    /// The truth about every write since the last flush: what is not reported as rejected has been delivered.
+    /// The truth about every write since the last flush that `settled` has not told: what is not reported as rejected has been delivered.
     /// An error leaves that open: the runtime opens the sink again at the checkpoint, and the records come again.
     async fn flush(&mut self) -> Result<Outcomes>;
+
+    /// What became of the oldest writes, as soon as something is known: up to which write, and their outcomes, which `flush` does
+    /// not tell again. Waits if nothing is; is called only while there are writes whose outcome is not known. `None`: `flush`
+    /// alone can tell it, and waits until all that is under way has arrived. An error is one of `flush`.
+    ///
+    /// Cancel-safe: dropped before its end it has told nothing, and tells it next time.
+    async fn settled(&mut self) -> Result<Option<(WriteId, Outcomes)>> {
+        Ok(None)
+    }
 
     /// Makes all that was flushed ready to count with `epoch`, and says how to make it count. Comes after `flush`.
     ///

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use millstream_core::{Batch, Epoch, Error, ErrorKind, Record, Sink, SinkCapabilities, Token, WriteId};
+use millstream_core::{Batch, Epoch, Error, ErrorKind, Outcomes, Record, Sink, SinkCapabilities, Token, WriteId};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::Instrument as _;
 
@@ -26,7 +26,7 @@ use crate::{
     task::{AfterFailure, Context, FailedRecord, Fate, Halt, Report},
 };
 
-/// Bytes of batches whose outcome is not known, above which the sink is asked.
+/// Bytes of batches whose outcome is not known, above which nothing is written before more is known.
 const UNSETTLED_BYTES_MAX: usize = 8 << 20;
 
 /// What the coordinator tells a sink task.
@@ -65,6 +65,8 @@ struct Open {
     writes: VecDeque<(WriteId, Batch, u32)>,
     bytes: usize,
     tokens: VecDeque<(Epoch, Token)>,
+    /// The sink tells what became of them by `flush` alone.
+    flushes: bool,
     /// The epoch whose transaction is to be decided before anything else is written.
     undecided: Option<Epoch>,
     /// The last barrier of this run has passed.
@@ -91,6 +93,9 @@ impl SinkTask {
                     self.retry(&mut open).await?;
                     not_before = Some(Instant::now() + TIMER_PAUSE);
                 }
+                settled = self.sink.settled(), if !open.writes.is_empty() && !open.flushes => {
+                    self.settled(settled, &mut open).await?;
+                }
                 // When the sources have gone, what is left are commands.
                 Ok(input) = self.inputs.next(), if open.undecided.is_none() => match input {
                     Input::Batch(_, batch) => self.take(batch, &mut open).await?,
@@ -98,7 +103,7 @@ impl SinkTask {
                     Input::End => ending = true,
                 },
             }
-            if !open.writes.is_empty() && self.inputs.is_empty() {
+            if open.flushes && !open.writes.is_empty() && self.inputs.is_empty() {
                 self.settle(&mut open).await?;
             }
             if ending && self.parked.is_empty() {
@@ -194,10 +199,34 @@ impl SinkTask {
                 }
             }
         }
-        if open.bytes > UNSETTLED_BYTES_MAX { self.settle(open).await } else { Ok(()) }
+        while open.bytes > UNSETTLED_BYTES_MAX {
+            if open.flushes {
+                return self.settle(open).await;
+            }
+            let since = std::time::Instant::now();
+            let settled = self.sink.settled().await;
+            self.context.metrics.busy_ns.add_time(since.elapsed());
+            self.settled(settled, open).await?;
+        }
+        Ok(())
     }
 
-    /// Learns the outcome of every write, and applies the rules to what was rejected.
+    /// Takes what the sink says of its oldest writes.
+    async fn settled(
+        &mut self,
+        settled: millstream_core::Result<Option<(WriteId, Outcomes)>>,
+        open: &mut Open,
+    ) -> Result<(), Halt> {
+        match settled.map_err(|error| self.context.fatal(error))? {
+            Some((upto, outcomes)) => self.learn(outcomes, upto, open).await,
+            None => {
+                open.flushes = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Learns the outcome of every write.
     async fn settle(&mut self, open: &mut Open) -> Result<(), Halt> {
         if open.writes.is_empty() {
             return Ok(());
@@ -206,12 +235,18 @@ impl SinkTask {
         let flushed = self.sink.flush().await;
         self.context.metrics.busy_ns.add_time(since.elapsed());
         let outcomes = flushed.map_err(|error| self.context.fatal(error))?;
+        open.flushes = false;
+        self.learn(outcomes, WriteId::MAX, open).await
+    }
+
+    /// Applies the rules to what was rejected of the writes up to this one.
+    async fn learn(&mut self, outcomes: Outcomes, upto: WriteId, open: &mut Open) -> Result<(), Halt> {
         if let (Some(joined), false) = (&self.joined, outcomes.rejected.is_empty()) {
             return Err(self.condemn(joined, outcomes.rejected, &open.writes));
         }
         let mut rejected = outcomes.rejected.into_iter().peekable();
-        open.bytes = 0;
-        for (id, batch, attempts) in std::mem::take(&mut open.writes) {
+        while let Some((id, batch, attempts)) = open.writes.pop_front_if(|(id, ..)| *id <= upto) {
+            open.bytes -= batch.size();
             let mut delivered = batch.len() as u64;
             while let Some((_, row, error)) = rejected.next_if(|(of, ..)| *of == id) {
                 delivered -= 1;
@@ -262,6 +297,11 @@ impl SinkTask {
         };
         if let Fate::Park(delay) = context.record(failed, self.epoch).await? {
             context.metrics.parked.add(1);
+            if self.parked.is_empty() {
+                let chain = error.chain();
+                tracing::warn!(stage = %context.name, error = %chain, "records wait to be tried again");
+                context.shared.board.set(&context.name, format!("records wait to be tried again: {chain}"));
+            }
             self.parked.failed(record, 0, 0, attempts, delay);
         }
         Ok(())
@@ -282,6 +322,9 @@ impl SinkTask {
                 self.settle(open).await?;
             }
             self.parked.settled(waiting.record.key.as_deref());
+        }
+        if self.parked.is_empty() {
+            self.context.shared.board.clear(&self.context.name);
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ pub struct FakeSink {
     shared: Arc<Mutex<State>>,
     stalled: Arc<watch::Sender<bool>>,
     way: Way,
+    /// It says what became of a write before it is flushed, unless this is held back.
+    telling: Option<Arc<watch::Sender<bool>>>,
 }
 
 #[derive(Debug, Default)]
@@ -34,12 +36,15 @@ struct State {
     /// By value: how often it is still rejected, and with what.
     rejections: BTreeMap<String, (usize, Error)>,
     largest_write: usize,
+    writes: usize,
+    flushes: usize,
 }
 
 impl FakeSink {
     /// A sink that is cut to its mark at recovery, and so keeps `exactly_once`.
     pub fn truncating() -> Self {
-        FakeSink { shared: Arc::default(), stalled: Arc::new(watch::Sender::new(false)), way: Way::Truncating }
+        let stalled = Arc::new(watch::Sender::new(false));
+        FakeSink { shared: Arc::default(), stalled, way: Way::Truncating, telling: None }
     }
 
     /// A sink that cannot take anything back.
@@ -50,6 +55,16 @@ impl FakeSink {
     /// A sink that shows what it was given when that is committed.
     pub fn two_phase() -> Self {
         FakeSink { way: Way::TwoPhase, ..FakeSink::truncating() }
+    }
+
+    /// It says what became of each write as soon as it is asked, one at a time.
+    pub fn telling(self) -> Self {
+        FakeSink { telling: Some(Arc::new(watch::Sender::new(false))), ..self }
+    }
+
+    /// Says what became of no write, but by `flush`, until it is called again with `false`.
+    pub fn hold_outcomes(&self, held: bool) {
+        self.telling.iter().for_each(|telling| _ = telling.send_replace(held));
     }
 
     /// The next writes fail with these errors.
@@ -91,6 +106,16 @@ impl FakeSink {
     /// How many of them count.
     pub fn committed(&self) -> usize {
         self.lock().committed
+    }
+
+    /// How often it was flushed.
+    pub fn flushes(&self) -> usize {
+        self.lock().flushes
+    }
+
+    /// How many writes it has taken.
+    pub fn writes(&self) -> usize {
+        self.lock().writes
     }
 
     /// Whether the epoch with the last record counts.
@@ -136,13 +161,15 @@ impl SinkPlan for FakeSink {
     }
 
     fn create(&self) -> Result<Box<dyn Sink>> {
-        Ok(Box::new(Writer { fake: self.clone(), next: 0, staged: Vec::new(), rejected: Vec::new() }))
+        Ok(Box::new(Writer { fake: self.clone(), next: 0, told: 0, staged: Vec::new(), rejected: Vec::new() }))
     }
 }
 
 struct Writer {
     fake: FakeSink,
     next: WriteId,
+    /// Up to here it has said what became of writes.
+    told: WriteId,
     /// In two phases: what is not prepared yet.
     staged: Vec<Record>,
     rejected: Vec<(WriteId, u32, Error)>,
@@ -173,6 +200,7 @@ impl Sink for Writer {
             return Err(state.write_failures.remove(0));
         }
         let batch = batch.into_bytes();
+        state.writes += 1;
         state.largest_write = state.largest_write.max(batch.len());
         self.next += 1;
         for (row, record) in batch.iter().enumerate() {
@@ -194,7 +222,21 @@ impl Sink for Writer {
         if !state.flush_failures.is_empty() {
             return Err(state.flush_failures.remove(0));
         }
+        state.flushes += 1;
+        self.told = self.next;
         Ok(Outcomes { rejected: std::mem::take(&mut self.rejected), ..Outcomes::default() })
+    }
+
+    async fn settled(&mut self) -> Result<Option<(WriteId, Outcomes)>> {
+        let Some(telling) = self.fake.telling.clone() else { return Ok(None) };
+        // The sender lives as long as the fake.
+        let _ = telling.subscribe().wait_for(|held| !held).await;
+        // Somewhere to be dropped.
+        tokio::task::yield_now().await;
+        self.told += 1;
+        let told = self.told;
+        let rejected = self.rejected.extract_if(.., |(id, ..)| *id <= told).collect();
+        Ok(Some((told, Outcomes { rejected, ..Outcomes::default() })))
     }
 
     async fn prepare(&mut self, epoch: Epoch, last: Last) -> Result<Option<Token>> {

@@ -53,6 +53,8 @@ struct Books {
 struct Write {
     offsets: Vec<i64>,
     rejected: Vec<(u32, Error)>,
+    /// Records whose outcome is not known.
+    left: usize,
 }
 
 /// One sink's view of its books.
@@ -99,6 +101,7 @@ impl Ledgers {
             let first = books.next as usize - books.open.len();
             let index = write.wrapping_sub(first) & ((1 << WRITE_BITS) - 1);
             let Some(open) = books.open.get_mut(index) else { continue };
+            open.left = open.left.saturating_sub(1);
             match report.error() {
                 None => {
                     if let Some(offset) = open.offsets.get_mut(row as usize) {
@@ -110,13 +113,35 @@ impl Ledgers {
         }
         self.bytes.fetch_sub(done as isize, Ordering::AcqRel);
         let room_wanted = self.room_wanted.swap(false, Ordering::AcqRel);
-        for books in all.iter().filter(|books| room_wanted || books.outstanding == 0 || books.failed.is_some()) {
+        let news =
+            |books: &&Books| room_wanted || books.outstanding == 0 || books.failed.is_some() || books.settled() > 0;
+        for books in all.iter().filter(news) {
             books.changed.notify_one();
         }
     }
 }
 
 impl Books {
+    /// How many of the oldest writes are settled.
+    fn settled(&self) -> usize {
+        self.open.iter().take_while(|write| write.left == 0).count()
+    }
+
+    /// Takes out the oldest writes, with their outcomes.
+    fn take(&mut self, writes: usize, told: bool) -> Outcomes {
+        let first = self.next - self.open.len() as u64;
+        let mut outcomes = Outcomes::default();
+        for (id, mut write) in (first..).zip(self.open.drain(..writes)) {
+            write.rejected.sort_unstable_by_key(|(row, _)| *row);
+            outcomes.rejected.extend(write.rejected.into_iter().map(|(row, error)| (id, row, error)));
+            if told {
+                // A refused record has no sequence; its place is kept.
+                outcomes.sequences.push((id, write.offsets.iter().map(|offset| (*offset).max(0) as u128).collect()));
+            }
+        }
+        outcomes
+    }
+
     /// A record of an open write has been refused, or there is no telling.
     fn not_delivered(&mut self, index: usize, row: u32, code: Code, topic: &str) {
         let kind = kind_of(code);
@@ -130,8 +155,8 @@ impl Books {
         } else {
             let error = failed(format!("cannot write to `{topic}`"), cause);
             // A transaction that has become too old looks the same: it is for the host to find out.
-            let fenced = error.kind() == ErrorKind::Fenced;
-            self.failed.get_or_insert(if fenced { error.with_kind(ErrorKind::Unavailable) } else { error });
+            let again = matches!(error.kind(), ErrorKind::Fenced | ErrorKind::NotFound);
+            self.failed.get_or_insert(if again { error.with_kind(ErrorKind::Unavailable) } else { error });
         }
     }
 }
@@ -144,7 +169,9 @@ pub(super) fn row_of(ticket: usize) -> usize {
 /// Whether an error is about the record, and not about the way to its broker.
 fn of_record(code: Code, kind: ErrorKind) -> bool {
     match kind {
-        ErrorKind::TooLarge | ErrorKind::Rejected | ErrorKind::NotFound => true,
+        ErrorKind::TooLarge | ErrorKind::Rejected => true,
+        // A broker that has just come back may not know a topic yet: whether it is there is asked when the sink is opened again.
+        ErrorKind::NotFound => !matches!(code, Code::UnknownTopic | Code::UnknownTopicOrPartition),
         ErrorKind::Permission => code == Code::TopicAuthorizationFailed,
         _ => false,
     }
@@ -156,7 +183,7 @@ impl Ledger {
         let mut all = lock(&self.ledgers.all);
         let full = || Error::new(ErrorKind::Full, "too many writes whose outcome nobody has asked for");
         let books = all.get_mut(self.slot).filter(|books| books.open.len() < WRITES_MAX).ok_or_else(full)?;
-        books.open.push_back(Write { offsets: vec![-1; rows], rejected: Vec::new() });
+        books.open.push_back(Write { offsets: vec![-1; rows], rejected: Vec::new(), left: rows });
         books.next += 1;
         Ok(books.next - 1)
     }
@@ -202,6 +229,7 @@ impl Ledger {
         let index = id.checked_sub(first).and_then(|index| usize::try_from(index).ok());
         if let Some(open) = index.and_then(|index| books.open.get_mut(index)) {
             open.rejected.push((row as u32, error));
+            open.left = open.left.saturating_sub(1);
         }
     }
 
@@ -212,9 +240,16 @@ impl Ledger {
         }
     }
 
-    /// Whether a broker has refused some for the size of their batch since this was last asked.
-    pub(crate) fn take_too_large(&self) -> bool {
-        lock(&self.ledgers.all).get_mut(self.slot).is_some_and(|books| std::mem::take(&mut books.too_large))
+    /// Whether a broker has refused some for the size of their batch, and nobody has looked into it.
+    pub(crate) fn is_too_large(&self) -> bool {
+        lock(&self.ledgers.all).get(self.slot).is_some_and(|books| books.too_large)
+    }
+
+    /// Somebody has looked into it.
+    pub(crate) fn looked_into(&self) {
+        if let Some(books) = lock(&self.ledgers.all).get_mut(self.slot) {
+            books.too_large = false;
+        }
     }
 
     /// How the writes stand; an error where some can neither be delivered nor be refused.
@@ -240,17 +275,18 @@ impl Ledger {
     /// The truth about all writes, which are settled.
     pub(crate) fn take(&self, told: bool) -> Outcomes {
         let mut all = lock(&self.ledgers.all);
-        let Some(books) = all.get_mut(self.slot) else { return Outcomes::default() };
-        let first = books.next - books.open.len() as u64;
-        let mut outcomes = Outcomes::default();
-        for (id, mut write) in (first..).zip(std::mem::take(&mut books.open)) {
-            write.rejected.sort_unstable_by_key(|(row, _)| *row);
-            outcomes.rejected.extend(write.rejected.into_iter().map(|(row, error)| (id, row, error)));
-            if told {
-                // A refused record has no sequence; its place is kept.
-                outcomes.sequences.push((id, write.offsets.iter().map(|offset| (*offset).max(0) as u128).collect()));
-            }
+        all.get_mut(self.slot).map_or_else(Outcomes::default, |books| books.take(books.open.len(), told))
+    }
+
+    /// The truth about the oldest writes, as many as are settled: up to which one.
+    pub(crate) fn take_settled(&self, told: bool) -> Option<(WriteId, Outcomes)> {
+        let mut all = lock(&self.ledgers.all);
+        let books = all.get_mut(self.slot)?;
+        let settled = books.settled();
+        if settled == 0 {
+            return None;
         }
-        outcomes
+        let upto = books.next - books.open.len() as u64 + settled as u64 - 1;
+        Some((upto, books.take(settled, told)))
     }
 }

@@ -102,7 +102,7 @@ impl KafkaSink {
 
     /// Goes on with a producer whose batches are no larger than `cap`.
     async fn narrow(&mut self) -> Result<()> {
-        self.settled().await?;
+        self.all_settled().await?;
         let open = self.open.as_mut().ok_or_else(not_open)?;
         let ledgers = open.producer.context().ledgers.clone();
         let context = Context::sharing(&self.plan.access, ledgers);
@@ -112,38 +112,45 @@ impl KafkaSink {
     }
 
     /// Waits until the outcome of every record is known.
-    async fn settled(&self) -> Result<()> {
+    async fn all_settled(&self) -> Result<()> {
         let open = self.open.as_ref().ok_or_else(not_open)?;
-        loop {
-            match open.ledger.standing()? {
-                Standing::Settled => return Ok(()),
-                Standing::Open => {}
-            }
-            if tokio::time::timeout(TELL_EVERY, open.ledger.changed()).await.is_err() {
-                if let Some((code, reason)) = open.producer.client().fatal_error() {
-                    let error = coded(format!("cannot write to {}", self.plan.access.shown), code);
-                    return Err(error.with_kind(ErrorKind::Unavailable).caused_by(std::io::Error::other(reason)));
-                }
-                let trouble = open.producer.context().trouble(TELL_EVERY * 2).map(|error| error.chain());
-                tracing::warn!(url = self.plan.access.shown, trouble, "waiting for the brokers to take records");
-            }
+        while let Standing::Open = open.ledger.standing()? {
+            self.news(open).await?;
         }
+        Ok(())
     }
 
-    /// A broker has refused a batch for its size. Each record of it was small enough as far as we know, so the topic may take
-    /// less than before: then those that are not too large must not go with the one that is, and all are sent again, in
-    /// batches as the topic takes them now.
-    async fn look_at_limits(&self) -> Result<()> {
-        let open = self.open.as_ref().ok_or_else(not_open)?;
+    /// Waits for reports, and says from time to time that it does. Cancel-safe.
+    async fn news(&self, open: &Open) -> Result<()> {
+        if tokio::time::timeout(TELL_EVERY, open.ledger.changed()).await.is_ok() {
+            return Ok(());
+        }
+        if let Some((code, reason)) = open.producer.client().fatal_error() {
+            let error = coded(format!("cannot write to {}", self.plan.access.shown), code);
+            return Err(error.with_kind(ErrorKind::Unavailable).caused_by(std::io::Error::other(reason)));
+        }
+        let trouble = open.producer.context().trouble(TELL_EVERY * 2).map(|error| error.chain());
+        tracing::warn!(url = self.plan.access.shown, trouble, "waiting for the brokers to take records");
+        Ok(())
+    }
+
+    /// Where a broker has refused a batch for its size: each record of it was small enough as far as we know, so a topic may take
+    /// less than before, or than we could ask for. Then those that are not too large must not go with the one that is, and all
+    /// are sent again, in batches as the topic takes them.
+    async fn look_at_limits(&self, open: &Open) -> Result<()> {
+        if !open.ledger.is_too_large() {
+            return Ok(());
+        }
         for (name, known) in open.topics.limits() {
             let limit = largest_batch(&self.plan.access, &name).await?;
-            let Some(limit) = limit.filter(|limit| *limit < known) else { continue };
+            let Some(limit) = limit.filter(|limit| *limit < known.unwrap_or(open.cap)) else { continue };
             if let Some(shared) = &self.joined {
                 shared.narrow(limit)?;
             }
-            let what = format!("`{name}` takes batches of {limit} bytes, where it was {known} before: sending again");
+            let what = format!("`{name}` takes batches of {limit} bytes, fewer than was known: sending again");
             return Err(Error::new(ErrorKind::Unavailable, what));
         }
+        open.ledger.looked_into();
         Ok(())
     }
 
@@ -267,12 +274,26 @@ impl Sink for KafkaSink {
     }
 
     async fn flush(&mut self) -> Result<Outcomes> {
-        self.settled().await?;
+        self.all_settled().await?;
         let open = self.open.as_ref().ok_or_else(not_open)?;
-        if open.ledger.take_too_large() {
-            self.look_at_limits().await?;
-        }
+        self.look_at_limits(open).await?;
         Ok(open.ledger.take(self.plan.tells_offsets()))
+    }
+
+    async fn settled(&mut self) -> Result<Option<(WriteId, Outcomes)>> {
+        let open = self.open.as_ref().ok_or_else(not_open)?;
+        loop {
+            open.ledger.standing()?;
+            if open.ledger.is_too_large() {
+                // Whose fault it is must be asked, and nobody may drop a question.
+                return Ok(None);
+            }
+            let settled = open.ledger.take_settled(self.plan.tells_offsets());
+            if settled.is_some() {
+                return Ok(settled);
+            }
+            self.news(open).await?;
+        }
     }
 
     async fn close(&mut self) -> Result<()> {

@@ -117,10 +117,10 @@ impl Topics {
         }
     }
 
-    /// The topics whose limit is known, with that.
-    pub(super) fn limits(&self) -> Vec<(String, u64)> {
-        let limit = |(name, at): (&String, &usize)| Some((name.clone(), self.known.get(*at)?.limit?));
-        self.places.iter().filter_map(limit).collect()
+    /// The topics that are there, with their limits as far as they are known.
+    pub(super) fn limits(&self) -> Vec<(String, Option<u64>)> {
+        let there = |at: &usize| self.known.get(*at).filter(|topic| topic.partitions.is_some());
+        self.places.iter().filter_map(|(name, at)| Some((name.clone(), there(at)?.limit))).collect()
     }
 
     /// Looks a topic up. Answers with its limit.

@@ -136,6 +136,7 @@ async fn a_parked_record_holds_up_its_key_and_nobody_else() {
     let mut running = bench.start(&spec);
     let handle = running.handle();
     until("a1 to be parked", || handle.status().stages["sink"].parked == 1).await;
+    assert!(handle.status().waiting["sink"].contains("not now"), "{:?}", handle.status().waiting);
     for (key, value) in [("a", "a2"), ("b", "b2"), ("a", "a3")] {
         source.push(Some(key), value);
     }
@@ -145,6 +146,7 @@ async fn a_parked_record_holds_up_its_key_and_nobody_else() {
     until("a to come", || sink.values().contains(&"a3".to_owned())).await;
     let of_a: Vec<_> = sink.values().into_iter().filter(|value| value.starts_with('a')).collect();
     assert_eq!(of_a, ["a1", "a2", "a3"]);
+    until("nothing to wait", || handle.status().waiting.is_empty()).await;
     source.end();
     balanced(&running.wait().await.unwrap());
 }

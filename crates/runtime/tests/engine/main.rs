@@ -16,6 +16,7 @@ mod log;
 mod model;
 mod opening;
 mod rounds;
+mod settling;
 mod signals;
 mod workers;
 

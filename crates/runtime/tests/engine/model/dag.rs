@@ -144,6 +144,7 @@ fn step(dice: &mut Dice, case: &mut Case, outputs: &mut Vec<Open>, ends: bool) {
 
 fn sink(dice: &mut Dice, n: usize, open: &Open, case: &mut Case) {
     let sink = FakeSink::truncating();
+    let sink = if dice.roll(2) == 0 { sink.telling() } else { sink };
     sink.fail_flushes((0..dice.roll(2)).map(|_| away()));
     sink.fail_writes((0..dice.roll(2)).map(|_| away()));
     let mut expected = open.records.clone();
