@@ -176,6 +176,13 @@ impl Cluster {
         self.offsets(partitions, Offset::End)
     }
 
+    /// For each partition the offset behind its last record, also where that is of a transaction that is not committed.
+    pub(crate) fn ends_of_all(&self, partitions: &[Partition]) -> Result<Vec<i64>> {
+        let all = Cluster::new(&self.access, self.access.client().set("isolation.level", "read_uncommitted"))?;
+        all.connect()?;
+        all.ends(partitions)
+    }
+
     fn offsets(&self, partitions: &[Partition], place: Offset) -> Result<Vec<i64>> {
         if partitions.is_empty() {
             return Ok(Vec::new());
@@ -289,7 +296,7 @@ pub(crate) async fn admin(access: &Access) -> Result<AdminClient<Context>> {
         let admin = AdminClient::from_config_and_context(&access.client(), Context::new(&access))
             .map_err(|error| failed(format!("cannot make a client for {}", access.shown), error))?;
         if let Some(from) = &access.token {
-            let read = token::read(from).map_err(std::io::Error::other);
+            let read = token::read(from, access.timeout).map_err(std::io::Error::other);
             let token = read.map_err(|error| {
                 Error::new(ErrorKind::Permission, format!("cannot connect to {}", access.shown)).caused_by(error)
             })?;
@@ -302,15 +309,20 @@ pub(crate) async fn admin(access: &Access) -> Result<AdminClient<Context>> {
 
 /// The largest batch that a topic takes, in bytes; `None` where we may not know.
 pub(crate) async fn largest_batch(access: &Access, topic: &str) -> Result<Option<u64>> {
+    let limit = topic_option(access, topic, "max.message.bytes").await?.and_then(|limit| limit.parse().ok());
+    if limit.is_none() {
+        tracing::warn!(url = access.shown, topic, "the topic's limit max.message.bytes cannot be read");
+    }
+    Ok(limit)
+}
+
+/// An option of a topic; `None` where we may not know.
+pub(crate) async fn topic_option(access: &Access, topic: &str, name: &str) -> Result<Option<String>> {
     let admin = admin(access).await?;
     let options = AdminOptions::new().request_timeout(Some(access.timeout));
     let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
     // Dropping it waits for its thread.
     blocking(move || drop(admin)).await?;
     let described = answer.ok().and_then(|mut all| all.pop()).and_then(Result::ok);
-    let limit = described.as_ref().and_then(|resource| resource.get("max.message.bytes")?.value.as_ref()?.parse().ok());
-    if limit.is_none() {
-        tracing::warn!(url = access.shown, topic, "the topic's limit max.message.bytes cannot be read");
-    }
-    Ok(limit)
+    Ok(described.and_then(|resource| resource.get(name)?.value.clone()))
 }

@@ -37,6 +37,8 @@ const REBALANCES_MAX: usize = 1024;
 pub(crate) struct Context {
     shown: String,
     token: Option<TokenFrom>,
+    /// How long the command for a token may take.
+    timeout: Duration,
     trouble: Mutex<Option<Trouble>>,
     rebalances: Mutex<VecDeque<Rebalance>>,
     /// Nobody is there to answer rebalances.
@@ -72,6 +74,7 @@ impl Context {
         Context {
             shown: access.shown.clone(),
             token: access.token.clone(),
+            timeout: access.timeout,
             trouble: Mutex::default(),
             rebalances: Mutex::default(),
             closing: AtomicBool::new(false),
@@ -194,7 +197,7 @@ impl ClientContext for Context {
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
         let from = self.token.as_ref().ok_or("no token is configured")?;
-        token::read(from).map_err(|reason| {
+        token::read(from, self.timeout).map_err(|reason| {
             self.error(KafkaError::Global(Code::Authentication), &reason);
             reason.into()
         })

@@ -17,7 +17,7 @@ use rdkafka::{
 
 use super::Shared;
 use crate::{
-    client::{Cluster, Partition, admin, blocking, list_of},
+    client::{Cluster, Partition, admin, blocking, list_of, topic_option},
     error::{coded, failed, no_topic},
     murmur2::partition_of,
     native::Inbox,
@@ -27,7 +27,7 @@ use crate::{
 /// How long one look for records takes.
 const TURN: Duration = Duration::from_millis(100);
 
-/// Makes the topic if it is not there.
+/// Makes the topic if it is not there; one that is must be compacted: what is deleted for its age would be a checkpoint.
 pub(super) async fn ensure(plan: &Arc<Planned>) -> Result<()> {
     let asked = plan.clone();
     let there = blocking(move || {
@@ -35,10 +35,21 @@ pub(super) async fn ensure(plan: &Arc<Planned>) -> Result<()> {
         cluster.connect()?;
         cluster.partitions(&asked.options.checkpoint_topic)
     });
-    if there.await??.is_some() {
-        return Ok(());
-    }
     let name = &plan.options.checkpoint_topic;
+    if there.await??.is_some() {
+        let policy = topic_option(&plan.access, name, "cleanup.policy").await?;
+        return match policy.filter(|policy| policy.split(',').any(|part| part.trim() == "delete")) {
+            None => Ok(()),
+            Some(policy) => {
+                let what = format!(
+                    "the topic `{name}` of the checkpoints at {} has `cleanup.policy={policy}`",
+                    plan.access.shown
+                );
+                let hint = "set it to `compact`, or name another topic: the checkpoint of a pipeline that rests would be deleted";
+                Err(Error::new(ErrorKind::Option, what).hint(hint).within("checkpoint_topic"))
+            }
+        };
+    }
     let what = || format!("cannot create the topic `{name}` at {}", plan.access.shown);
     let admin = admin(&plan.access).await?;
     // The brokers' own number of replicas.

@@ -70,7 +70,7 @@ impl Mechanism {
     }
 }
 
-/// Where a bearer token comes from. It is asked for again before it expires.
+/// Where a bearer token comes from. It is asked for again before it expires. A command may take as long as `timeout`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenFrom {

@@ -1,7 +1,8 @@
 //! Membership in a group: partitions come and go, and offsets are committed.
 //!
 //! A partition that is to go is announced, drained to an epoch by the runtime, and given away only when it is released.
-//! All the while the client is polled, so that the group knows us alive and other partitions flow.
+//! All the while the client is polled, so that the group knows us alive. It reads nothing meanwhile: librdkafka pauses all partitions
+//! before it asks for a rebalance.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -33,6 +33,8 @@ use crate::{
 pub(super) const TURN: Duration = Duration::from_millis(20);
 /// Events of one turn: a poll that finds a line for the log says no more than one that finds nothing.
 const EVENTS: usize = 4;
+/// A topic that a broker does not know is looked for again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Trouble with the brokers is told again after this.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
@@ -62,6 +64,13 @@ pub(super) struct Reader {
     pub(super) ended: bool,
     /// When trouble was told, while it lasts.
     pub(super) troubled_at: Option<Instant>,
+}
+
+/// Also where the thread panics: a client that is let go waits for its group's last rebalance, which nobody answers then.
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.cluster.consumer.context().close();
+    }
 }
 
 /// What a turn of draining saw beside records.
@@ -190,12 +199,14 @@ impl Reader {
     fn note(&mut self, note: Note) -> Result<()> {
         match note {
             Note::End(index, offset) => {
-                let whole = |reading: &&mut Reading| reading.state != State::Damaged;
-                let Some(reading) = self.table.at(index).filter(whole) else { return Ok(()) };
+                // Of one that is done records may have come behind its end, which are not ours.
+                let reading = self.table.at(index).filter(|reading| reading.state == State::Active);
+                let Some(reading) = reading else { return Ok(()) };
+                let end = reading.until.map_or(offset, |until| offset.min(until));
                 // Behind the last record there may be marks of transactions.
-                if offset > reading.next {
-                    reading.next = offset;
-                    let marks = vec![(reading.key.clone(), Some(offset))];
+                if end > reading.next {
+                    reading.next = end;
+                    let marks = vec![(reading.key.clone(), Some(end))];
                     finish_at_end(reading);
                     self.handover.push(Item { what: What::Read(Read::new(empty(), Vec::new())), marks });
                 } else {
@@ -216,7 +227,7 @@ impl Reader {
                 let next = self.table.get(shard).map_or(offset, |reading| reading.next);
                 Err(missing(shard, next, None).caused_by(std::io::Error::other(text.to_owned())))
             }
-            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => Err(gone(shard, shown)),
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => self.check_is_there(shard),
             _ => {
                 let error = coded(format!("cannot read {shard} at {shown}"), code);
                 let error = error.caused_by(std::io::Error::other(text.to_owned()));
@@ -242,7 +253,8 @@ impl Reader {
                 Err(no_match(&self.plan, ErrorKind::Unavailable))
             }
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
-                Err(failed(format!("a topic of {shown} is gone"), error).hint("create it again, or read others"))
+                let topics = self.plan.address.topics.iter();
+                topics.map(|topic| ShardKey::new(topic.as_str(), 0)).try_for_each(|shard| self.check_is_there(&shard))
             }
             Some(Code::PollExceeded) => Ok(()),
             Some(code) => {
@@ -252,6 +264,24 @@ impl Reader {
             }
             None => Ok(()),
         }
+    }
+
+    /// A broker has said that it does not know a partition. It may have just come back, and not know all yet; so the cluster is
+    /// asked, and once more a little later.
+    fn check_is_there(&self, shard: &ShardKey) -> Result<()> {
+        for wait in [Duration::ZERO, LOOK_AGAIN] {
+            std::thread::sleep(wait);
+            let there = self
+                .cluster
+                .partitions(&shard.stream)
+                .map(|count| count.is_some_and(|count| shard.shard < count as u64));
+            // Who does not answer says nothing of a topic.
+            if !matches!(there, Ok(false)) {
+                tracing::debug!(%shard, ?there, "it was not known to a broker");
+                return Ok(());
+            }
+        }
+        Err(gone(shard, &self.cluster.access.shown))
     }
 
     /// Tells trouble with the connection, from time to time while it lasts.
@@ -346,7 +376,14 @@ fn take(
     }
     let Some(reading) = index.and_then(|index| table.at(index)) else { return };
     let offset = message.offset();
-    if reading.state != State::Active || offset < reading.skip_to {
+    if reading.state != State::Active {
+        return;
+    }
+    if offset < reading.next {
+        // The log began anew, and the client with it, as `on_missing` allows.
+        reading.skip_to = offset;
+    }
+    if offset < reading.skip_to {
         return;
     }
     if reading.until.is_some_and(|until| offset >= until) {

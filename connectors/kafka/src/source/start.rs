@@ -30,6 +30,9 @@ pub(super) fn begins(
 ) -> Result<Vec<Begin>> {
     let partitions: Vec<Partition> = shards.iter().map(|(shard, _)| partition_of(shard)).collect();
     let (first, last) = (cluster.beginnings(&partitions)?, cluster.ends(&partitions)?);
+    // Where a transaction is open, readers of committed records see an end before it; a position may well be behind that.
+    let beyond = shards.iter().zip(&last).any(|((_, saved), last)| saved.is_some_and(|saved| saved > *last));
+    let all = if beyond { cluster.ends_of_all(&partitions)? } else { last.clone() };
     let at = match start {
         SeekTo::Time(time) if shards.iter().any(|(_, saved)| saved.is_none()) => {
             cluster.offsets_at(&partitions, *time)?
@@ -37,27 +40,37 @@ pub(super) fn begins(
         SeekTo::End => last.clone(),
         _ => first.clone(),
     };
-    let bounds = first.into_iter().zip(last).zip(at);
-    shards
-        .iter()
-        .zip(bounds)
-        .map(|((shard, saved), ((first, last), at))| begin(shard, *saved, start, (first, last, at), on_missing))
-        .collect()
+    let bounds =
+        first.into_iter().zip(last).zip(all).zip(at).map(|(((first, last), all), at)| Bounds { first, last, all, at });
+    let begins =
+        shards.iter().zip(bounds).map(|((shard, saved), bounds)| begin(shard, *saved, start, bounds, on_missing));
+    begins.collect()
+}
+
+/// Offsets of a partition.
+#[derive(Clone, Copy)]
+struct Bounds {
+    first: i64,
+    /// Where it ends, as far as this reader may see.
+    last: i64,
+    /// Where it ends.
+    all: i64,
+    /// Where `start` is.
+    at: i64,
 }
 
 fn begin(
     shard: &ShardKey,
     saved: Option<i64>,
     start: &SeekTo,
-    (first, last, at): (i64, i64, i64),
+    Bounds { first, last, all, at }: Bounds,
     on_missing: OnMissing,
 ) -> Result<Begin> {
     let begin = |offset, skip_to| Begin { shard: shard.clone(), offset, skip_to, end: last };
     match (saved, start) {
-        (Some(saved), _) if (first..=last).contains(&saved) => Ok(begin(saved, saved)),
-        // An aborted transaction may lie behind what readers of committed records see as the end.
+        (Some(saved), _) if (first..=all).contains(&saved) => Ok(begin(saved, saved)),
         (Some(saved), _) => match on_missing {
-            OnMissing::Fail => Err(missing(shard, saved, Some((first, last)))),
+            OnMissing::Fail => Err(missing(shard, saved, Some((first, all)))),
             OnMissing::Beginning => Ok(begin(first, first)),
             OnMissing::End => Ok(begin(last, last)),
         },
@@ -97,14 +110,14 @@ mod tests {
     #[test]
     fn a_partition_begins_at_its_saved_offset_or_at_start() {
         let shard = ShardKey::new("t", 3);
-        let range = (10, 20, 15);
+        let range = Bounds { first: 10, last: 20, all: 22, at: 15 };
         let at = |saved, start: SeekTo, on_missing| {
             begin(&shard, saved, &start, range, on_missing).map(|begin| (begin.offset, begin.skip_to))
         };
-        for saved in [10, 20] {
+        for saved in [10, 20, 22] {
             assert_eq!(at(Some(saved), SeekTo::End, OnMissing::Fail).unwrap(), (saved, saved));
         }
-        for saved in [9, 21] {
+        for saved in [9, 23] {
             let error = at(Some(saved), SeekTo::End, OnMissing::Fail).unwrap_err();
             assert!(error.message().contains("t/3") && error.hint_text().is_some(), "{error:?}");
             assert_eq!(at(Some(saved), SeekTo::End, OnMissing::Beginning).unwrap(), (10, 10));

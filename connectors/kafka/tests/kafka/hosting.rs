@@ -1,8 +1,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use millstream_core::{
-    CHECKPOINT_VERSION, Checkpoint, Companion, Epoch, ErrorKind, Host, Hosted, Record, Resume, Sink, SourceCheckpoint,
-    Stamp, Timestamp,
+    CHECKPOINT_VERSION, Checkpoint, Companion, Epoch, ErrorKind, Host, Hosted, Position, Record, Resume, ShardKey,
+    Sink, SourceCheckpoint, Stamp, Timestamp,
 };
 use serde_json::{Value, json};
 
@@ -57,6 +57,39 @@ async fn write(sink: &mut dyn Sink, records: &[Record]) {
 
 fn committed(hosted: &Hosted) -> bool {
     matches!(hosted, Hosted::Committed)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_behind_an_open_transaction_is_not_gone() {
+    let (topic, log, pipeline) = (topic(1), name("log"), name("pipeline"));
+    let (mut hosting, _) = host(&topic, &log, &pipeline).await;
+    let mut open = joined(&*hosting, &topic).await;
+    write(&mut *open, &values(0, 10)).await;
+    // As `kafka reset --to end` leaves it, or who reads all records.
+    let shard = ShardKey::new(topic.as_str(), 0);
+    let mut position = Position::default();
+    position.set(shard.clone(), &10u64).unwrap();
+    let resume = Resume { position: Some(position.clone()), ..Resume::default() };
+    let mut source = opened(&topic, json!({}), &resume).await;
+    assert_eq!(source.position().unwrap().shard::<u64>(&shard).unwrap(), Some(10));
+    assert!(committed(&hosting.commit(&checkpoint(1), &[]).await));
+    write_all(&topic, json!({}), &values(10, 15)).await;
+    assert_eq!(texts(&read(&mut *source, 5).await), texts(&values(10, 15)));
+    // Behind all records it is.
+    position.set(shard, &1000u64).unwrap();
+    let beyond = Resume { position: Some(position), ..Resume::default() };
+    let mut source = self::source(&topic, json!({}));
+    assert_eq!(source.open(&beyond).await.unwrap_err().kind(), ErrorKind::StateMismatch);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_whose_old_records_are_deleted_takes_no_checkpoints() {
+    let (topic, log) = (topic(1), topic_with(1, &[("cleanup.policy", "delete")]));
+    let mut host = sink_plan(&options(&topic, with_log(&log, json!({})))).unwrap().host().unwrap();
+    host.introduce(&stamp(&name("pipeline")));
+    let error = host.fence().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Option);
+    assert!(error.message().contains("cleanup.policy=delete") && error.hint_text().is_some(), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,16 +1,18 @@
 use std::{
+    ffi::{OsStr, OsString},
     io::Write,
+    os::unix::ffi::OsStringExt as _,
     path::Path,
     process::{Command, Stdio},
 };
 
-use millstream_core::{Record, Timestamp};
+use millstream_core::{ErrorKind, Event, Record, Resume, Timestamp};
 use millstream_testkit::{Dice, started};
 use serde_json::json;
 
-use crate::support::{kafka, read_to_end, topic, write_all};
+use crate::support::{event, kafka, opened, read_to_end, texts, topic, write_all};
 
-fn kcat(arguments: &[&str], input: &[u8]) -> String {
+fn kcat<S: AsRef<OsStr>>(arguments: &[S], input: &[u8]) -> String {
     let mut kcat = Command::new("kcat");
     kcat.args(["-b", &kafka().bootstrap()]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = kcat.spawn().expect("kcat, of Debian's package of that name");
@@ -31,6 +33,27 @@ async fn what_kcat_writes_is_read_with_key_and_headers() {
     assert_eq!(headers, [("a", Some(&b"1"[..])), ("a", Some(&b"2"[..])), ("none", None)]);
     assert_eq!(read[2].value, None);
     assert!(read.iter().all(|record| record.time.is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_whose_name_is_no_text_is_a_fault_of_its_record_and_of_no_other() {
+    let topic = topic(1);
+    let header = |name: &[u8]| -> Vec<OsString> {
+        let header = OsString::from_vec([name, b"=1"].concat());
+        [OsString::from("-P"), "-t".into(), topic.clone().into(), "-H".into(), header].into()
+    };
+    kcat(&header(b"\xff\xfe"), b"odd\n");
+    kcat(&header(b"good"), b"even\n");
+    let mut source = opened(&topic, json!({}), &Resume::default()).await;
+    let (mut values, mut faults) = (Vec::new(), Vec::new());
+    while values.len() < 2 {
+        let Event::Batch(read) = event(&mut *source).await.unwrap() else { continue };
+        faults.extend(read.failed.iter().map(|(row, error)| (values.len() + *row as usize, error.kind())));
+        values.extend(read.batch.iter().map(|record| record.to_record()));
+    }
+    assert_eq!(texts(&values), ["odd", "even"]);
+    assert_eq!(faults, [(0, ErrorKind::Decode)]);
+    assert_eq!((&*values[0].headers[0].0, &*values[1].headers[0].0), ("\u{fffd}\u{fffd}", "good"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

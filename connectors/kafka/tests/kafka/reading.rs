@@ -249,6 +249,29 @@ async fn a_source_that_may_not_run_on_ends_at_the_end_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_behind_the_end_while_the_rest_is_read_is_left_to_the_next_run() {
+    let topic = topic(2);
+    write_all(&topic, json!({"partition": 0}), &values(0, 10)).await;
+    // More than is read ahead.
+    let large = Record::new("x", "x".repeat(1000));
+    write_all(&topic, json!({"partition": 1}), &vec![large; 20_000]).await;
+    let until_end = Resume { until_end: true, ..Resume::default() };
+    let mut source = opened(&topic, json!({"prefetch": "1MiB"}), &until_end).await;
+    write_all(&topic, json!({"partition": 0}), &values(10, 60)).await;
+    let mut count = 0;
+    while let Event::Batch(read) = event(&mut *source).await.unwrap() {
+        count += read.batch.len();
+    }
+    assert_eq!(count, 20_010);
+    let position = source.position().unwrap();
+    source.close().await.unwrap();
+    let rest = Resume { position: Some(position), ..until_end };
+    let mut source = opened(&topic, json!({}), &rest).await;
+    assert_eq!(texts(&read(&mut *source, 50).await), texts(&values(10, 60)));
+    assert!(matches!(event(&mut *source).await.unwrap(), Event::End));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lag_is_what_is_not_yet_read() {
     let topic = topic(1);
     write_all(&topic, json!({}), &values(0, 100)).await;
