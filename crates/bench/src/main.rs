@@ -34,6 +34,10 @@ mod words;
 use anyhow::Result;
 use harness::{Case, Table};
 
+/// As in the `millstream` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// All cases, in the order of the table.
 const CASES: &[Case] = &[
     Case { name: "flow", run: flow::run },

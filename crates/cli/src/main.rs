@@ -37,6 +37,10 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::{args::Cli, exit::Exit, talk::Talk};
 
+/// Records go from thread to thread, and with them their memory: see `docs/decisions/012-allocator.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let matches = match args::command().try_get_matches() {
         Ok(matches) => matches,
