@@ -4,16 +4,21 @@
 //! The test binary runs itself as a child; the parent kills it with `kill -9` at random moments, or lets it abort at a step,
 //! while the input grows, and compares in the end what readers of committed records see with what went in, by value.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
-use millstream_core::Delivery;
+use millstream_core::{Delivery, Record};
 use millstream_runtime::{Probe, RunOptions, Running, Step};
 use millstream_state::EmbeddedStore;
 use millstream_testkit::{Dice, FakeSink, budget, process::Process, servers::Kafka, started};
 use serde_json::{Value, json};
 
 use crate::{
-    runs::{Feed, all_in, assert_once, at, plan, shared, spec, wait_for},
+    runs::{Feed, all_in, assert_once, at, number_of, plan, repeats, shared, spec, wait_for},
     support::{LONG, name, topic},
 };
 
@@ -35,7 +40,8 @@ fn child() {
     let step = order["step"].as_u64().map(|step| (steps()[step as usize], order["nth"].as_u64().unwrap()));
     let probe = step.map_or_else(Probe::default, |(step, nth)| Probe::at(step, nth, || std::process::abort()));
     let sinks = order["sinks"].as_array().unwrap();
-    let spec = spec(text("name"), Delivery::ExactlyOnce, &order["source"], sinks);
+    let delivery = serde_json::from_value(order["delivery"].clone()).unwrap();
+    let spec = spec(text("name"), delivery, &order["source"], sinks);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let store = EmbeddedStore::new(Path::new(text("folder")));
@@ -68,9 +74,15 @@ impl Job {
             sinks.map(|(i, topic)| at(&brokers, topic, if i == 0 { hosting.clone() } else { last.clone() })).collect();
         let order = json!({
             "name": name, "source": at(&brokers, from, source), "sinks": sinks, "until_end": false,
-            "folder": folder.path().join("state").display().to_string(),
+            "delivery": Delivery::ExactlyOnce, "folder": folder.path().join("state").display().to_string(),
         });
         Job { folder, order }
+    }
+
+    /// The same, at least once.
+    fn at_least_once(mut self) -> Job {
+        self.order["delivery"] = json!(Delivery::AtLeastOnce);
+        self
     }
 
     /// Starts it; it goes on until it is killed, or aborts when it reaches a step for the `nth` time.
@@ -124,7 +136,7 @@ async fn killed(source: Value, kills: usize, seed: u64) {
         let found = wait_for(&brokers, topic, each * 2).await;
         assert_once(&found, 2, each, what);
         if *topic == first {
-            assert!(found.iter().all(|record| record.origin.shard == crate::runs::number_of(record).0));
+            assert!(found.iter().all(|record| record.origin.shard == number_of(record).0));
         }
     }
     assert_eq!(all_in(&brokers, &from).await.len(), each * 2);
@@ -141,4 +153,40 @@ async fn a_killed_process_that_reads_by_position_is_exactly_once() {
 async fn a_killed_process_that_reads_with_a_group_is_exactly_once() {
     let membership = json!({"instance": "one", "session_timeout": "6s"});
     killed(json!({"group": name("group"), "membership": membership}), budget(5, 30), 2).await;
+}
+
+/// Two members of a group take turns: the one that is killed holds records, which the other takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_member_held_goes_on_with_another_in_order() {
+    let _kafka = started!(Kafka::shared());
+    let brokers = shared().bootstrap();
+    let (from, to, kills) = (topic(2), topic(2), budget(2, 10));
+    let source = json!({"group": name("group"), "membership": {"session_timeout": "6s"}});
+    let member = |of: &str| Job::of(&name(of), &name("log"), &from, source.clone(), &[&to]).at_least_once();
+    let members = [member("one"), member("two")];
+    let feed = Feed::start(&brokers, &from, 2, (10, Duration::from_millis(5)));
+    let mut working = members[0].start(None);
+    for life in 1..=kills {
+        let before = all_in(&brokers, &to).await.len();
+        wait_for(&brokers, &to, before + 100).await;
+        let next = members[life % 2].start(None);
+        working.kill();
+        working = next;
+    }
+    // The one that is left has taken over by then.
+    let before = all_in(&brokers, &to).await.len();
+    wait_for(&brokers, &to, before + 100).await;
+    let each = feed.end().await;
+    let began = std::time::Instant::now();
+    let complete = |found: &[Record]| found.iter().map(number_of).collect::<BTreeSet<_>>().len() == each * 2;
+    let found = loop {
+        let found = all_in(&brokers, &to).await;
+        if complete(&found) || began.elapsed() > LONG * 2 {
+            break found;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    working.kill();
+    let again = repeats(&found, 2, each, "the copy");
+    println!("{kills} kills; {again} of {} records twice", each * 2);
 }
