@@ -18,6 +18,7 @@ mod look;
 mod opened;
 mod place;
 mod plan;
+mod relaunch;
 mod resume;
 mod scout;
 pub(crate) mod shards;
@@ -156,6 +157,7 @@ impl RedisSource {
             lanes: FuturesUnordered::new(),
             active: 0,
             stopped: Vec::new(),
+            relaunch: None,
             _scout: (!resume.until_end).then(|| scout.start()),
             send,
             news,
@@ -226,25 +228,21 @@ impl Source for RedisSource {
                 // The runtime commits, and for that drops this future.
                 std::future::pending::<()>().await;
             }
-            if !open.stopped.is_empty() {
-                router.forget();
-                let topology = router.topology().await?;
-                open.settle(router).await?;
-                let keys = std::mem::take(&mut open.stopped);
-                open.launch(keys, &topology)?;
-                if !open.stopped.is_empty() {
-                    return Err(Error::new(
-                        ErrorKind::Unavailable,
-                        format!("nobody in {} has some of the keys", router.server()),
-                    ));
+            if open.stopped.is_empty() {
+                if open.active == 0 && open.resume.until_end {
+                    return Ok(Event::End);
                 }
-            }
-            if open.active == 0 && open.resume.until_end {
-                return Ok(Event::End);
+            } else if open.relaunch.is_none() {
+                router.forget();
+                open.relaunch = Some(open.look_for(router.server()));
             }
             let news = tokio::select! {
                 biased;
                 news = open.news.recv() => news,
+                ready = relaunch::end(&mut open.relaunch), if open.relaunch.is_some() => {
+                    open.relaunch(router, ready?)?;
+                    continue;
+                }
                 // A lane that ends has said so.
                 Some(()) = open.lanes.next() => continue,
             };

@@ -13,6 +13,7 @@ use super::{
     assemble::{Handed, Mark},
     group::{self, Names},
     lane::{Lane, LaneKey, News, Reading, Work},
+    relaunch::Relaunch,
     scout::Running,
 };
 use crate::{
@@ -31,6 +32,8 @@ pub(super) struct Open {
     pub(super) active: usize,
     /// Keys of lanes that have failed.
     pub(super) stopped: Vec<LaneKey>,
+    /// The servers of `stopped` are looked for.
+    pub(super) relaunch: Option<Relaunch>,
     pub(super) _scout: Option<Running>,
     pub(super) send: mpsc::Sender<News>,
     pub(super) news: mpsc::Receiver<News>,
@@ -80,19 +83,32 @@ impl Open {
         Event::Batch(handed.read)
     }
 
+    /// The ids of what is committed and not yet acknowledged.
+    pub(super) fn due_ids(&self) -> Vec<(ShardKey, Vec<EntryId>)> {
+        let Some(member) = &self.reading.member else { return Vec::new() };
+        self.due.iter().map(|(shard, upto)| (shard.clone(), member.ledger.upto(shard, *upto))).collect()
+    }
+
     /// Acknowledges what is committed. Cancel-safe: acknowledging again changes nothing.
     pub(super) async fn settle(&mut self, router: &mut Router) -> Result<()> {
         let Some(member) = &self.reading.member else { return Ok(()) };
         if self.due.is_empty() {
             return Ok(());
         }
-        let ids = |(shard, upto): (&ShardKey, &u64)| (shard.clone(), member.ledger.upto(shard, *upto));
-        let shards: Vec<_> = self.due.iter().map(ids).collect();
-        group::acknowledge(router, member, &self.names, &shards).await?;
-        for (shard, upto) in std::mem::take(&mut self.due) {
-            member.ledger.forget_upto(&shard, upto);
-        }
+        group::acknowledge(router, member, &self.names, &self.due_ids()).await?;
+        self.settled(&self.due.clone());
         Ok(())
+    }
+
+    /// So much is acknowledged; meanwhile more may have been committed.
+    pub(super) fn settled(&mut self, settled: &BTreeMap<ShardKey, u64>) {
+        let Some(member) = &self.reading.member else { return };
+        for (shard, upto) in settled {
+            member.ledger.forget_upto(shard, *upto);
+            if self.due.get(shard).is_some_and(|due| due <= upto) {
+                self.due.remove(shard);
+            }
+        }
     }
 
     /// These are not ours any more: they are acknowledged, or given back.

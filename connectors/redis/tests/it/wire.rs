@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use millstream_core::{Event, Source};
+use millstream_core::{Error, Event, Resume, Source};
 use millstream_testkit::{
     servers::{Flow, Proxy, Redis},
     started,
@@ -102,4 +102,49 @@ async fn a_slow_connection_is_only_slow() {
     source.open(&until_end()).await.unwrap();
     assert_eq!(all(&mut *source).await, numbered(0..RECORDS));
     assert!(since.elapsed() > Duration::from_secs(1), "{:?}", since.elapsed());
+}
+
+/// What a runtime hears that asks for no longer than that at a time.
+async fn in_pieces(source: &mut dyn Source) -> Result<Event, Error> {
+    let asked = told(async || {
+        loop {
+            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(100), source.next()).await {
+                return Some(heard);
+            }
+        }
+    });
+    asked.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_way_back_that_takes_longer_than_one_question_comes_to_its_end() {
+    let redis = started!(Redis::shared());
+    for more in [json!({}), json!({"group": "g"})] {
+        let (proxy, k) = (Proxy::start(&redis.address()), key());
+        fill(redis, &k, 0..1).await;
+        let mut options = through(&proxy, more);
+        options["stream"] = k.as_str().into();
+        options["timeout"] = "500ms".into();
+        let mut source = plan_source(&options).unwrap().create().unwrap();
+        source.open(&Resume::default()).await.unwrap();
+        take(&mut *source, 1).await;
+        // Who does not answer is an error each time, so that somebody counts them.
+        proxy.stall();
+        proxy.cut();
+        fill(redis, &k, 1..2).await;
+        for _ in 0..2 {
+            let error = in_pieces(&mut *source).await.unwrap_err();
+            assert!(error.facts().retry, "{error:?}");
+        }
+        proxy.heal();
+        proxy.delay(Duration::from_millis(60));
+        let read = loop {
+            match in_pieces(&mut *source).await {
+                Ok(Event::Batch(read)) => break read,
+                Ok(_) => {}
+                Err(error) => assert!(error.facts().retry, "{error:?}"),
+            }
+        };
+        assert_eq!(values(&read.batch), ["v1"]);
+    }
 }
