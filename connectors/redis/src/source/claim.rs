@@ -18,7 +18,7 @@ use super::{
     link::Link,
 };
 use crate::{
-    error::{not_open, refused, unexpected},
+    error::{not_open, unexpected},
     id::EntryId,
     resp::{Commands, Reply},
 };
@@ -54,6 +54,12 @@ struct Pending {
 }
 
 impl Claims {
+    /// Looks for the first time at once.
+    pub(super) fn new(claim_idle: Duration) -> Self {
+        let every = (claim_idle / 3).clamp(SWEEP_MIN, SWEEP_MAX);
+        Claims { every, due_at: Instant::now(), rest: HashMap::new() }
+    }
+
     /// How often to look.
     pub(super) fn every(&self) -> Duration {
         self.every
@@ -71,26 +77,12 @@ impl Claims {
 }
 
 impl Lane {
-    fn member(&self) -> Result<&Member> {
+    pub(super) fn member(&self) -> Result<&Member> {
         self.reading.member.as_ref().ok_or_else(not_open)
     }
 
-    /// Joins the group on each key, and takes up what we had taken and not acknowledged in a former life.
-    pub(super) async fn join(&mut self, link: &mut Link) -> Result<Claims> {
-        let member = self.member()?;
-        let every = (member.group.claim_idle.0 / 3).clamp(SWEEP_MIN, SWEEP_MAX);
-        let keeps = member.keeps();
-        for key in 0..self.keys.len() {
-            self.make_group(link, key).await?;
-            if keeps {
-                self.take_own(link, key).await?;
-            }
-        }
-        Ok(Claims { every, due_at: Instant::now(), rest: HashMap::new() })
-    }
-
     /// Takes up what is pending under our name and not with us.
-    async fn take_own(&mut self, link: &mut Link, key: usize) -> Result<()> {
+    pub(super) async fn take_own(&mut self, link: &mut Link, key: usize) -> Result<()> {
         let mut from = Some("-".to_owned());
         while let Some(first) = from {
             let (page, next) = self.pending(link, key, None, &first).await?;
@@ -109,23 +101,6 @@ impl Lane {
         let ours =
             pending_of(&reply, &member.name).ok_or_else(|| unexpected("look for pending records", link.server()))?;
         Ok(ours > member.ledger.count(&key.shard.key))
-    }
-
-    async fn make_group(&mut self, link: &mut Link, key: usize) -> Result<()> {
-        let (Some(key), member) = (self.keys.get(key), self.member()?) else { return Err(not_open()) };
-        let mut words: Vec<&[u8]> = vec![b"XGROUP", b"CREATE", key.shard.name.as_bytes(), member.group.name.as_bytes()];
-        words.push(key.group_start.as_bytes());
-        if member.group.mkstream {
-            words.push(b"MKSTREAM");
-        }
-        let reply = link.call(&Commands::one(&words)).await?;
-        match reply.error() {
-            Some(text) if !text.starts_with("BUSYGROUP") => {
-                let what = format!("make the group `{}` of `{}`", member.group.name, key.shard.name);
-                Err(refused(&what, link.server(), text))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Looks for what can be taken over, if it is time to: one page of each key.

@@ -51,6 +51,11 @@ impl Backlog {
         self.lock().insert(shard.clone(), if group { Depth::Group(None) } else { by_id });
     }
 
+    /// A shard is not read any more.
+    pub(super) fn end(&self, shard: &ShardKey) {
+        self.lock().remove(shard);
+    }
+
     /// So many more were read, up to here. Once a batch.
     pub(super) fn read(&self, shard: &ShardKey, to: Place, records: u64) {
         if let Some(Depth::ById { after, read, .. }) = self.lock().get_mut(shard) {

@@ -24,6 +24,7 @@ use super::{
     place::Place,
     resume::resume,
     shards::Shard,
+    start::END,
 };
 use crate::{
     error::{refused, unexpected},
@@ -51,6 +52,8 @@ pub(super) enum News {
     Read(Handed),
     /// New shards.
     Found(Vec<Shard>),
+    /// Shards of a group whose keys are not there any more; the lane goes on without them.
+    Gone(Vec<Shard>),
     /// The lane has ended; where its keys stand. No error: there is no more to read.
     Stopped(Vec<LaneKey>, Option<Error>),
     /// New shards cannot be looked for.
@@ -104,8 +107,18 @@ pub(super) struct LaneKey {
     pub(super) after: Place,
     /// Entries behind it are not read.
     pub(super) end: Option<EntryId>,
-    /// Where a group begins that is not there yet, as Redis wants it.
+    /// Where a group begins that is not there, as Redis wants it.
     pub(super) group_start: String,
+}
+
+impl LaneKey {
+    /// The group is there, or was. Where it is made again it does not begin at the end: much may have come since, and nobody
+    /// knows any more what its members were still to acknowledge.
+    pub(super) fn group_was_there(&mut self) {
+        if self.group_start == END {
+            self.group_start = EntryId::ZERO.to_string();
+        }
+    }
 }
 
 /// A lane at work: goes on while it is polled, and ends when it is dropped.
@@ -192,10 +205,6 @@ impl Lane {
     async fn refused(&mut self, link: &mut Link, reply: &Reply, text: &str) -> Result<()> {
         if link.follow(reply).await? {
             return Ok(());
-        }
-        if text.starts_with("NOGROUP") {
-            // The key was deleted with its group: what comes there is new.
-            self.keys.iter_mut().for_each(|key| key.group_start = EntryId::ZERO.to_string());
         }
         Err(refused("read", &self.reading.server, text))
     }
@@ -288,10 +297,13 @@ impl Lane {
 
     pub(super) async fn give(&self, handed: Vec<Handed>) -> Result<()> {
         for handed in handed {
-            let sent = self.news.send(News::Read(handed)).await;
-            sent.map_err(|_| Error::new(ErrorKind::Closed, "the source is gone"))?;
+            self.tell(News::Read(handed)).await?;
         }
         Ok(())
+    }
+
+    pub(super) async fn tell(&self, news: News) -> Result<()> {
+        self.news.send(news).await.map_err(|_| Error::new(ErrorKind::Closed, "the source is gone"))
     }
 
     fn decode(&self, reply: &Reply) -> Option<Vec<Handed>> {

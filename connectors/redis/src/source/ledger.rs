@@ -52,6 +52,11 @@ impl Ledger {
         }
     }
 
+    /// Nothing of a shard is held any more; how many were read still counts.
+    pub(super) fn forget_all(&self, shard: &ShardKey) {
+        self.forget_upto(shard, u64::MAX);
+    }
+
     /// These have been acknowledged.
     pub(super) fn forget(&self, shard: &ShardKey, ids: &[EntryId]) {
         let ids: HashSet<EntryId> = ids.iter().copied().collect();

@@ -10,6 +10,7 @@ mod assemble;
 mod claim;
 mod decode;
 mod group;
+mod join;
 mod lag;
 mod lane;
 mod ledger;
@@ -44,7 +45,7 @@ use self::{
     ledger::Ledger,
     opened::Open,
     plan::RedisSourcePlan,
-    scout::Scout,
+    scout::{Gone, Scout},
     shards::{Finder, Shard},
     start::{Begin, from_the_beginning},
 };
@@ -151,10 +152,12 @@ impl RedisSource {
             news: send.clone(),
             backlog: reading.backlog.clone(),
             group: self.options.group.as_ref().map(|group| group.name.clone()),
+            gone: Gone::default(),
         };
         let mut open = Open {
             run: crate::unique(),
             lanes: FuturesUnordered::new(),
+            gone: scout.gone.clone(),
             active: 0,
             stopped: Vec::new(),
             relaunch: None,
@@ -263,6 +266,11 @@ impl Source for RedisSource {
                         open.stopped.extend(keys);
                         return Err(error);
                     }
+                }
+                Some(News::Gone(shards)) => {
+                    let names: Vec<String> = shards.iter().map(|shard| shard.name.to_string()).collect();
+                    open.leave_out(shards);
+                    return Err(self.not_there(&names, ErrorKind::Unavailable));
                 }
                 Some(News::Blind(error)) => return Err(error),
                 None => return Err(not_open()),

@@ -14,7 +14,8 @@ use super::{
     group::{self, Names},
     lane::{Lane, LaneKey, News, Reading, Work},
     relaunch::Relaunch,
-    scout::Running,
+    scout::{Gone, Running},
+    shards::Shard,
 };
 use crate::{
     client::{Router, Topology, slot},
@@ -35,6 +36,7 @@ pub(super) struct Open {
     /// The servers of `stopped` are looked for.
     pub(super) relaunch: Option<Relaunch>,
     pub(super) _scout: Option<Running>,
+    pub(super) gone: Gone,
     pub(super) send: mpsc::Sender<News>,
     pub(super) news: mpsc::Receiver<News>,
     pub(super) names: Names,
@@ -81,6 +83,16 @@ impl Open {
             self.marks.insert(shard, mark);
         }
         Event::Batch(handed.read)
+    }
+
+    /// Keys are not there any more, and what was pending on them neither. They are read again when they come back.
+    pub(super) fn leave_out(&mut self, shards: Vec<Shard>) {
+        for Shard { key, .. } in shards {
+            self.reading.member.iter().for_each(|member| member.ledger.forget_all(&key));
+            self.reading.backlog.end(&key);
+            self.names.remove(&key);
+            self.gone.add(key);
+        }
     }
 
     /// The ids of what is committed and not yet acknowledged.

@@ -1,7 +1,12 @@
 //! Looks for new shards while others are read, and at how much there is to read.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use millstream_core::ShardKey;
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 use super::{lag::Backlog, lane::News, shards::Finder};
@@ -22,6 +27,21 @@ impl Drop for Running {
     }
 }
 
+/// Shards that are not there any more, for the scout to look for: at most those that it has found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gone(Arc<Mutex<BTreeSet<ShardKey>>>);
+
+impl Gone {
+    /// This one.
+    pub(super) fn add(&self, shard: ShardKey) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(shard);
+    }
+
+    fn take(&self) -> BTreeSet<ShardKey> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// A task with a connection of its own.
 pub(super) struct Scout {
     pub(super) finder: Finder,
@@ -30,6 +50,7 @@ pub(super) struct Scout {
     pub(super) news: mpsc::Sender<News>,
     pub(super) backlog: Backlog,
     pub(super) group: Option<String>,
+    pub(super) gone: Gone,
 }
 
 impl Scout {
@@ -61,6 +82,7 @@ impl Scout {
     }
 
     async fn find(&mut self) -> Option<News> {
+        self.gone.take().iter().for_each(|shard| self.finder.lose(shard));
         match self.finder.find(&mut self.router, false).await {
             Ok(found) if found.is_empty() => None,
             Ok(found) => Some(News::Found(found)),

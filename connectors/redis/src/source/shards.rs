@@ -33,11 +33,13 @@ pub(crate) struct Finder {
     streams: Vec<String>,
     /// Key of each shard.
     known: BTreeMap<ShardKey, Arc<str>>,
+    /// The same of shards that are not there any more, in case they come back.
+    gone: BTreeMap<ShardKey, Arc<str>>,
 }
 
 impl Finder {
     pub(crate) fn new(streams: Vec<String>) -> Self {
-        Finder { streams, known: BTreeMap::new() }
+        Finder { streams, known: BTreeMap::new(), gone: BTreeMap::new() }
     }
 
     /// The shards that are known.
@@ -56,6 +58,11 @@ impl Finder {
         let (key, name): (_, Arc<str>) = (ShardKey::new(stream, 0), stream.into());
         self.known.insert(key.clone(), name.clone());
         Shard { key, name }
+    }
+
+    /// A shard is not there any more: it is looked for again.
+    pub(super) fn lose(&mut self, shard: &ShardKey) {
+        self.gone.extend(self.known.remove_entry(shard));
     }
 
     /// The shards that were not known; `whole`: with a scan of all keys, however many there are.
@@ -100,7 +107,7 @@ impl Finder {
 
     /// Names that are looked at each time.
     fn window(&self) -> Vec<(ShardKey, String)> {
-        let mut names = Vec::new();
+        let mut names: Vec<_> = self.gone.iter().map(|(shard, name)| (shard.clone(), name.to_string())).collect();
         for stream in &self.streams {
             let highest = self.known.keys().filter(|shard| *shard.stream == **stream).map(|shard| shard.shard).max();
             let first = highest.map_or(0, |highest| highest.saturating_add(1));
@@ -158,6 +165,7 @@ impl Finder {
             }
         }
         let name: Arc<str> = name.into();
+        self.gone.remove(&key);
         self.known.insert(key.clone(), name.clone());
         Ok(Some(Shard { key, name }))
     }

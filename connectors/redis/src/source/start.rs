@@ -10,6 +10,9 @@ use crate::{
     options::SourceIds,
 };
 
+/// Behind the newest entry, for a group that is made.
+pub(super) const END: &str = "$";
+
 /// Where shards begin that no position names, and where they end.
 #[derive(Clone, Debug)]
 pub(super) struct Begin<'a> {
@@ -30,10 +33,15 @@ impl Begin<'_> {
     pub(super) async fn keys(&self, router: &mut Router, shards: Vec<Shard>) -> Result<Vec<LaneKey>> {
         if self.group {
             let group_start = self.group_start();
-            return Ok(shards
-                .into_iter()
-                .map(|shard| LaneKey { group_start: group_start.clone(), ..from_the_beginning(shard) })
-                .collect());
+            let begin = |shard: Shard| {
+                let was_there = self.position.is_some_and(|position| position.0.contains_key(&shard.key));
+                let mut key = LaneKey { group_start: group_start.clone(), ..from_the_beginning(shard) };
+                if was_there {
+                    key.group_was_there();
+                }
+                key
+            };
+            return Ok(shards.into_iter().map(begin).collect());
         }
         let mut keys = Vec::with_capacity(shards.len());
         for shard in shards {
@@ -82,7 +90,7 @@ impl Begin<'_> {
     fn group_start(&self) -> String {
         match self.start_id() {
             Ok(Some(id)) => id.to_string(),
-            Ok(None) => "$".to_owned(),
+            Ok(None) => END.to_owned(),
             // A group that has committed nothing begins where streams begin.
             Err(_) => EntryId::ZERO.to_string(),
         }

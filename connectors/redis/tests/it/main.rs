@@ -7,6 +7,7 @@ mod crash;
 mod exact;
 mod faults;
 mod group;
+mod group_gone;
 mod host;
 mod lag;
 mod options;
