@@ -37,8 +37,9 @@ use crate::{
 /// How long a read waits for entries: how soon a dead connection is noticed.
 const BLOCK: Duration = Duration::from_secs(2);
 
-/// The first read asks for so few, because nobody knows yet how large entries are.
-const COUNT_FIRST: u32 = 64;
+/// The first read asks for so few, because nobody knows yet how large entries are: a few of the largest should fit into memory.
+/// Where they are small it is doubled with each answer.
+pub(super) const COUNT_FIRST: u32 = 4;
 
 /// Answers with fewer entries are handed over before the next read is sent: somebody may wait for them.
 const FEW: usize = 16;
@@ -109,6 +110,8 @@ pub(super) struct LaneKey {
     pub(super) end: Option<EntryId>,
     /// Where a group begins that is not there, as Redis wants it.
     pub(super) group_start: String,
+    /// How many entries its last lane has asked for.
+    pub(super) count: u32,
 }
 
 impl LaneKey {
@@ -136,17 +139,28 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(reading: Arc<Reading>, keys: Vec<LaneKey>, news: mpsc::Sender<News>) -> Self {
         let dictionary = Arc::new(keys.iter().map(|key| key.shard.key.clone()).collect());
-        let count = COUNT_FIRST.min(reading.batch.count);
+        let count = keys.iter().map(|key| key.count).min().unwrap_or(COUNT_FIRST).min(reading.batch.count);
         Lane { reading, keys, dictionary, news, count }
     }
 
     /// Begins to read from `node`.
     pub(super) fn start(mut self, node: Arc<str>) -> Work {
         Box::pin(async move {
-            let error = Box::pin(self.work(&node)).await.err();
+            let error = Box::pin(self.work(&node)).await.err().map(|error| self.ask_for_less(error));
+            self.keys.iter_mut().for_each(|key| key.count = self.count);
             // Without a source nobody wants to know.
             let _ = self.news.send(News::Stopped(self.keys, error)).await;
         })
+    }
+
+    /// An answer with several entries that is too large is one that we should not have asked for.
+    fn ask_for_less(&mut self, error: Error) -> Error {
+        if error.kind() != ErrorKind::TooLarge || self.count == 1 {
+            return error;
+        }
+        // At once, and not step by step: a group has counted all of them as handed out.
+        self.count = 1;
+        error.with_kind(ErrorKind::Unavailable).hint("records are large here: they are asked for one at a time")
     }
 
     async fn work(&mut self, node: &Arc<str>) -> Result<()> {

@@ -2,7 +2,12 @@
 
 use millstream_core::{Error, ErrorKind, Position, Result, SeekTo};
 
-use super::{lane::LaneKey, look::Look, place::Place, shards::Shard};
+use super::{
+    lane::{COUNT_FIRST, LaneKey},
+    look::Look,
+    place::Place,
+    shards::Shard,
+};
 use crate::{
     client::{Request, Router},
     error::{refused, unexpected},
@@ -25,7 +30,7 @@ pub(super) struct Begin<'a> {
 
 /// A shard that has come while we were there is read from its beginning.
 pub(super) fn from_the_beginning(shard: Shard) -> LaneKey {
-    LaneKey { shard, after: Place::FRONT, end: None, group_start: EntryId::ZERO.to_string() }
+    LaneKey { shard, after: Place::FRONT, end: None, group_start: EntryId::ZERO.to_string(), count: COUNT_FIRST }
 }
 
 impl Begin<'_> {

@@ -10,6 +10,7 @@ mod group;
 mod group_gone;
 mod host;
 mod lag;
+mod large;
 mod options;
 mod order;
 mod pipeline;

@@ -176,9 +176,12 @@ async fn an_entry_at_fault_is_named_and_its_neighbours_are_read() {
     redis.cli(&["EVAL", "redis.call('XADD', KEYS[1], '*', 'msg', 'x', '\\255\\254', 'y')", "1", &k]);
     redis.cli(&["XADD", &k, "*", "msg", "also good"]);
     let mut source = source_at(redis, json!({"stream": k}), until_end()).await;
-    let read = next_read(&mut *source).await.unwrap();
-    assert_eq!(read.failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [1, 2, 3, 5], "{:?}", read.failed);
-    assert_eq!(read.batch.len(), 7);
+    let (mut failed, mut read) = (Vec::new(), 0);
+    while let Some(next) = next_read(&mut *source).await {
+        failed.extend(next.failed.iter().map(|(row, _)| read + *row as usize));
+        read += next.batch.len();
+    }
+    assert_eq!((failed, read), (vec![1, 2, 3, 5], 7));
 }
 
 #[tokio::test]
