@@ -138,7 +138,8 @@ impl Lane {
         Ok(next)
     }
 
-    /// One page of what is pending: ours, or everybody's that is idle for so long. Without what we hold. And where the next
+    /// One page of what is pending: ours, or everybody's that is idle for so long. Without what we hold, and
+    /// without what lies behind the end. And where the next
     /// page begins, if there is one.
     async fn pending(
         &self,
@@ -162,7 +163,8 @@ impl Lane {
         let next = page.last().filter(|_| page.len() >= PAGE).map(|last| format!("({}", last.id));
         if !page.is_empty() {
             let held = member.ledger.held(&key.shard.key);
-            page.retain(|pending| !held.contains(&pending.id));
+            let wanted = |id: EntryId| key.end.is_none_or(|end| id <= end);
+            page.retain(|pending| wanted(pending.id) && !held.contains(&pending.id));
         }
         Ok((page, next))
     }

@@ -74,6 +74,11 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// Whether Redis forgets what it hands to us at once.
+    fn forgets(&self) -> bool {
+        self.member.as_ref().is_some_and(|member| !member.keeps())
+    }
+
     /// Our part in a group that keeps what it hands to us; without one nobody can `what`.
     pub(super) fn keeper(&self, what: &str) -> Result<&Member> {
         self.member
@@ -106,7 +111,7 @@ pub(super) struct LaneKey {
     pub(super) shard: Shard,
     /// Behind the newest entry that was read.
     pub(super) after: Place,
-    /// Entries behind it are not read.
+    /// Entries behind it are not read. Those that a group hands out all the same stay pending, and are given back at the end.
     pub(super) end: Option<EntryId>,
     /// Where a group begins that is not there, as Redis wants it.
     pub(super) group_start: String,
@@ -168,6 +173,8 @@ impl Lane {
         let mut claims = self.begin(&mut link).await?;
         let block = claims.as_ref().map_or(BLOCK, |claims| claims.every().min(BLOCK));
         let (mut sent, mut wait) = (false, None);
+        // What was asked for when the end comes is not read, and could not be given back.
+        let forgets_at_end = self.reading.forgets() && self.reading.until_end;
         while !self.keys.is_empty() {
             if !sent {
                 if let Some(claims) = &mut claims {
@@ -187,7 +194,7 @@ impl Lane {
             let entries = self.note(&reply).ok_or_else(|| unexpected("read", &self.reading.server))?;
             let due = claims.as_ref().is_some_and(Claims::due);
             let mut asked = Ok(());
-            if entries > FEW && !due {
+            if entries > FEW && !due && !forgets_at_end {
                 asked = link.send(&self.read_command(wait)).await;
                 sent = true;
             }
@@ -227,7 +234,7 @@ impl Lane {
     fn read_command(&self, wait: Option<Duration>) -> Commands {
         let (member, batch) = (&self.reading.member, self.count);
         let mut command = Commands::default();
-        let no_ack = member.as_ref().is_some_and(|member| !member.keeps());
+        let no_ack = self.reading.forgets();
         let words = 4 + if member.is_some() { 3 } else { 0 } + if wait.is_some() { 2 } else { 0 } + usize::from(no_ack);
         command.begin(words + 2 * self.keys.len());
         match member {
@@ -331,7 +338,9 @@ impl Lane {
                 continue;
             };
             let shard = self.dictionary.iter().position(|shard| *shard == key.shard.key)?;
-            assembler.entries(shard as u32, &mut cursor, key.end, None)?;
+            // What nobody keeps is handed over, also where it lies behind the end.
+            let end = key.end.filter(|_| !self.reading.forgets());
+            assembler.entries(shard as u32, &mut cursor, end, None)?;
         }
         Some(assembler.finish())
     }

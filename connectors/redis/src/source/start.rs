@@ -37,16 +37,7 @@ impl Begin<'_> {
     /// Where these shards begin.
     pub(super) async fn keys(&self, router: &mut Router, shards: Vec<Shard>) -> Result<Vec<LaneKey>> {
         if self.group {
-            let group_start = self.group_start();
-            let begin = |shard: Shard| {
-                let was_there = self.position.is_some_and(|position| position.0.contains_key(&shard.key));
-                let mut key = LaneKey { group_start: group_start.clone(), ..from_the_beginning(shard) };
-                if was_there {
-                    key.group_was_there();
-                }
-                key
-            };
-            return Ok(shards.into_iter().map(begin).collect());
+            return self.group_keys(router, shards).await;
         }
         let mut keys = Vec::with_capacity(shards.len());
         for shard in shards {
@@ -65,6 +56,22 @@ impl Begin<'_> {
         }
         if self.until_end {
             keys.retain(|key| key.end.is_none_or(|end| key.after.id < end));
+        }
+        Ok(keys)
+    }
+
+    /// Where a group begins Redis knows, once it is there.
+    async fn group_keys(&self, router: &mut Router, shards: Vec<Shard>) -> Result<Vec<LaneKey>> {
+        let group_start = self.group_start();
+        let mut keys = Vec::with_capacity(shards.len());
+        for shard in shards {
+            let end = if self.until_end { Some(newest(router, &shard.name).await?) } else { None };
+            let was_there = self.position.is_some_and(|position| position.0.contains_key(&shard.key));
+            let mut key = LaneKey { end, group_start: group_start.clone(), ..from_the_beginning(shard) };
+            if was_there {
+                key.group_was_there();
+            }
+            keys.push(key);
         }
         Ok(keys)
     }

@@ -315,6 +315,41 @@ async fn a_group_begins_where_it_is_told_and_streams_are_made_on_request() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_group_is_where_it_was_also_while_others_write_on() {
+    let redis = started!(Redis::shared());
+    for ack in ["epoch", "none"] {
+        let k = key();
+        fill(redis, &k, 0..300).await;
+        let options = json!({"stream": k, "group": {"name": "g", "ack": ack}, "batch": {"count": 50}});
+        let mut ends = source_at(redis, options.clone(), until_end()).await;
+        let (mut got, mut written) = (Vec::new(), 300);
+        while let Some(read) = next_read(&mut *ends).await {
+            got.extend(values(&read.batch));
+            // Each time more than one read takes.
+            fill(redis, &k, written..written + 60).await;
+            written += 60;
+            assert!(got.len() < 1000, "no end");
+        }
+        if ack == "epoch" {
+            assert_eq!(got, numbered(0..300));
+        }
+        commit(&mut *ends).await;
+        ends.close().await.unwrap();
+        // What lies behind the end is there for others, as if for the first time.
+        let mut rest = source(redis, options).await;
+        while got.len() < written {
+            let read = next_read(&mut *rest).await.unwrap();
+            assert!(records(&read.batch).iter().all(|record| record.deliveries == 1));
+            got.extend(values(&read.batch));
+        }
+        let unique: BTreeSet<&String> = got.iter().collect();
+        assert_eq!((unique.len(), got.len()), (written, written));
+        commit(&mut *rest).await;
+        assert_eq!(pending(redis, &k), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_pipeline_that_is_started_again_goes_on_under_its_name() {
     let redis = started!(Redis::shared());
     let k = key();
