@@ -40,7 +40,8 @@ pub struct GroupOptions {
     /// Take over records of members that have not shown up for this long.
     #[serde(default = "claim_idle")]
     pub claim_idle: Span,
-    /// A record that has been handed out more often than this goes to the dead letters.
+    /// A record that has been handed out more often than this goes to the dead letters. A restart inside the process hands out
+    /// again what was not committed.
     #[serde(default = "max_deliveries")]
     pub max_deliveries: u32,
 }
@@ -52,7 +53,8 @@ pub enum Ack {
     /// With the epoch that commits them.
     #[default]
     Epoch,
-    /// As soon as they are read: Redis keeps no pending list (`NOACK`).
+    /// As soon as they are read: Redis keeps no pending list (`NOACK`). What was read ahead is lost when the process ends, also
+    /// when that is in good order.
     None,
 }
 
