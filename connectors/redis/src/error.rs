@@ -50,7 +50,7 @@ fn meaning(text: &str) -> (ErrorKind, Option<&'static str>) {
         _ if text.contains("unknown command") => {
             (ErrorKind::Unsupported, Some("Redis 6.2 or newer is needed, or the command was renamed away"))
         }
-        _ if text.contains("equal or smaller than the target stream top item") => (
+        _ if is_passed(text) => (
             ErrorKind::Rejected,
             Some("the record's time is before that of the newest entry; `ids: auto` uses the server's clock"),
         ),
@@ -66,6 +66,11 @@ fn meaning(text: &str) -> (ErrorKind, Option<&'static str>) {
 pub(crate) fn is_of_server(text: &str) -> bool {
     let word = text.split(' ').next().unwrap_or_default();
     ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOAUTH", "MISCONF"].contains(&word)
+}
+
+/// Whether the stream has newer entries than the id of the one that is refused.
+pub(crate) fn is_passed(text: &str) -> bool {
+    text.contains("equal or smaller than the target stream top item")
 }
 
 /// The network failed: `cannot {what} {node}`.

@@ -107,6 +107,15 @@ impl Encoder {
         self.template.constant()
     }
 
+    /// The keys that are written, where they are the same for all records and their ids say times.
+    pub(super) fn keys_with_times(&self) -> Vec<String> {
+        match (self.constant().filter(|_| self.ids != SinkIds::Auto), self.shards) {
+            (None, _) => Vec::new(),
+            (Some(stream), None) => vec![stream.to_owned()],
+            (Some(stream), Some(shards)) => (0..shards).map(|shard| format!("{stream}:{shard}")).collect(),
+        }
+    }
+
     /// The slot of all keys that are written, if there is only one.
     pub(super) fn slot(&self) -> Option<u16> {
         let whole = self.constant().filter(|_| !self.sharded());

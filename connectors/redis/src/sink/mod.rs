@@ -5,10 +5,13 @@
 //!                                                └► redirected, or not answered when a connection breaks: sent again
 //! ```
 
+mod again;
 mod encode;
+mod opening;
 mod outcomes;
 mod pipe;
 mod plan;
+mod resend;
 mod staged;
 mod template;
 
@@ -20,17 +23,15 @@ use millstream_core::{Batch, Epoch, Error, ErrorKind, Last, Outcomes, Result, Sh
 pub(crate) use plan::plan;
 
 use self::{
-    encode::{Encoder, WORD_BYTES_MAX},
+    again::Again,
+    encode::Encoder,
     outcomes::Writes,
-    pipe::{Again, Pipe, Refusals, Said, Until, stuck},
+    pipe::{Pipe, Until, stuck},
     staged::Staged,
 };
 use crate::{
-    client::{Request, Router},
-    error::{is_of_server, refused, unexpected},
-    id::{EntryId, number},
+    client::Router,
     options::{RedisSinkOptions, Wait},
-    resp::{Commands, Item},
     server::Server,
 };
 
@@ -42,6 +43,11 @@ pub(crate) struct RedisSink {
     pipes: BTreeMap<Arc<str>, Pipe>,
     /// To be sent again before anything else.
     again: Vec<Again>,
+    /// Records up to this time, the first half of an id, may come behind newer ones: they came before, and may have been written
+    /// then, or were refused for now.
+    may_be_late: Option<u64>,
+    /// It goes on where an earlier run has ended.
+    resumed: bool,
     writes: Writes,
     in_flight: usize,
     wait: Option<Wait>,
@@ -57,6 +63,8 @@ impl RedisSink {
             server,
             pipes: BTreeMap::new(),
             again: Vec::new(),
+            may_be_late: None,
+            resumed: false,
             writes: Writes::default(),
             in_flight: usize::try_from(options.in_flight.0).unwrap_or(usize::MAX),
             wait: options.wait,
@@ -100,12 +108,7 @@ impl RedisSink {
             for (node, error) in broken {
                 if let Some(pipe) = self.pipes.remove(&node) {
                     match &mut self.staged {
-                        None => {
-                            for command in pipe.unanswered() {
-                                self.writes.repeated(command.write, command.row);
-                                self.again.push(command);
-                            }
-                        }
+                        None => pipe.unanswered().for_each(|command| self.repeat(command)),
                         // Sent again it might be there twice.
                         Some(staged) => staged.spoil(&error),
                     }
@@ -122,116 +125,6 @@ impl RedisSink {
         }
     }
 
-    /// Notes what a server said to one command. An error is about the server and not about the record.
-    fn answered(&mut self, write: WriteId, row: u32, said: Said) -> Result<()> {
-        match said {
-            Said::Id(id) => self.writes.delivered(write, row, id),
-            Said::Staged(slot) => self.staged.iter_mut().for_each(|staged| staged.landed(slot)),
-            Said::Rejected(text) => self.writes.rejected(write, row, refused("write", &self.server, &text)),
-            Said::Refused(text, command) => {
-                self.again.push(command);
-                if is_of_server(&text) {
-                    return Err(refused("write", &self.server, &text));
-                }
-            }
-            Said::Behind(command) => match &mut self.staged {
-                None => {
-                    self.writes.repeated(write, row);
-                    self.again.push(command);
-                }
-                // Sent again it would be there twice.
-                Some(staged) => {
-                    let message = format!("{} has refused a record and taken one behind it", self.server);
-                    staged.spoil(&Error::new(ErrorKind::Unavailable, message));
-                }
-            },
-        }
-        Ok(())
-    }
-
-    /// Sends again what was refused or not answered, and what came behind it. Comes before new commands, so that each key keeps
-    /// its order; a record that had been written comes twice.
-    async fn resend(&mut self) -> Result<()> {
-        while !self.again.is_empty() {
-            // What is still under way may have to be sent again too.
-            self.drive(Until::Answered).await;
-            self.again.sort_by_key(|again| (again.write, again.row));
-            let request = |again: &Again| {
-                let mut command = Commands::default();
-                command.append(&again.bytes, 1);
-                Request { slot: again.slot, command }
-            };
-            let requests: Vec<Request> = self.again.iter().map(request).collect();
-            let replies = match &mut self.staged {
-                None => self.router.all(requests).await?,
-                Some(staged) => self.router.once(&requests).await.inspect_err(|error| staged.spoil(error))?,
-            };
-            let sent = std::mem::take(&mut self.again);
-            let (mut failed, mut refusals) = (Ok(()), Refusals::default());
-            for (command, reply) in sent.into_iter().zip(replies) {
-                let answer = match reply.first() {
-                    Item::Text(id) => Ok(Some(EntryId::parse(id).ok_or_else(|| unexpected("write", &self.server))?)),
-                    Item::Integer(_) => Ok(None),
-                    Item::Error(text) => Err(String::from_utf8_lossy(text).into_owned()),
-                    _ => return Err(unexpected("write", &self.server)),
-                };
-                let (write, row) = (command.write, command.row);
-                let said = refusals.said(answer, command.slot, || command);
-                let answered = self.answered(write, row, said);
-                failed = failed.and(answered);
-            }
-            failed?;
-        }
-        Ok(())
-    }
-
-    /// A stream is plain or in shards, and never both.
-    async fn check(&mut self) -> Result<()> {
-        let Some(stream) = self.encoder.constant().map(str::to_owned) else { return Ok(()) };
-        let shard = format!("{stream}:0");
-        let (ours, other) = if self.encoder.sharded() { (&shard, &stream) } else { (&stream, &shard) };
-        let request = |name: &String| Request::new(name.as_bytes(), &[b"TYPE", name.as_bytes()]);
-        let replies = self.router.all(vec![request(ours), request(other)]).await?;
-        let mut kinds = replies.iter().map(|reply| match reply.first() {
-            Item::Text(kind) => String::from_utf8_lossy(kind).into_owned(),
-            // Who may not ask may still be allowed to write.
-            _ => "none".to_owned(),
-        });
-        let (own, foreign) = (kinds.next().unwrap_or_default(), kinds.next().unwrap_or_default());
-        if !["none", "stream"].contains(&own.as_str()) {
-            return Err(Error::new(ErrorKind::Option, format!("`{ours}` of {} is a {own}, not a stream", self.server))
-                .hint("name another stream")
-                .within("stream"));
-        }
-        if foreign == "stream" {
-            return Err(Error::new(
-                ErrorKind::Option,
-                format!("the stream `{stream}` would be there twice: `{other}` exists, and `{ours}` would be written"),
-            )
-            .hint("a stream is one plain key, or has `shards`; delete or rename the other")
-            .within("shards"));
-        }
-        Ok(())
-    }
-
-    /// The largest word that all servers take, of those that say it.
-    async fn word_bytes_max(&mut self) -> Result<u64> {
-        let command = Commands::one(&[b"CONFIG", b"GET", b"proto-max-bulk-len"]);
-        let mut most = WORD_BYTES_MAX;
-        for node in self.router.topology().await?.nodes() {
-            let replies = self.router.ask_node(&node, &command).await?;
-            // Who may not ask, or where the command was renamed away, hears it of the record itself.
-            let said = replies.first().and_then(|reply| {
-                let mut items = reply.cursor();
-                items.array().filter(|count| *count == 2)?;
-                items.text()?;
-                number(items.text()?)
-            });
-            most = most.min(said.unwrap_or(most));
-        }
-        Ok(most)
-    }
-
     /// Waits until replicas have what was written.
     async fn replicated(&mut self) -> Result<()> {
         match self.wait {
@@ -244,6 +137,7 @@ impl RedisSink {
 #[async_trait]
 impl Sink for RedisSink {
     fn introduce(&mut self, name: &str, stamp: &Stamp) {
+        self.resumed = stamp.epoch > 0;
         if let Some(staged) = &mut self.staged {
             staged.introduce(name, stamp);
         }
@@ -267,7 +161,10 @@ impl Sink for RedisSink {
         self.check().await?;
         let most = self.word_bytes_max().await?;
         self.encoder.limit_words(most);
-        let Some(staged) = &mut self.staged else { return Ok(()) };
+        let Some(staged) = &mut self.staged else {
+            self.may_be_late = if self.resumed { self.newest_time().await? } else { None };
+            return Ok(());
+        };
         staged.open(&mut self.router, resume, topology.is_cluster()).await?;
         // What was committed before may have been answered and not waited for.
         if resume.is_empty() { Ok(()) } else { self.replicated().await }

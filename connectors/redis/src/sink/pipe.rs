@@ -13,6 +13,7 @@ use memchr::memchr;
 use millstream_core::{Error, Result, WriteId};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
+use super::again::{Again, Time};
 use crate::{
     client::{Client, Redirect, Wire},
     error::{broken, is_of_server, malformed},
@@ -46,15 +47,6 @@ pub(super) struct Chunk {
     answered: usize,
 }
 
-/// A command that has to be sent again, elsewhere or on another connection.
-#[derive(Clone, Debug)]
-pub(super) struct Again {
-    pub(super) write: WriteId,
-    pub(super) row: u32,
-    pub(super) slot: u16,
-    pub(super) bytes: Bytes,
-}
-
 impl Chunk {
     pub(super) fn new(write: WriteId, bytes: Bytes, cuts: Vec<Cut>) -> Self {
         Chunk { write, bytes, cuts, answered: 0 }
@@ -64,7 +56,8 @@ impl Chunk {
         let cut = self.cuts.get(i)?;
         let start = i.checked_sub(1).and_then(|before| self.cuts.get(before)).map_or(0, |before| before.end);
         let bytes = self.bytes.get(start as usize..cut.end as usize)?;
-        Some(Again { write: self.write, row: cut.row, slot: cut.slot, bytes: self.bytes.slice_ref(bytes) })
+        let (write, bytes) = (self.write, self.bytes.slice_ref(bytes));
+        Some(Again { write, row: cut.row, slot: cut.slot, bytes, repeated: false, time: Time::Own })
     }
 }
 
@@ -83,8 +76,8 @@ pub(super) enum Said {
     Id(EntryId),
     /// It is staged in a list of this slot.
     Staged(u16),
-    /// What is wrong with the record.
-    Rejected(String),
+    /// What is wrong with the record, and its command.
+    Rejected(String, Again),
     /// The server, or another one, may carry it out later: what it said, and the command.
     Refused(String, Again),
     /// It was answered, but an earlier command of its slot was refused, and would come behind it: so it is sent once more.
@@ -113,7 +106,7 @@ impl Refusals {
             _ if self.0.contains(&slot) => Said::Behind(command()),
             Ok(Some(id)) => Said::Id(id),
             Ok(None) => Said::Staged(slot),
-            Err(text) => Said::Rejected(text),
+            Err(text) => Said::Rejected(text, command()),
         }
     }
 }

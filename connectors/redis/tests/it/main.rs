@@ -11,6 +11,7 @@ mod group_gone;
 mod host;
 mod lag;
 mod large;
+mod late;
 mod options;
 mod order;
 mod pipeline;

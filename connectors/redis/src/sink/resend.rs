@@ -1,0 +1,137 @@
+//! What servers say to commands, and what is sent again because of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millstream_core::{Error, ErrorKind, Result, WriteId};
+
+use super::{
+    RedisSink,
+    again::{Again, Time},
+    pipe::{Refusals, Said, Until},
+};
+use crate::{
+    client::Request,
+    error::{is_of_server, is_passed, refused, unexpected},
+    id::EntryId,
+    resp::{Commands, Item, Reply},
+};
+
+impl RedisSink {
+    /// Notes what a server said to one command. An error is about the server and not about the record.
+    pub(super) fn answered(&mut self, write: WriteId, row: u32, said: Said) -> Result<()> {
+        match said {
+            Said::Id(id) => self.writes.delivered(write, row, id),
+            Said::Staged(slot) => self.staged.iter_mut().for_each(|staged| staged.landed(slot)),
+            Said::Rejected(text, command) => self.rejected(&text, command),
+            Said::Refused(text, command) => {
+                self.again.push(command);
+                if is_of_server(&text) {
+                    return Err(refused("write", &self.server, &text));
+                }
+            }
+            Said::Behind(command) => match &mut self.staged {
+                None => self.repeat(command),
+                // Sent again it would be there twice.
+                Some(staged) => {
+                    let message = format!("{} has refused a record and taken one behind it", self.server);
+                    staged.spoil(&Error::new(ErrorKind::Unavailable, message));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// A server refuses a record: for good, or as it stands.
+    fn rejected(&mut self, text: &str, mut command: Again) {
+        if self.staged.is_none() && is_passed(text) && command.passed(self.may_be_late) {
+            self.again.push(command);
+            return;
+        }
+        let error = refused("write", &self.server, text);
+        if error.facts().retry {
+            // When its rule gives it again, newer ones may be there.
+            self.may_be_late = self.may_be_late.max(command.half());
+        }
+        self.writes.rejected(command.write, command.row, error);
+    }
+
+    /// Sends a command again that an earlier try may have carried out.
+    pub(super) fn repeat(&mut self, command: Again) {
+        self.writes.repeated(command.write, command.row);
+        self.again.push(Again { repeated: true, ..command });
+    }
+
+    /// Sends again what was refused or not answered, and what came behind it. Comes before new commands, so that each key keeps
+    /// its order; a record that had been written comes twice.
+    pub(super) async fn resend(&mut self) -> Result<()> {
+        while !self.again.is_empty() {
+            // What is still under way may have to be sent again too.
+            self.drive(Until::Answered).await;
+            self.again.sort_by_key(|again| (again.write, again.row));
+            self.follow().await?;
+            let request = |again: &Again| {
+                let mut command = Commands::default();
+                command.append(&again.bytes, 1);
+                Request { slot: again.slot, command }
+            };
+            let requests: Vec<Request> = self.again.iter().map(request).collect();
+            let replies = match &mut self.staged {
+                None => self.router.all(requests).await?,
+                Some(staged) => self.router.once(&requests).await.inspect_err(|error| staged.spoil(error))?,
+            };
+            let sent = std::mem::take(&mut self.again);
+            let (mut failed, mut refusals) = (Ok(()), Refusals::default());
+            for (command, reply) in sent.into_iter().zip(replies) {
+                let answer = match reply.first() {
+                    Item::Text(id) => Ok(Some(EntryId::parse(id).ok_or_else(|| unexpected("write", &self.server))?)),
+                    Item::Integer(_) => Ok(None),
+                    Item::Error(text) => Err(String::from_utf8_lossy(text).into_owned()),
+                    _ => return Err(unexpected("write", &self.server)),
+                };
+                let (write, row) = (command.write, command.row);
+                let said = refusals.said(answer, command.slot, || command);
+                let answered = self.answered(write, row, said);
+                failed = failed.and(answered);
+            }
+            failed?;
+        }
+        Ok(())
+    }
+
+    /// Records whose time has passed get that of the newest entry of their key.
+    async fn follow(&mut self) -> Result<()> {
+        let late = |again: &&mut Again| again.time == Time::Passed;
+        let keys: BTreeSet<Vec<u8>> =
+            self.again.iter_mut().filter(late).filter_map(|again| again.key().map(<[u8]>::to_vec)).collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let newest = self.newest(keys).await?;
+        for again in self.again.iter_mut().filter(late) {
+            let half = again.key().and_then(|key| newest.get(key)).copied();
+            again.follow(half);
+        }
+        Ok(())
+    }
+
+    /// The first half of the newest id that each of these streams has ever given. Without those that are not there, or of
+    /// which we may not ask.
+    pub(super) async fn newest(&mut self, keys: BTreeSet<Vec<u8>>) -> Result<BTreeMap<Vec<u8>, u64>> {
+        let requests = keys.iter().map(|key| Request::new(key, &[b"XINFO", b"STREAM", key])).collect();
+        let replies = self.router.all(requests).await?;
+        let newest = keys.into_iter().zip(replies);
+        Ok(newest.filter_map(|(key, reply)| Some((key, newest_id(&reply)?.ms))).collect())
+    }
+}
+
+/// What `XINFO STREAM` says of the newest id.
+fn newest_id(reply: &Reply) -> Option<EntryId> {
+    let mut cursor = reply.cursor();
+    for _ in 0..cursor.array()? / 2 {
+        if cursor.text()? == b"last-generated-id" {
+            return EntryId::parse(cursor.text()?);
+        }
+        cursor.skip();
+    }
+    None
+}
