@@ -60,6 +60,11 @@ impl Router {
         self.topology = None;
     }
 
+    /// Whether it has connections, which may have died in silence.
+    pub(crate) fn connected(&self) -> bool {
+        !self.clients.is_empty()
+    }
+
     /// Where keys are; asked for once, and again after `forget`.
     pub(crate) async fn topology(&mut self) -> Result<Topology> {
         if let Some(topology) = &self.topology {
@@ -105,7 +110,7 @@ impl Router {
     /// Many commands, in one round trip for each node; their replies in the same order. Follows redirects. What the server
     /// refuses is a reply. A connection that had died in silence is made again once.
     pub(crate) async fn all(&mut self, requests: Vec<Request>) -> Result<Vec<Reply>> {
-        let known = !self.clients.is_empty();
+        let known = self.connected();
         match self.once(&requests).await {
             Err(error) if known && error.kind() == ErrorKind::Unavailable => {
                 self.forget();

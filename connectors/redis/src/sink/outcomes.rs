@@ -69,6 +69,9 @@ impl Writes {
         let first = self.newest + 1 - self.open.len() as u64;
         for (id, mut write) in (first..).zip(self.open.drain(..)) {
             write.rejected.sort_by_key(|(row, _)| *row);
+            // A record may be sent again several times.
+            write.repeated.sort_unstable();
+            write.repeated.dedup();
             outcomes.rejected.extend(write.rejected.into_iter().map(|(row, error)| (id, row, error)));
             outcomes.repeated.extend(write.repeated.into_iter().map(|row| (id, row)));
             outcomes.sequences.push((id, write.sequences));

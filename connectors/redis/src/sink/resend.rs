@@ -64,6 +64,7 @@ impl RedisSink {
     /// Sends again what was refused or not answered, and what came behind it. Comes before new commands, so that each key keeps
     /// its order; a record that had been written comes twice.
     pub(super) async fn resend(&mut self) -> Result<()> {
+        let mut stale = self.router.connected();
         while !self.again.is_empty() {
             // What is still under way may have to be sent again too.
             self.drive(Until::Answered).await;
@@ -75,9 +76,16 @@ impl RedisSink {
                 Request { slot: again.slot, command }
             };
             let requests: Vec<Request> = self.again.iter().map(request).collect();
-            let replies = match &mut self.staged {
-                None => self.router.all(requests).await?,
-                Some(staged) => self.router.once(&requests).await.inspect_err(|error| staged.spoil(error))?,
+            let replies = match self.router.once(&requests).await {
+                Ok(replies) => replies,
+                Err(error) => {
+                    self.unanswered(&error);
+                    // A connection that had died in silence is made again once.
+                    if std::mem::take(&mut stale) && error.kind() == ErrorKind::Unavailable && self.staged.is_none() {
+                        continue;
+                    }
+                    return Err(error);
+                }
             };
             let sent = std::mem::take(&mut self.again);
             let (mut failed, mut refusals) = (Ok(()), Refusals::default());
@@ -96,6 +104,15 @@ impl RedisSink {
             failed?;
         }
         Ok(())
+    }
+
+    /// Nobody knows which of the commands that are to be sent again were carried out.
+    fn unanswered(&mut self, error: &Error) {
+        self.router.forget();
+        match &mut self.staged {
+            None => std::mem::take(&mut self.again).into_iter().for_each(|command| self.repeat(command)),
+            Some(staged) => staged.spoil(error),
+        }
     }
 
     /// Records whose time has passed get that of the newest entry of their key.

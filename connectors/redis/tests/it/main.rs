@@ -5,6 +5,7 @@ mod cluster;
 mod conformance;
 mod crash;
 mod exact;
+mod fake;
 mod faults;
 mod group;
 mod group_gone;

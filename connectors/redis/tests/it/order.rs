@@ -4,12 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use millstream_core::{Delivery, PlanContext, Planner, Sink};
 use serde_json::json;
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream},
-};
 
-use crate::support::*;
+use crate::{fake, support::*};
+
+const READONLY: &str = "-READONLY You can't write against a read only replica.\r\n";
 
 /// What a server has taken, and how often it will still refuse.
 #[derive(Default)]
@@ -23,50 +21,19 @@ type Shared = Arc<Mutex<Taken>>;
 /// A server that refuses records with the value `v3`, as often as it is told.
 async fn server(refusals: usize) -> (String, Shared) {
     let taken = Shared::new(Mutex::new(Taken { values: Vec::new(), refusals }));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
     let shared = taken.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, shared.clone()));
-        }
-    });
+    let address = fake::server(move |words| Some(answer(words, &mut shared.lock().unwrap()))).await;
     (address, taken)
 }
 
-/// Answers commands until the connection ends.
-async fn serve(stream: TcpStream, taken: Shared) -> std::io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).await? == 0 {
-            return Ok(());
-        }
-        let mut words = Vec::new();
-        for _ in 0..line.trim()[1..].parse().unwrap() {
-            line.clear();
-            stream.read_line(&mut line).await?;
-            let mut word = vec![0; line.trim()[1..].parse::<usize>().unwrap() + 2];
-            stream.read_exact(&mut word).await?;
-            word.truncate(word.len() - 2);
-            words.push(String::from_utf8_lossy(&word).into_owned());
-        }
-        let answer = answer(&words, &mut taken.lock().unwrap());
-        stream.write_all(answer.as_bytes()).await?;
-    }
-}
-
 fn answer(words: &[String], taken: &mut Taken) -> String {
-    let value = match words[0].as_str() {
-        "XADD" | "RPUSH" => words.last().unwrap(),
-        "TYPE" => return "+none\r\n".to_owned(),
-        "SCAN" => return "*2\r\n$1\r\n0\r\n*0\r\n".to_owned(),
-        "CLUSTER" => return "-ERR This instance has cluster support disabled\r\n".to_owned(),
-        _ => return "+OK\r\n".to_owned(),
-    };
+    if !["XADD", "RPUSH"].contains(&words[0].as_str()) {
+        return fake::greeting(words);
+    }
+    let value = words.last().unwrap();
     if value.ends_with("v3") && taken.refusals > 0 {
         taken.refusals -= 1;
-        return "-READONLY You can't write against a read only replica.\r\n".to_owned();
+        return READONLY.to_owned();
     }
     taken.values.push(value.clone());
     if words[0] == "RPUSH" { ":1\r\n".to_owned() } else { format!("$3\r\n1-{}\r\n", taken.values.len() % 10) }
@@ -87,6 +54,34 @@ async fn what_was_taken_behind_a_refused_record_comes_behind_it_once_more() {
     let values = taken.lock().unwrap().values.clone();
     let first = values.iter().position(|value| value == "v3").unwrap();
     assert_eq!(values[first..], numbered(3..7), "{values:?}");
+}
+
+#[tokio::test]
+async fn a_refused_record_that_is_sent_again_and_not_answered_may_be_there_twice() {
+    let mut records = 0;
+    let answers = move |words: &[String]| {
+        if words[0] != "XADD" {
+            return Some(fake::greeting(words));
+        }
+        records += 1;
+        match records {
+            1 => Some(READONLY.to_owned()),
+            // Taken, and nobody hears of it.
+            2 => None,
+            _ => Some("$3\r\n1-1\r\n".to_owned()),
+        }
+    };
+    let address = fake::server(answers).await;
+    let mut sink = plan_sink(&json!({"url": format!("redis://{address}/k")})).unwrap().create().unwrap();
+    sink.open(&[]).await.unwrap();
+    let write = sink.write(value_batch(0..1)).await.unwrap();
+    let outcomes = loop {
+        match sink.flush().await {
+            Ok(outcomes) => break outcomes,
+            Err(error) => assert!(error.facts().retry, "{error:?}"),
+        }
+    };
+    assert_eq!((outcomes.rejected.len(), outcomes.repeated), (0, vec![(write, 0)]));
 }
 
 #[tokio::test]
