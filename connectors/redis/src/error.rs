@@ -54,7 +54,7 @@ fn meaning(text: &str) -> (ErrorKind, Option<&'static str>) {
             ErrorKind::Rejected,
             Some("the record's time is before that of the newest entry; `ids: auto` uses the server's clock"),
         ),
-        _ if text.contains("invalid bulk length") || text.contains("too large to be stored") => {
+        _ if is_too_long(text) || text.contains("too large to be stored") => {
             (ErrorKind::TooLarge, Some("split the record, or raise `proto-max-bulk-len` of the server"))
         }
         _ if text.contains("DB index is out of range") => (ErrorKind::Option, Some("check the option `db`")),
@@ -66,6 +66,11 @@ fn meaning(text: &str) -> (ErrorKind, Option<&'static str>) {
 pub(crate) fn is_of_server(text: &str) -> bool {
     let word = text.split(' ').next().unwrap_or_default();
     ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOAUTH", "MISCONF"].contains(&word)
+}
+
+/// Whether a word of the command is longer than the server takes.
+pub(crate) fn is_too_long(text: &str) -> bool {
+    text.contains("invalid bulk length")
 }
 
 /// Whether the stream has newer entries than the id of the one that is refused.

@@ -8,7 +8,7 @@ mod wire;
 use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use millstream_core::Result;
+use millstream_core::{ErrorKind, Result};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -154,12 +154,21 @@ impl Client {
         Err(broken("read from", &self.node, &self.server, cause))
     }
 
-    /// Sends commands, and waits for all answers, of which the server takes so long for each.
+    /// Sends commands, and waits for all answers, of which the server takes so long for each. There are fewer where the last is
+    /// an error behind which the server closes the connection; it is then to be dropped.
     pub(crate) async fn ask(&mut self, commands: &Commands, takes: Duration) -> Result<Vec<Reply>> {
-        self.send(commands.bytes()).await?;
+        let sent = match self.send(commands.bytes()).await {
+            Err(error) if error.kind() == ErrorKind::Timeout => return Err(error),
+            sent => sent,
+        };
         let mut replies = Vec::with_capacity(commands.len());
-        for _ in 0..commands.len() {
-            replies.push(self.reply(self.server.timeout + takes).await?);
+        while replies.len() < commands.len() {
+            // What it said before it closed tells what it does not take.
+            let reply = self.reply(self.server.timeout + takes).await;
+            replies.push(reply.map_err(|error| sent.clone().err().unwrap_or(error))?);
+            if replies.last().is_some_and(Reply::closes) {
+                break;
+            }
         }
         Ok(replies)
     }

@@ -93,7 +93,9 @@ impl Router {
             None => Client::connect(&self.server, node).await?,
         };
         let replies = client.ask(commands, takes).await?;
-        self.clients.insert(node.clone(), client);
+        if !replies.last().is_some_and(Reply::closes) {
+            self.clients.insert(node.clone(), client);
+        }
         Ok(replies)
     }
 
@@ -138,6 +140,11 @@ impl Router {
                 }
                 commands.append(&bytes, batch.len() * if asking { 2 } else { 1 });
                 let answers = self.ask_node(&node, &commands).await?;
+                if let Some(last) = answers.last().filter(|_| answers.len() < commands.len()) {
+                    // Which of them it does not take is seen only where it is alone.
+                    let said = refused("get all answers", &self.server, last.error().unwrap_or_default());
+                    return Err(said.with_kind(ErrorKind::Unavailable));
+                }
                 let answers = answers.into_iter().skip(usize::from(asking)).step_by(if asking { 2 } else { 1 });
                 for (i, reply) in batch.into_iter().zip(answers) {
                     match self.redirect(&reply, &node) {

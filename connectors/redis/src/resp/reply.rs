@@ -49,6 +49,11 @@ impl Reply {
             _ => None,
         }
     }
+
+    /// Whether it is an error behind which the server closes the connection: it does not know where the next command begins.
+    pub(crate) fn closes(&self) -> bool {
+        self.error().is_some_and(|text| text.starts_with("ERR Protocol error"))
+    }
 }
 
 /// A way through the values of a reply, in the order in which they were sent: an array, then what is in it.

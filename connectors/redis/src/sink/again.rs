@@ -56,6 +56,16 @@ impl Again {
         self.time = if newest.is_some() { Time::Newest } else { Time::Server };
     }
 
+    /// Bytes of its longest word.
+    pub(super) fn longest_word(&self) -> u64 {
+        self.words().map(|word| word.len() as u64).max().unwrap_or_default()
+    }
+
+    /// Whether it has a word of more bytes.
+    pub(super) fn exceeds(&self, bytes: u64) -> bool {
+        self.bytes.len() as u64 > bytes && self.longest_word() > bytes
+    }
+
     /// The key that it writes.
     pub(super) fn key(&self) -> Option<&[u8]> {
         self.words().nth(1)

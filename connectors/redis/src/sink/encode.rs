@@ -102,6 +102,11 @@ impl Encoder {
         self.word_bytes_max = bytes_max.min(WORD_BYTES_MAX);
     }
 
+    /// Bytes of the longest word that the server is known to take.
+    pub(super) fn word_bytes_max(&self) -> u64 {
+        self.word_bytes_max
+    }
+
     /// The stream, if it is the same for all records.
     pub(super) fn constant(&self) -> Option<&str> {
         self.template.constant()
@@ -290,9 +295,7 @@ impl Entry<'_> {
         if bytes as u64 <= most {
             return Ok(());
         }
-        let what = if staged { "the record" } else { "a part of the record" };
-        Err(Error::new(ErrorKind::TooLarge, format!("{what} has {bytes} bytes, and the server takes {most}"))
-            .hint("split the record, or raise `proto-max-bulk-len` of the server"))
+        Err(too_large(if staged { "the record" } else { "a part of the record" }, bytes as u64, most))
     }
 
     fn len(&self) -> usize {
@@ -329,6 +332,12 @@ impl Entry<'_> {
             }
         }
     }
+}
+
+/// A record that the server would not take.
+pub(super) fn too_large(what: &str, bytes: u64, most: u64) -> Error {
+    Error::new(ErrorKind::TooLarge, format!("{what} has {bytes} bytes, and the server takes {most}"))
+        .hint("split the record, or raise `proto-max-bulk-len` of the server")
 }
 
 impl Round<'_> {

@@ -15,7 +15,12 @@ mod resend;
 mod staged;
 mod template;
 
-use std::{collections::BTreeMap, future::poll_fn, sync::Arc, task::Poll};
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    sync::{Arc, atomic::AtomicU64},
+    task::Poll,
+};
 
 use async_trait::async_trait;
 use millstream_core::{Batch, Epoch, Error, ErrorKind, Last, Outcomes, Result, Share, Sink, Stamp, Token, WriteId};
@@ -49,6 +54,8 @@ pub(crate) struct RedisSink {
     /// It goes on where an earlier run has ended.
     resumed: bool,
     writes: Writes,
+    /// What all sinks of this plan have learned of the longest word that the server takes.
+    word_bytes_max: Arc<AtomicU64>,
     in_flight: usize,
     wait: Option<Wait>,
     /// `exactly_once`: nothing is written before its epoch counts.
@@ -56,7 +63,12 @@ pub(crate) struct RedisSink {
 }
 
 impl RedisSink {
-    fn new(options: &RedisSinkOptions, server: Arc<Server>, exactly_once: bool) -> Result<Self> {
+    fn new(
+        options: &RedisSinkOptions,
+        server: Arc<Server>,
+        exactly_once: bool,
+        word_bytes_max: Arc<AtomicU64>,
+    ) -> Result<Self> {
         Ok(RedisSink {
             encoder: Encoder::new(options)?,
             router: Router::new(server.clone()),
@@ -66,6 +78,7 @@ impl RedisSink {
             may_be_late: None,
             resumed: false,
             writes: Writes::default(),
+            word_bytes_max,
             in_flight: usize::try_from(options.in_flight.0).unwrap_or(usize::MAX),
             wait: options.wait,
             staged: exactly_once.then(Staged::default),

@@ -1,5 +1,7 @@
 //! What a sink asks the servers before it writes.
 
+use std::sync::atomic::Ordering;
+
 use millstream_core::{Error, ErrorKind, Result};
 
 use super::{RedisSink, encode::WORD_BYTES_MAX};
@@ -39,20 +41,20 @@ impl RedisSink {
         Ok(())
     }
 
-    /// The largest word that all servers take, of those that say it.
+    /// The longest word that all servers take: as they say, or where one does not, as refused records have shown.
     pub(super) async fn word_bytes_max(&mut self) -> Result<u64> {
         let command = Commands::one(&[b"CONFIG", b"GET", b"proto-max-bulk-len"]);
-        let mut most = WORD_BYTES_MAX;
+        let (mut most, learned) = (WORD_BYTES_MAX, self.word_bytes_max.load(Ordering::Relaxed));
         for node in self.router.topology().await?.nodes() {
             let replies = self.router.ask_node(&node, &command).await?;
-            // Who may not ask, or where the command was renamed away, hears it of the record itself.
+            // Some may not ask, and somewhere the command was renamed away.
             let said = replies.first().and_then(|reply| {
                 let mut items = reply.cursor();
                 items.array().filter(|count| *count == 2)?;
                 items.text()?;
                 number(items.text()?)
             });
-            most = most.min(said.unwrap_or(most));
+            most = most.min(said.unwrap_or(learned));
         }
         Ok(most)
     }

@@ -1,6 +1,6 @@
 //! From options to a sink, without connecting.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use millstream_core::{Delivery, Host, PlanContext, Result, Sink, SinkCapabilities, SinkPlan, Way, parse_options};
 use serde_json::Value;
@@ -23,6 +23,9 @@ struct RedisSinkPlan {
     exactly_once: bool,
     /// That of all keys, if there is only one.
     slot: Option<u16>,
+    /// Bytes of the longest word that the server may take, as records that it refused have shown. Outlives the sinks: with
+    /// `exactly_once` such a record spoils its epoch, and the next sink is to refuse it before it is sent.
+    word_bytes_max: Arc<AtomicU64>,
 }
 
 /// Plans a sink.
@@ -32,7 +35,8 @@ pub(crate) fn plan(options: &Value, context: &PlanContext) -> Result<Box<dyn Sin
     let server = Arc::new(Server::of_sink(&options)?);
     let slot = Encoder::new(&options)?.slot();
     let exactly_once = context.delivery == Delivery::ExactlyOnce;
-    Ok(Box::new(RedisSinkPlan { options, server, exactly_once, slot }))
+    let word_bytes_max = Arc::new(AtomicU64::new(WORD_BYTES_MAX));
+    Ok(Box::new(RedisSinkPlan { options, server, exactly_once, slot, word_bytes_max }))
 }
 
 impl RedisSinkPlan {
@@ -80,6 +84,7 @@ impl SinkPlan for RedisSinkPlan {
     }
 
     fn create(&self) -> Result<Box<dyn Sink>> {
-        Ok(Box::new(RedisSink::new(&self.options, self.server.clone(), self.exactly_once)?))
+        let learned = self.word_bytes_max.clone();
+        Ok(Box::new(RedisSink::new(&self.options, self.server.clone(), self.exactly_once, learned)?))
     }
 }

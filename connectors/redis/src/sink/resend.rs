@@ -1,20 +1,28 @@
 //! What servers say to commands, and what is sent again because of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+};
 
 use millstream_core::{Error, ErrorKind, Result, WriteId};
 
 use super::{
     RedisSink,
     again::{Again, Time},
+    encode::too_large,
     pipe::{Refusals, Said, Until},
 };
 use crate::{
     client::Request,
-    error::{is_of_server, is_passed, refused, unexpected},
+    error::{is_of_server, is_passed, is_too_long, refused, unexpected},
     id::EntryId,
     resp::{Commands, Item, Reply},
 };
+
+/// Every server takes words of so many bytes: the least that `proto-max-bulk-len` can be. On a longer one it may close the
+/// connection, and all that is behind it goes with it.
+const WORD_BYTES_SURE: u64 = 1 << 20;
 
 impl RedisSink {
     /// Notes what a server said to one command. An error is about the server and not about the record.
@@ -47,6 +55,12 @@ impl RedisSink {
             self.again.push(command);
             return;
         }
+        // A server that says it of a shorter one has read something else: a damaged byte.
+        if is_too_long(text) && command.exceeds(WORD_BYTES_SURE) {
+            let most = command.longest_word().saturating_sub(1);
+            self.word_bytes_max.fetch_min(most, Ordering::Relaxed);
+            self.encoder.limit_words(most.min(self.encoder.word_bytes_max()));
+        }
         let error = refused("write", &self.server, text);
         if error.facts().retry {
             // When its rule gives it again, newer ones may be there.
@@ -69,17 +83,19 @@ impl RedisSink {
             // What is still under way may have to be sent again too.
             self.drive(Until::Answered).await;
             self.again.sort_by_key(|again| (again.write, again.row));
+            self.refuse_large();
             self.follow().await?;
             let request = |again: &Again| {
                 let mut command = Commands::default();
                 command.append(&again.bytes, 1);
                 Request { slot: again.slot, command }
             };
-            let requests: Vec<Request> = self.again.iter().map(request).collect();
+            let count = together(&self.again);
+            let requests: Vec<Request> = self.again.iter().take(count).map(request).collect();
             let replies = match self.router.once(&requests).await {
                 Ok(replies) => replies,
                 Err(error) => {
-                    self.unanswered(&error);
+                    self.unanswered(count, &error);
                     // A connection that had died in silence is made again once.
                     if std::mem::take(&mut stale) && error.kind() == ErrorKind::Unavailable && self.staged.is_none() {
                         continue;
@@ -87,7 +103,7 @@ impl RedisSink {
                     return Err(error);
                 }
             };
-            let sent = std::mem::take(&mut self.again);
+            let sent: Vec<Again> = self.again.drain(..count).collect();
             let (mut failed, mut refusals) = (Ok(()), Refusals::default());
             for (command, reply) in sent.into_iter().zip(replies) {
                 let answer = match reply.first() {
@@ -106,11 +122,23 @@ impl RedisSink {
         Ok(())
     }
 
-    /// Nobody knows which of the commands that are to be sent again were carried out.
-    fn unanswered(&mut self, error: &Error) {
+    /// Refuses what is known by now to be too large.
+    fn refuse_large(&mut self) {
+        let most = self.encoder.word_bytes_max();
+        for large in self.again.extract_if(.., |again| again.exceeds(most)) {
+            let error = too_large("a part of the record", large.longest_word(), most);
+            self.writes.rejected(large.write, large.row, error);
+        }
+    }
+
+    /// Nobody knows which of the commands that were sent again, the first ones, were carried out.
+    fn unanswered(&mut self, count: usize, error: &Error) {
         self.router.forget();
         match &mut self.staged {
-            None => std::mem::take(&mut self.again).into_iter().for_each(|command| self.repeat(command)),
+            None => {
+                let sent: Vec<Again> = self.again.drain(..count).collect();
+                sent.into_iter().for_each(|command| self.repeat(command));
+            }
             Some(staged) => staged.spoil(error),
         }
     }
@@ -139,6 +167,12 @@ impl RedisSink {
         let newest = keys.into_iter().zip(replies);
         Ok(newest.filter_map(|(key, reply)| Some((key, newest_id(&reply)?.ms))).collect())
     }
+}
+
+/// How many of these are sent in one round trip. What may break the connection is alone, so that the error is that of one record.
+fn together(again: &[Again]) -> usize {
+    let first_large = again.iter().position(|again| again.exceeds(WORD_BYTES_SURE));
+    first_large.map_or(again.len(), |at| at.max(1))
 }
 
 /// What `XINFO STREAM` says of the newest id.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-fn plan(options: &Value) -> Box<dyn SinkPlan> {
+pub fn plan(options: &Value) -> Box<dyn SinkPlan> {
     let context = PlanContext { delivery: Delivery::ExactlyOnce, ..PlanContext::default() };
     for component in millstream_redis::components() {
         if let Planner::Sink(plan) = component.planner {
