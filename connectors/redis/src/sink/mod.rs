@@ -197,7 +197,9 @@ impl Sink for RedisSink {
             Some(staged) => Some(staged.staging()?),
             None => None,
         };
-        let encoded = self.encoder.encode(&batch, id, (&topology, &self.server), staging)?;
+        let encoded = self.encoder.encode(&batch, id, (&topology, &self.server), staging);
+        // Nobody had a slot, which may have changed.
+        let encoded = encoded.inspect_err(|_| self.router.forget())?;
         for (node, _) in &encoded.chunks {
             if !self.pipes.contains_key(node) {
                 let pipe = Pipe::connect(&self.server, node).await.inspect_err(|_| self.router.forget())?;

@@ -117,7 +117,8 @@ impl RedisSink {
                 let answered = self.answered(write, row, said);
                 failed = failed.and(answered);
             }
-            failed?;
+            // Another one may be the master by now.
+            failed.inspect_err(|_| self.router.forget())?;
         }
         Ok(())
     }

@@ -56,3 +56,8 @@ pub fn greeting(words: &[String]) -> String {
     };
     said.to_owned()
 }
+
+/// What a node of a cluster says of its slots: up to `last` they are its own, and those behind it nobody's.
+pub fn slots(port: u16, last: u16) -> String {
+    format!("*1\r\n*3\r\n:0\r\n:{last}\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n")
+}
