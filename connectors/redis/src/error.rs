@@ -8,6 +8,8 @@ use crate::{resp::Malformed, server::Server};
 
 /// What the server says, as an error: `cannot {what}: {text}`.
 pub(crate) fn refused(what: &str, server: &Server, text: &str) -> Error {
+    // Who does not know a command repeats its words: those of `AUTH` are a secret, and others are somebody's data.
+    let text = text.split_once(", with args").map_or(text, |(said, _)| said);
     let (kind, hint) = meaning(text);
     let error = Error::new(kind, format!("cannot {what} at {server}: {text}"));
     match hint {

@@ -99,6 +99,20 @@ fn assert_clear(options: &Value, error: &Error) {
     assert!(error.hint_text().is_some(), "{error:?}");
 }
 
+/// It answers with the words of the command that it does not know.
+#[tokio::test]
+async fn a_password_is_not_said_by_a_server_that_does_not_know_auth() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("renamed.conf").display().to_string();
+    std::fs::write(&file, "rename-command AUTH HIDDEN\n").unwrap();
+    let redis = started!(Redis::setup().argument("--include", &file).start());
+    for login in ["ann:s3cret", ":s3cret"] {
+        let error = opening(json!({"url": format!("redis://{login}@{}/k", redis.address())})).await;
+        let said = format!("{error:?} {}", error.chain());
+        assert!(error.message().contains("unknown command") && !said.contains("s3cret"), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_password_is_said_without_saying_it() {
     let (redis, users) = (
