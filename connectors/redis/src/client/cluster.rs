@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{id::number, resp::Reply};
 
 /// Number of hash slots of a cluster.
-const SLOTS: u16 = 16_384;
+pub(crate) const SLOTS: u16 = 16_384;
 
 /// The hash slot of a key: that of its tag `{...}` if it has one.
 pub(crate) fn slot(key: &[u8]) -> u16 {

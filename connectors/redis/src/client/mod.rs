@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub(crate) use cluster::{Redirect, Topology, slot, tagged_slot};
+pub(crate) use cluster::{Redirect, SLOTS, Topology, slot, tagged_slot};
 pub(crate) use router::{Request, Router};
 pub(crate) use wire::Wire;
 

@@ -1,10 +1,10 @@
 //! Names of the keys that are ours.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::LazyLock};
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::slot;
+use crate::client::{SLOTS, slot};
 
 /// Whose keys they are. What one sink has prepared is none of the others' business: they may be opened before it counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,12 +101,28 @@ impl HostKeys {
     }
 }
 
-/// The smallest number that, as a hash tag, lies in a slot. Found by trying, once a slot and epoch.
+/// The smallest number that, as a hash tag, lies in a slot.
 fn tag(wanted: u16) -> String {
-    // Numbers below 2^20 hit every slot, many times over.
-    let found = (0u32..1 << 20).map(|number| number.to_string()).find(|text| slot(text.as_bytes()) == wanted);
-    found.unwrap_or_default()
+    TAGS.get(usize::from(wanted)).copied().unwrap_or_default().to_string()
 }
+
+/// For each slot. Found by trying, which takes some milliseconds: once, and not in each epoch.
+static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+    let mut tags = vec![None; usize::from(SLOTS)];
+    let mut missing = tags.len();
+    // Numbers below 2^20 hit every slot, many times over.
+    for number in 0u32..1 << 20 {
+        let place = tags.get_mut(usize::from(slot(number.to_string().as_bytes())));
+        if let Some(place @ None) = place {
+            *place = Some(number);
+            missing -= 1;
+        }
+        if missing == 0 {
+            break;
+        }
+    }
+    tags.into_iter().map(Option::unwrap_or_default).collect()
+});
 
 #[cfg(test)]
 mod tests {
@@ -115,7 +131,7 @@ mod tests {
     #[test]
     fn every_slot_has_a_tag_and_lists_lie_in_it() {
         let of = SinkKeys { store: "s".into(), sink: "out".into() };
-        for wanted in (0..16_384).step_by(500) {
+        for wanted in (0..SLOTS).step_by(7) {
             let mut staging = Staging::new(of.clone(), "o".into(), true);
             let list = staging.list(wanted).to_vec();
             assert_eq!(slot(&list), wanted);
