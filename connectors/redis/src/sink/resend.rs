@@ -51,20 +51,20 @@ impl RedisSink {
 
     /// A server refuses a record: for good, or as it stands.
     fn rejected(&mut self, text: &str, mut command: Again) {
-        if self.staged.is_none() && is_passed(text) && command.passed(self.may_be_late) {
-            self.again.push(command);
-            return;
-        }
+        let error = refused("write", &self.server, text);
         // A server that says it of a shorter one has read something else: a damaged byte.
         if is_too_long(text) && command.exceeds(WORD_BYTES_SURE) {
             let most = command.longest_word().saturating_sub(1);
             self.word_bytes_max.fetch_min(most, Ordering::Relaxed);
             self.encoder.limit_words(most.min(self.encoder.word_bytes_max()));
         }
-        let error = refused("write", &self.server, text);
-        if error.facts().retry {
+        match &mut self.staged {
+            // It is no fault of the record, and the next ones would fare the same: they wait with it.
+            Some(staged) if error.facts().retry => return staged.spoil(&error),
+            None if is_passed(text) && command.passed(self.may_be_late) => return self.again.push(command),
             // When its rule gives it again, newer ones may be there.
-            self.may_be_late = self.may_be_late.max(command.half());
+            None if error.facts().retry => self.may_be_late = self.may_be_late.max(command.half()),
+            _ => {}
         }
         self.writes.rejected(command.write, command.row, error);
     }

@@ -255,13 +255,31 @@ async fn times_that_go_back_are_kept_where_they_can_be() {
 #[tokio::test]
 async fn an_epoch_whose_records_were_all_refused_has_nothing_to_commit() {
     let redis = started!(Redis::start());
-    let mut sink = open(&options(&redis, json!({"stream": "full"})), "s", &[]).await;
-    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    redis.cli(&["ACL", "SETUSER", "me", "on", ">pw", "~*", "+@all", "-rpush"]);
+    let me = json!({"stream": "k", "auth": {"user": "me", "password": "pw"}});
+    let mut sink = open(&options(&redis, me), "s", &[]).await;
     sink.write(value_batch(0..10)).await.unwrap();
     assert_eq!(sink.flush().await.unwrap().rejected.len(), 10);
     assert!(sink.prepare(1, Last::No).await.unwrap().is_none());
-    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    redis.cli(&["ACL", "SETUSER", "me", "+rpush"]);
     let (_, token) = prepared(&mut *sink, 2, 0..10).await;
+    sink.commit(&token).await.unwrap();
+    assert_eq!(stored(&redis, "k").await, numbered(0..10));
+}
+
+#[tokio::test]
+async fn an_epoch_that_the_server_has_no_room_for_waits_as_a_whole() {
+    let redis = started!(Redis::start());
+    let mut sink = open(&options(&redis, json!({"stream": "full"})), "s", &[]).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    sink.write(value_batch(0..10)).await.unwrap();
+    // None of its records is refused for that.
+    let error = sink.flush().await.unwrap_err();
+    assert!(error.facts().retry && error.chain().contains("OOM"), "{error:?}");
+    assert!(sink.prepare(1, Last::No).await.is_err());
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    sink.open(&[]).await.unwrap();
+    let (_, token) = prepared(&mut *sink, 1, 0..10).await;
     sink.commit(&token).await.unwrap();
     assert_eq!(stored(&redis, "full").await, numbered(0..10));
 }
