@@ -183,7 +183,7 @@ impl RedisHost {
             let (now, later) = rest.split_at(fit.count().max(1));
             rest = later;
             let now: Vec<&[u8]> = now.iter().map(Vec::as_slice).collect();
-            let request = self.script(script::STAGE, std::slice::from_ref(&list), &now);
+            let request = self.script(&script::stage(), std::slice::from_ref(&list), &now);
             // Once: sent again they might be there twice, which would change nothing, but take room.
             for reply in self.router.once(&[request]).await? {
                 if let Some(text) = reply.error() {
@@ -208,6 +208,12 @@ impl RedisHost {
         if text.contains("FENCED") {
             return Error::new(ErrorKind::Fenced, "a newer runner has taken over this pipeline")
                 .hint("two runners of one pipeline cannot work at the same time");
+        }
+        if let Some((_, key)) = text.split_once("NOOWNER ") {
+            let message = format!("{} has lost `{key}`, which says who runs this pipeline", self.router.server());
+            // Recovery sees what else is lost.
+            return Error::new(ErrorKind::Unavailable, message)
+                .hint("it was emptied, or drops keys by itself: it needs `maxmemory-policy noeviction`");
         }
         if let Some((_, key)) = text.split_once("NOTOURS ") {
             let message = format!("another member has taken over records of `{key}` that are in this epoch");
@@ -298,8 +304,13 @@ impl Host for RedisHost {
     }
 
     async fn reset(&mut self) -> Result<()> {
-        let request = self.script(script::FORGET, &[], &[]);
-        self.router.one("forget the checkpoint", request).await.map(drop)
+        let request = self.script(&script::forget(), &[], &[]);
+        for reply in self.router.all(vec![request]).await? {
+            if let Some(text) = reply.error() {
+                return Err(self.refused("forget the checkpoint", text));
+            }
+        }
+        Ok(())
     }
 
     async fn close(&mut self) -> Result<()> {

@@ -19,6 +19,11 @@ const MOVE: &str = "local function check(first, last) \
     redis.call('DEL', list) \
     end ";
 
+/// Answers unless we are the owner. A key that is gone is no newer owner: the server was emptied, or has dropped it.
+const OWNED: &str = "local owner = redis.call('GET', KEYS[1]) \
+    if not owner then return redis.error_reply('NOOWNER ' .. KEYS[1]) end \
+    if owner ~= ARGV[1] then return redis.error_reply('FENCED by another runner') end ";
+
 /// Keys: list, marker, streams. Argument: epoch.
 const COMMIT: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then \
     local marker = redis.call('GET', KEYS[2]) \
@@ -34,8 +39,7 @@ const COMMIT: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then \
 /// way stops the script before it begins. Arguments: our token, the checkpoint, how many lists there are of either kind, and
 /// acknowledgements. Those are packed arrays of member, key, group and ascending ids. All that is checked comes before the first
 /// effect: another member may have claimed what we read, and have written it too.
-const HOST: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED by another runner') end \
-    local lists = 2 + tonumber(ARGV[3]) \
+const HOST: &str = "local lists = 2 + tonumber(ARGV[3]) \
     local acks = lists + tonumber(ARGV[4]) \
     local wrong = check(acks + 1, #KEYS) \
     if wrong then return redis.error_reply('WRONGTYPE ' .. wrong .. ' is no stream') end \
@@ -67,15 +71,11 @@ pub(super) const FENCE: &str = "redis.call('SET', KEYS[1], ARGV[1]) \
     return redis.call('GET', KEYS[2])";
 
 /// Keys: owner, checkpoint, staged acknowledgements. Arguments: our token, and more of them.
-pub(super) const STAGE: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then \
-    return redis.error_reply('FENCED by another runner') end \
-    for i = 2, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end \
+const STAGE: &str = "for i = 2, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end \
     return #ARGV";
 
 /// Keys: owner, checkpoint. Argument: our token.
-pub(super) const FORGET: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then \
-    return redis.error_reply('FENCED by another runner') end \
-    return redis.call('DEL', KEYS[2])";
+const FORGET: &str = "return redis.call('DEL', KEYS[2])";
 
 /// The script that makes what was prepared count.
 pub(super) fn commit() -> String {
@@ -84,5 +84,15 @@ pub(super) fn commit() -> String {
 
 /// The script of a host's transaction.
 pub(super) fn host() -> String {
-    format!("{MOVE}{HOST}")
+    format!("{OWNED}{MOVE}{HOST}")
+}
+
+/// The script that stages acknowledgements.
+pub(super) fn stage() -> String {
+    format!("{OWNED}{STAGE}")
+}
+
+/// The script that deletes the checkpoint.
+pub(super) fn forget() -> String {
+    format!("{OWNED}{FORGET}")
 }

@@ -179,3 +179,30 @@ async fn what_a_source_gives_again_before_it_hears_of_its_commit_is_acknowledged
     }
     assert_eq!(redis.cli(&["XLEN", &to]), "2500");
 }
+
+#[tokio::test]
+async fn an_owner_whose_key_is_lost_was_not_replaced() {
+    let redis = started!(Redis::start());
+    // What is acknowledged goes into the script, or is staged before it.
+    for (round, bytes) in ["4MiB", "1KiB"].into_iter().enumerate() {
+        let (from, to) = (format!("from{round}"), format!("to{round}"));
+        let sink = json!({"stream": to, "script_bytes": bytes});
+        let (mut host, companions) = read_by_a_member(&redis, &from, sink).await;
+        let owner = redis.cli(&["KEYS", "*:owner"]);
+        redis.cli(&["DEL", &owner]);
+        let done = host.commit(&checkpoint(1), &companions).await;
+        let Hosted::Aborted(error) = done else { panic!("{done:?}") };
+        assert!(error.facts().retry && error.message().contains(&owner), "{error:?}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("noeviction")), "{error:?}");
+        assert_eq!(redis.cli(&["EXISTS", &to]), "0");
+        assert!(host.reset().await.unwrap_err().facts().retry);
+        // Recovery takes over again, and sees what is left.
+        assert_eq!(host.fence().await.unwrap(), None);
+        assert!(matches!(host.commit(&checkpoint(2), &[]).await, Hosted::Committed));
+        assert_eq!(host.fence().await.unwrap().unwrap().epoch, 2);
+        redis.cli(&["FLUSHALL"]);
+        assert!(matches!(host.commit(&checkpoint(3), &[]).await, Hosted::Aborted(_)));
+        assert_eq!(host.fence().await.unwrap(), None);
+        redis.cli(&["FLUSHALL"]);
+    }
+}
