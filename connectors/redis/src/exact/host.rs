@@ -209,11 +209,17 @@ impl RedisHost {
             return Error::new(ErrorKind::Fenced, "a newer runner has taken over this pipeline")
                 .hint("two runners of one pipeline cannot work at the same time");
         }
-        if let Some((_, key)) = text.split_once("NOOWNER ") {
-            let message = format!("{} has lost `{key}`, which says who runs this pipeline", self.router.server());
+        let lost = |key: &str, what| {
+            let message = format!("{} has lost `{key}`, which {what}", self.router.server());
             // Recovery sees what else is lost.
-            return Error::new(ErrorKind::Unavailable, message)
-                .hint("it was emptied, or drops keys by itself: it needs `maxmemory-policy noeviction`");
+            Error::new(ErrorKind::Unavailable, message)
+                .hint("it was emptied, or drops keys by itself: it needs `maxmemory-policy noeviction`")
+        };
+        if let Some((_, key)) = text.split_once("NOOWNER ") {
+            return lost(key, "says who runs this pipeline");
+        }
+        if let Some((_, key)) = text.split_once("LOST ") {
+            return lost(key, "holds what was staged in this epoch");
         }
         if let Some((_, key)) = text.split_once("NOTOURS ") {
             let message = format!("another member has taken over records of `{key}` that are in this epoch");

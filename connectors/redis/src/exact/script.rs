@@ -41,6 +41,7 @@ const COMMIT: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then \
 /// effect: another member may have claimed what we read, and have written it too.
 const HOST: &str = "local lists = 2 + tonumber(ARGV[3]) \
     local acks = lists + tonumber(ARGV[4]) \
+    for i = 3, acks do if redis.call('EXISTS', KEYS[i]) == 0 then return redis.error_reply('LOST ' .. KEYS[i]) end end \
     local wrong = check(acks + 1, #KEYS) \
     if wrong then return redis.error_reply('WRONGTYPE ' .. wrong .. ' is no stream') end \
     local function each(act) \

@@ -152,7 +152,7 @@ async fn a_group_and_a_stream_on_one_server_share_a_transaction() {
     assert_eq!(sink_plan.capabilities().way, Way::Hosting);
     let source_plan = plan_source(&options(redis, source_options.clone())).unwrap();
     assert_eq!(sink_plan.transaction(), source_plan.transaction());
-    let pipeline = millstream_core::Stamp { pipeline: key(), ..stamp("s") };
+    let pipeline = millstream_core::Stamp { pipeline: key(), ..stamp(&key()) };
     let mut host = sink_plan.host().unwrap();
     host.introduce(&pipeline);
     assert_eq!(host.fence().await.unwrap(), None);
@@ -196,7 +196,7 @@ async fn a_transaction_whose_answer_is_lost_is_found_again() {
     let proxy = Proxy::start(&redis.address());
     let k = key();
     let options = json!({"url": format!("redis://{}", proxy.address()), "stream": k, "timeout": "500ms"});
-    let (sink_plan, pipeline) = (plan(&options), millstream_core::Stamp { pipeline: key(), ..stamp("s") });
+    let (sink_plan, pipeline) = (plan(&options), millstream_core::Stamp { pipeline: key(), ..stamp(&key()) });
     let mut host = sink_plan.host().unwrap();
     host.introduce(&pipeline);
     host.fence().await.unwrap();

@@ -28,9 +28,9 @@ fn checkpoint(epoch: Epoch) -> Checkpoint {
     serde_json::from_value(text).unwrap()
 }
 
-/// A host that has taken over, and a sink that has joined it.
+/// A host that has taken over, and a sink that has joined it. Their store is their own: a sink deletes what others of it staged.
 async fn hosted(options: &Value) -> (Box<dyn Host>, Box<dyn Sink>) {
-    let (plan, stamp) = (plan(options), Stamp { pipeline: key(), ..stamp("s") });
+    let (plan, stamp) = (plan(options), Stamp { pipeline: key(), ..stamp(&key()) });
     let (mut host, mut sink) = (plan.host().unwrap(), plan.create().unwrap());
     host.introduce(&stamp);
     assert_eq!(host.fence().await.unwrap(), None);
@@ -205,4 +205,18 @@ async fn an_owner_whose_key_is_lost_was_not_replaced() {
         assert_eq!(host.fence().await.unwrap(), None);
         redis.cli(&["FLUSHALL"]);
     }
+}
+
+#[tokio::test]
+async fn an_epoch_of_which_something_staged_is_lost_does_not_count() {
+    let redis = started!(Redis::start());
+    let (mut host, mut sink) = hosted(&options(&redis, json!({"stream": "to"}))).await;
+    put(&mut *sink, &records(&value_batch(0..10))).await;
+    assert_eq!(sink.prepare(1, Last::No).await.unwrap(), None);
+    let list = redis.cli(&["KEYS", "*:staged:*"]);
+    redis.cli(&["DEL", &list]);
+    let done = host.commit(&checkpoint(1), &[]).await;
+    let Hosted::Aborted(error) = done else { panic!("{done:?}") };
+    assert!(error.facts().retry && error.message().contains(&list), "{error:?}");
+    assert_eq!(host.fence().await.unwrap(), None);
 }
