@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use millstream_core::{Error, ErrorKind, Result};
+use tokio::time::Instant;
 
 use super::{Client, Redirect, Topology, slot};
 use crate::{
@@ -127,29 +128,19 @@ impl Router {
     pub(crate) async fn once(&mut self, requests: &[Request]) -> Result<Vec<Reply>> {
         let mut replies: Vec<Option<Reply>> = vec![None; requests.len()];
         let mut left: Vec<(usize, Option<Arc<str>>)> = (0..requests.len()).map(|i| (i, None)).collect();
-        for _ in 0..REDIRECTS_MAX {
-            let mut again = Vec::new();
+        let (mut redirects, until) = (0, Instant::now() + self.server.timeout);
+        while redirects < REDIRECTS_MAX {
+            let (mut again, mut waits) = (Vec::new(), false);
             for (node, asking, batch) in self.by_node(requests, &left).await? {
-                let mut commands = Commands::default();
-                let mut bytes = Vec::new();
-                for i in &batch {
-                    if asking {
-                        bytes.extend_from_slice(Commands::one(&[b"ASKING"]).bytes());
-                    }
-                    bytes.extend_from_slice(requests.get(*i).map_or(&[], |request| request.command.bytes()));
-                }
-                commands.append(&bytes, batch.len() * if asking { 2 } else { 1 });
-                let answers = self.ask_node(&node, &commands).await?;
-                if let Some(last) = answers.last().filter(|_| answers.len() < commands.len()) {
-                    // Which of them it does not take is seen only where it is alone.
-                    let said = refused("get all answers", &self.server, last.error().unwrap_or_default());
-                    return Err(said.with_kind(ErrorKind::Unavailable));
-                }
-                let answers = answers.into_iter().skip(usize::from(asking)).step_by(if asking { 2 } else { 1 });
+                let answers = self.answers(requests, &node, asking, &batch).await?;
                 for (i, reply) in batch.into_iter().zip(answers) {
-                    match self.redirect(&reply, &node) {
-                        Some(to) => again.push((i, to)),
-                        None => replies.get_mut(i).into_iter().for_each(|place| *place = Some(reply.clone())),
+                    if let Some(to) = self.redirect(&reply, &node) {
+                        again.push((i, to));
+                    } else if reply.error().is_some_and(|text| text.starts_with("TRYAGAIN")) && Instant::now() < until {
+                        again.push((i, None));
+                        waits = true;
+                    } else if let Some(place) = replies.get_mut(i) {
+                        *place = Some(reply);
                     }
                 }
             }
@@ -157,8 +148,38 @@ impl Router {
                 return replies.into_iter().map(|reply| reply.ok_or_else(crate::error::not_open)).collect();
             }
             left = again;
+            redirects += 1;
+            if waits {
+                // The keys of its slot are on their way, some here and some there: nothing was carried out.
+                tokio::time::sleep(TRY_AGAIN).await;
+                redirects = 0;
+            }
         }
         Err(refused("find a key", &self.server, "TRYAGAIN too many redirects"))
+    }
+
+    /// What a node answers to some requests.
+    async fn answers(
+        &mut self,
+        requests: &[Request],
+        node: &Arc<str>,
+        asking: bool,
+        batch: &[usize],
+    ) -> Result<impl Iterator<Item = Reply> + use<>> {
+        let mut commands = Commands::default();
+        for request in batch.iter().filter_map(|i| requests.get(*i)) {
+            if asking {
+                commands.push(&[b"ASKING"]);
+            }
+            commands.append(request.command.bytes(), 1);
+        }
+        let answers = self.ask_node(node, &commands).await?;
+        if let Some(last) = answers.last().filter(|_| answers.len() < commands.len()) {
+            // Which of them it does not take is seen only where it is alone.
+            let said = refused("get all answers", &self.server, last.error().unwrap_or_default());
+            return Err(said.with_kind(ErrorKind::Unavailable));
+        }
+        Ok(answers.into_iter().skip(usize::from(asking)).step_by(if asking { 2 } else { 1 }))
     }
 
     /// Which nodes get which requests.

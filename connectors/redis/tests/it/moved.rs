@@ -5,7 +5,8 @@ use std::sync::{
     atomic::{AtomicU16, Ordering},
 };
 
-use millstream_core::Sink;
+use millstream_core::{Error, Sink};
+use millstream_redis::{Answer, RedisStreams};
 use serde_json::json;
 
 use crate::{fake, support::*};
@@ -74,4 +75,29 @@ async fn a_refused_record_finds_the_node_that_has_taken_its_slot_over() {
     assert!(error.facts().retry && error.message().contains("CLUSTERDOWN"), "{error:?}");
     master.store(port(&new), Ordering::SeqCst);
     assert!(sink.flush().await.unwrap().rejected.is_empty());
+}
+
+/// A node that says so often that the keys of a command are neither here nor there, and a command of several keys.
+async fn on_its_way(mut times: usize) -> Result<Answer, Error> {
+    let address = fake::server(move |words| {
+        Some(match words[0].as_str() {
+            "DEL" if times == 0 => ":2\r\n".to_owned(),
+            "DEL" => {
+                times -= 1;
+                "-TRYAGAIN Multiple keys request during rehashing of slot\r\n".to_owned()
+            }
+            _ => fake::greeting(words),
+        })
+    })
+    .await;
+    let url = format!("redis://{address}?timeout=500ms");
+    let mut connection = RedisStreams::at(&url).unwrap().connection().unwrap();
+    connection.command(&[b"DEL", b"{t}a", b"{t}b"]).await
+}
+
+#[tokio::test]
+async fn a_command_on_keys_that_are_on_their_way_waits_for_them_and_not_for_ever() {
+    assert_eq!(on_its_way(3).await.unwrap(), Answer::Integer(2));
+    let error = on_its_way(usize::MAX).await.unwrap_err();
+    assert!(error.facts().retry && error.message().contains("TRYAGAIN"), "{error:?}");
 }
