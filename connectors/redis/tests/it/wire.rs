@@ -69,7 +69,8 @@ async fn a_damaged_byte_ends_in_an_error_or_a_new_connection_and_never_in_a_hang
             proxy.heal();
             redis.cli(&["XGROUP", "DESTROY", &k, "g"]);
         }
-        let mut sink = plan_sink(&through(&proxy, json!({"stream": key()}))).unwrap().create().unwrap();
+        let mut sink =
+            plan_sink(&through(&proxy, json!({"stream": format!("{k}:damaged:{byte}")}))).unwrap().create().unwrap();
         if told(async || Some(sink.open(&[]).await)).await.unwrap().is_ok() {
             proxy.corrupt(Flow::ToServer, byte);
             told(async || {
