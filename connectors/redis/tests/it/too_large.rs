@@ -1,13 +1,18 @@
 //! Records that are larger than the server takes.
 
-use millstream_core::{ErrorKind, Record, Sink, SinkPlan};
+use std::sync::Arc;
+
+use millstream_core::{ErrorKind, Record, Registry, Sink, SinkPlan};
+use millstream_runtime::{Plan, PlanOptions, RunOptions, Running};
+use millstream_state::{Memory, MemoryStore};
 use millstream_testkit::{
+    FakeSink,
     servers::{Missing, Redis},
     started,
 };
 use serde_json::{Value, json};
 
-use crate::{exact, fake, support::*};
+use crate::{exact, fake, pipeline, support::*};
 
 /// Small ones, and so many that are larger than the server takes, at these places and of these sizes.
 fn records(large: &[(usize, usize)]) -> Vec<Record> {
@@ -105,6 +110,25 @@ async fn an_epoch_with_records_that_the_server_does_not_take_is_played_again_unt
         let rows: Vec<u32> = large.iter().map(|(row, _)| *row as u32).collect();
         assert_eq!(replayed(&*plan, &records(&large)).await, (rows, tries));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_that_is_exactly_once_goes_on_without_what_its_server_does_not_take() {
+    let (redis, from) = (started!(server()), started!(Redis::shared()));
+    let (stream, letters) = (key(), Arc::new(FakeSink::truncating()));
+    let mut filler = sink(from, json!({"stream": stream})).await;
+    let large = [(10, 2 << 20), (30, 2 << 20), (31, 3 << 20)];
+    assert!(put(&mut *filler, &records(&large)).await.rejected.is_empty());
+    let (read, write) = (options(from, json!({"stream": stream})), options(&redis, may_not_ask("to")));
+    let spec = pipeline::spec_of(&key(), &read, &[&write]);
+    let plan = Plan::new(&spec, &Registry::default(), PlanOptions::default()).unwrap();
+    let mut options = RunOptions::new(Box::new(MemoryStore::new(Memory::new())), letters.clone());
+    options.until_end = true;
+    let mut running = Running::start(plan, options);
+    tokio::time::timeout(PATIENCE, running.wait()).await.expect("an end in time").unwrap();
+    assert_eq!(letters.records().len(), large.len());
+    let mut source = source_at(&redis, json!({"stream": "to"}), until_end()).await;
+    assert_eq!(all(&mut *source).await, numbered(0..50));
 }
 
 /// A length whose digits were damaged on their way is as wrong to a server as one that is too large.
