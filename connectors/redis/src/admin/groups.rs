@@ -126,7 +126,8 @@ fn read_groups(reply: &Reply) -> Option<Vec<(Vec<u8>, Group)>> {
     Some(all)
 }
 
-fn read_members(reply: &Reply) -> Option<Vec<Member>> {
+/// The members of a group, in an answer to `XINFO CONSUMERS`.
+pub(crate) fn read_members(reply: &Reply) -> Option<Vec<Member>> {
     let mut cursor = reply.cursor();
     let members = cursor.array()?;
     let mut all = Vec::new();

@@ -25,6 +25,7 @@ use std::{sync::Arc, time::Duration};
 use millstream_core::{Error, ErrorKind, Result, parse_options};
 use serde_json::Value;
 
+pub(crate) use groups::read_members;
 pub use groups::{Group, Member};
 pub use range::{Entry, Range};
 pub use trim::{Depth, Need};

@@ -109,6 +109,7 @@ impl Lane {
         if !keeps || !claims.due() {
             return Ok(());
         }
+        self.check_alone(link).await?;
         let rest = std::mem::take(&mut claims.rest);
         for key in 0..self.keys.len() {
             let name = self.keys.get(key).ok_or_else(not_open)?.shard.name.clone();

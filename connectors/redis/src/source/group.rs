@@ -71,7 +71,7 @@ pub(super) const MADE_UP: &str = "millstream-";
 
 /// Nobody's name: what was given back waits under it, so that those who have gone leave no name behind. Whoever takes over
 /// the last of it deletes it, as any name that was made up.
-const RETURNED: &str = "millstream-returned";
+pub(super) const RETURNED: &str = "millstream-returned";
 
 /// Keys of the shards.
 pub(super) type Names = BTreeMap<ShardKey, Arc<str>>;

@@ -1,14 +1,16 @@
 //! Joining a group, on each key that is there.
 
-use millstream_core::Result;
+use millstream_core::{Error, ErrorKind, Result};
 
 use super::{
     claim::Claims,
-    lane::{Lane, News},
+    group::RETURNED,
+    lane::{Lane, Member, News},
     link::Link,
     shards::Shard,
 };
 use crate::{
+    admin::{self, read_members},
     error::{not_open, refused},
     resp::Commands,
 };
@@ -19,6 +21,8 @@ const NO_KEY: &str = "requires the key to exist";
 impl Lane {
     /// Joins the group on each key, and takes up what we had taken and not acknowledged in a former life.
     pub(super) async fn join(&mut self, link: &mut Link) -> Result<Claims> {
+        // Before anything is taken up, which counts as handed out.
+        self.check_alone(link).await?;
         let (keeps, claim_idle) = (self.member()?.keeps(), self.member()?.group.claim_idle.0);
         let mut gone = Vec::new();
         let joined = self.join_each(link, keeps, &mut gone).await;
@@ -27,6 +31,32 @@ impl Lane {
         }
         joined?;
         Ok(Claims::new(claim_idle))
+    }
+
+    /// With keyed state nobody else may read with the group: records of a key would be elsewhere, and its state with them.
+    pub(super) async fn check_alone(&self, link: &mut Link) -> Result<()> {
+        if !self.reading.keyed {
+            return Ok(());
+        }
+        let Member { group, name: ours, .. } = self.member()?;
+        for key in &self.keys {
+            let (name, of) = (key.shard.name.as_bytes(), group.name.as_bytes());
+            let reply = link.call(&Commands::one(&[b"XINFO", b"CONSUMERS", name, of])).await?;
+            // Who may not look may still be allowed to read.
+            let members = read_members(&reply).unwrap_or_default();
+            let other = |member: &&admin::Member| member.name != *ours && member.name != RETURNED;
+            if let Some(other) = members.iter().filter(other).find(|member| member.idle < group.claim_idle.0) {
+                let (stream, group) = (&key.shard.name, &group.name);
+                let what = format!(
+                    "`{}` reads `{stream}` with the group `{group}`, too, and this pipeline keeps keyed state",
+                    other.name
+                );
+                let hint = "each would have records of the same keys: let one of them read; it begins when the other has not shown up for \
+                            `claim_idle`";
+                return Err(Error::new(ErrorKind::Unavailable, what).hint(hint));
+            }
+        }
+        Ok(())
     }
 
     /// Leaves out keys that are not there (any more): without them the others can be read.

@@ -69,6 +69,8 @@ pub(super) struct Reading {
     pub(super) batch: Batch,
     pub(super) member: Option<Member>,
     pub(super) until_end: bool,
+    /// The pipeline keeps keyed state.
+    pub(super) keyed: bool,
     pub(super) on_missing: OnMissing,
     pub(super) backlog: Backlog,
 }

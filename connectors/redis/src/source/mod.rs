@@ -97,6 +97,7 @@ impl RedisSource {
             batch: self.options.batch,
             member,
             until_end: resume.until_end,
+            keyed: resume.keyed,
             on_missing: self.options.on_missing,
             backlog: Backlog::default(),
         }

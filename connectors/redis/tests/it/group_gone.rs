@@ -25,6 +25,24 @@ async fn said_to_wait(source: &mut dyn Source, stream: &str) {
 }
 
 #[tokio::test]
+async fn with_keyed_state_a_member_reads_when_it_is_alone() {
+    let redis = started!(Redis::shared());
+    let k = key();
+    fill(redis, &k, 0..1).await;
+    let keyed = Resume { keyed: true, ..Resume::default() };
+    let member = |name: &str| json!({"stream": k, "group": {"name": "g", "member": name, "claim_idle": "1s"}});
+    let mut first = source_at(redis, member("first"), keyed.clone()).await;
+    assert_eq!(take(&mut *first, 1).await, ["v0"]);
+    let mut second = source_at(redis, member("second"), keyed).await;
+    let error = tokio::time::timeout(PATIENCE, second.next()).await.unwrap().unwrap_err();
+    assert!(error.facts().retry && error.message().contains("`first`"), "{error:?}");
+    first.close().await.unwrap();
+    drop(first);
+    assert_eq!(next_again(&mut *second).await.map(|read| values(&read.batch)).unwrap(), ["v0"]);
+    second.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_stream_that_is_deleted_is_waited_for_while_the_others_are_read() {
     let redis = started!(Redis::shared());
     let (stays, goes) = (key(), key());
