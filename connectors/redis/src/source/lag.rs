@@ -34,6 +34,8 @@ enum Depth {
         added: Option<u64>,
         /// The number of the entry that we stand at, where that is known.
         read: Option<u64>,
+        /// The newest entry, when we looked last.
+        newest: EntryId,
         /// The highest id that was ever deleted.
         deleted: EntryId,
     },
@@ -47,7 +49,8 @@ impl Backlog {
 
     /// A shard is read from here.
     pub(super) fn begin(&self, shard: &ShardKey, after: Place, group: bool) {
-        let by_id = Depth::ById { after, added: None, read: None, deleted: EntryId::ZERO };
+        let (newest, deleted) = (EntryId::ZERO, EntryId::ZERO);
+        let by_id = Depth::ById { after, added: None, read: after.number, newest, deleted };
         self.lock().insert(shard.clone(), if group { Depth::Group(None) } else { by_id });
     }
 
@@ -60,8 +63,19 @@ impl Backlog {
     pub(super) fn read(&self, shard: &ShardKey, to: Place, records: u64) {
         if let Some(Depth::ById { after, read, .. }) = self.lock().get_mut(shard) {
             *after = to;
-            *read = read.map(|read| read + records);
+            *read = read.map(|read| read.saturating_add(records));
         }
+    }
+
+    /// A place with its number, where the last look tells: it was the end, or reading begins there. Not where reading goes on,
+    /// because what is gone there may be what was to be read.
+    pub(super) fn numbered(&self, shard: &ShardKey, place: Place) -> Place {
+        let told = match self.lock().get(shard) {
+            Some(Depth::ById { added, newest, .. }) if *newest == place.id => *added,
+            Some(Depth::ById { after, read, .. }) if !place.seen && *after == place => *read,
+            _ => None,
+        };
+        Place { number: told.or(place.number), ..place }
     }
 
     /// Records that are there and not yet read; `None` where a stream does not tell.
@@ -93,20 +107,20 @@ impl Backlog {
 impl Depth {
     /// Finds out anew where we stand, if the ends of the stream tell.
     fn compare(&mut self, look: Look) {
-        let Depth::ById { after, added, read, deleted } = self else { return };
+        let Depth::ById { after, added, read, newest, deleted } = self else { return };
         let stands = after.id;
         *read = if stands == look.newest || (!after.seen && stands > look.newest) {
             look.added
         } else if look.first.is_none_or(|first| first > stands) && stands < look.newest {
             // Nothing of what is there was read.
-            look.added.map(|added| added.saturating_sub(look.entries))
+            look.gone()
         } else if look.deleted != *deleted && look.deleted > stands {
             // Some of what we were to read is gone, and nobody says how many.
             None
         } else {
             *read
         };
-        (*added, *deleted) = (look.added, look.deleted);
+        (*added, *newest, *deleted) = (look.added, look.newest, look.deleted);
     }
 }
 
@@ -138,7 +152,7 @@ mod tests {
     }
 
     fn by_id(after: Place) -> Depth {
-        Depth::ById { after, added: None, read: None, deleted: EntryId::ZERO }
+        Depth::ById { after, added: None, read: None, newest: EntryId::ZERO, deleted: EntryId::ZERO }
     }
 
     fn left(depth: Depth) -> Option<u64> {

@@ -284,7 +284,7 @@ impl Lane {
             let count = cursor.array()?;
             for _ in 0..count {
                 cursor.array()?;
-                key.after = Place::seen(EntryId::parse(cursor.text()?)?);
+                key.after = key.after.on_to(EntryId::parse(cursor.text()?)?, 1);
                 cursor.skip();
             }
             entries += count;

@@ -1,5 +1,6 @@
 //! What a stream says of itself.
 
+use super::place::Place;
 use crate::{
     id::EntryId,
     resp::{Cursor, Item, Reply},
@@ -40,14 +41,19 @@ impl Look {
         Some(look)
     }
 
-    /// Whether entries behind `id`, up to which all was read, may be gone. What is trimmed goes from the front: as long as `id` or
-    /// one before it is there, nothing behind it was. Where all of them are gone nobody says where that ended, unless the one
-    /// that was read is all that ever went.
-    pub(super) fn may_lack_behind(&self, id: EntryId) -> bool {
-        let front_is_there = self.first.is_some_and(|first| first <= id);
-        let gone = self.added.map(|added| added.saturating_sub(self.entries));
-        let only_that = gone == Some(1) && self.deleted == id;
-        self.newest > id && !front_is_there && !only_that
+    /// Whether entries behind a place, up to which all was read, may be gone. What is trimmed goes from the front: as long as its
+    /// own or one before it is there, nothing behind it was. Where all of them are gone, nothing else is if so many went as its
+    /// number says; without a number only if it is all that ever went.
+    pub(super) fn may_lack_behind(&self, place: Place) -> bool {
+        let front_is_there = self.first.is_some_and(|first| first <= place.id);
+        let only_that = |gone| place.number == Some(gone) || (gone == 1 && self.deleted == place.id);
+        let only_read = self.gone().is_some_and(only_that);
+        self.newest > place.id && !front_is_there && !only_read
+    }
+
+    /// Entries that were added and are not there any more.
+    pub(super) fn gone(&self) -> Option<u64> {
+        self.added.map(|added| added.saturating_sub(self.entries))
     }
 }
 
@@ -85,7 +91,14 @@ mod tests {
             (look(2, 9, 1), 1, false),
             (look(3, 8, 2), 2, true),
         ] {
-            assert_eq!(look.may_lack_behind(id(read)), may_lack, "{look:?} {read}");
+            assert_eq!(look.may_lack_behind(Place::seen(id(read))), may_lack, "{look:?} {read}");
+        }
+        // The number of the entry that was read tells more.
+        for (look, read, may_lack) in
+            [(look(5, 6, 0), 4, false), (look(8, 3, 0), 4, true), (look(0, 0, 0), 4, true), (look(3, 8, 2), 2, false)]
+        {
+            let place = Place { number: Some(read), ..Place::seen(id(read)) };
+            assert_eq!(look.may_lack_behind(place), may_lack, "{look:?} {read}");
         }
     }
 }

@@ -124,9 +124,9 @@ impl RedisSource {
     }
 
     /// Looks how much there is to read of these keys.
-    async fn look(&mut self, reading: &Reading, keys: &[LaneKey]) {
+    async fn look(&mut self, reading: &Reading, keys: &mut [LaneKey]) {
         let group = self.options.group.as_ref().map(|group| group.name.as_str());
-        for key in keys {
+        for key in &*keys {
             reading.backlog.begin(&key.shard.key, key.after, group.is_some());
         }
         let shards: Vec<Shard> = keys.iter().map(|key| key.shard.clone()).collect();
@@ -134,6 +134,7 @@ impl RedisSource {
         if let Err(error) = reading.backlog.look(&mut self.router, &shards, group).await {
             tracing::debug!(server = %self.server, error = %error.chain(), "nobody knows how much there is to read");
         }
+        keys.iter_mut().for_each(|key| key.after = reading.backlog.numbered(&key.shard.key, key.after));
     }
 
     /// Begins to read these keys, with all that is around them. Nothing before has an effect any more.
@@ -211,9 +212,9 @@ impl Source for RedisSource {
             group: self.options.group.is_some(),
             ids: self.options.ids,
         };
-        let keys = begin.keys(&mut self.router, shards).await?;
+        let mut keys = begin.keys(&mut self.router, shards).await?;
         let reading = self.reading(resume);
-        self.look(&reading, &keys).await;
+        self.look(&reading, &mut keys).await;
         self.begin(reading, resume.clone(), &topology, keys, finder)?;
         if !missing.is_empty() {
             let waits = self.not_there(&missing, ErrorKind::Unavailable);
@@ -288,7 +289,7 @@ impl Source for RedisSource {
         };
         for (shard, mark) in &open.marks {
             match mark {
-                Mark::Place(place) => position.set(shard.clone(), place)?,
+                Mark::Place(_) => position.set(shard.clone(), &open.place(shard))?,
                 Mark::Read(read) => {
                     position.set(shard.clone(), &GroupMark { run: open.run.clone(), read: *read })?;
                 }
@@ -365,7 +366,7 @@ impl Source for RedisSource {
         }
         let reading = self.reading(&resume);
         resume.position = Some(position);
-        self.look(&reading, &keys).await;
+        self.look(&reading, &mut keys).await;
         self.begin(reading, resume, &topology, keys, finder)
     }
 

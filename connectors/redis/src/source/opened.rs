@@ -13,6 +13,7 @@ use super::{
     assemble::{Handed, Mark},
     group::{self, Names},
     lane::{Lane, LaneKey, News, Reading, Work},
+    place::Place,
     relaunch::Relaunch,
     scout::{Gone, Running},
     shards::Shard,
@@ -77,12 +78,27 @@ impl Open {
             self.alone = Some((permit, marks.collect()));
         }
         for (shard, mark, records) in handed.marks {
-            if let Mark::Place(place) = mark {
-                self.reading.backlog.read(&shard, place, records);
-            }
+            let mark = match mark {
+                Mark::Place(to) => {
+                    let to = self.place(&shard).on_to(to.id, records);
+                    self.reading.backlog.read(&shard, to, records);
+                    Mark::Place(to)
+                }
+                mark => mark,
+            };
             self.marks.insert(shard, mark);
         }
         Event::Batch(handed.read)
+    }
+
+    /// Where reading by id stands behind what was handed over.
+    pub(super) fn place(&self, shard: &ShardKey) -> Place {
+        let place = match self.marks.get(shard) {
+            Some(Mark::Place(place)) => *place,
+            // It has come while we were there.
+            _ => Place::FRONT,
+        };
+        self.reading.backlog.numbered(shard, place)
     }
 
     /// Keys are not there any more, and what was pending on them neither. They are read again when they come back.

@@ -22,15 +22,15 @@ pub(super) async fn resume(link: &mut Link, key: &mut LaneKey, on_missing: OnMis
     let Some(look) = look.filter(|look| look.newest >= after.id) else {
         return Err(older(link, name, after.id, look));
     };
-    if !look.may_lack_behind(after.id) {
+    if !look.may_lack_behind(after) {
         return Ok(());
     }
     let error = trimmed(link, name, after.id, look);
     match on_missing {
         OnMissing::Fail => return Err(error),
         // What is there is all behind our place.
-        OnMissing::Beginning => {}
-        OnMissing::End => key.after = Place::seen(look.newest),
+        OnMissing::Beginning => key.after.number = look.gone(),
+        OnMissing::End => key.after = Place { number: look.added, ..Place::seen(look.newest) },
     }
     tracing::warn!(?on_missing, error = %error, "going on without records that are gone");
     Ok(())

@@ -270,8 +270,10 @@ async fn records_that_were_trimmed_before_they_were_read_are_not_passed_over_in_
 async fn what_was_trimmed_or_deleted_after_it_was_read_is_no_loss() {
     let redis = started!(Redis::shared());
     // What was read was trimmed, but for its last; all of it, and nothing came since; single entries were deleted.
-    let changes: [(usize, &[&str], usize); 4] = [
+    let changes: [(usize, &[&str], usize); 5] = [
         (3, &["XTRIM", "MINID", "3"], 7),
+        // And its last, too: just as many are gone as were read.
+        (3, &["XTRIM", "MINID", "4"], 7),
         (10, &["XTRIM", "MAXLEN", "0"], 0),
         (3, &["XDEL", "5-0"], 6),
         (1, &["XDEL", "1-0"], 9),
@@ -284,6 +286,43 @@ async fn what_was_trimmed_or_deleted_after_it_was_read_is_no_loss() {
         let rest = Resume { until_end: true, ..from(position) };
         let mut source = source_at(redis, json!({"stream": k}), rest).await;
         assert_eq!(all(&mut *source).await.len(), left, "{change:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_was_emptied_behind_its_reader_goes_on_with_what_comes_then() {
+    let redis = started!(Redis::shared());
+    let k = key();
+    let add = |ms: usize| drop(redis.cli(&["XADD", &k, &format!("{ms}-0"), "msg", &format!("v{ms}")]));
+    let empty = || drop(redis.cli(&["XTRIM", &k, "MAXLEN", "0"]));
+    // Some was trimmed before anybody read, and one was deleted.
+    (1..=9).for_each(add);
+    redis.cli(&["XTRIM", &k, "MINID", "3"]);
+    redis.cli(&["XDEL", &k, "5-0"]);
+    let mut first = source(redis, json!({"stream": k})).await;
+    assert_eq!(take(&mut *first, 6).await.len(), 6);
+    empty();
+    (10..=12).for_each(add);
+    let mut second = source_at(redis, json!({"stream": k}), from(first.position().unwrap())).await;
+    assert_eq!(take(&mut *second, 3).await, numbered(10..13));
+    // The same where reading began at the end, and where one more is gone than was read.
+    let mut third = source_at(redis, json!({"stream": k}), start(SeekTo::End)).await;
+    quiet(&mut *third, Duration::from_millis(50)).await;
+    add(13);
+    take(&mut *third, 1).await;
+    let position = third.position().unwrap();
+    empty();
+    (14..=15).for_each(add);
+    let mut fourth = source_at(redis, json!({"stream": k}), from(position.clone())).await;
+    assert_eq!(take(&mut *fourth, 2).await, numbered(14..16));
+    redis.cli(&["XTRIM", &k, "MAXLEN", "1"]);
+    let mut misses = source_at(redis, json!({"stream": k}), from(position)).await;
+    // What is there now must not count as read because somebody looked.
+    for _ in 0..2 {
+        let error = tokio::time::timeout(PATIENCE, misses.next()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), millstream_core::ErrorKind::StateMismatch, "{error:?}");
+        let position = misses.position().unwrap();
+        misses = source_at(redis, json!({"stream": k}), from(position)).await;
     }
 }
 
