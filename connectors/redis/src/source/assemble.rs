@@ -7,8 +7,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     decode::{Rows, Shape},
-    lane::Reading,
     place::Place,
+    reading::Reading,
 };
 use crate::{
     id::EntryId,

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use super::{
     assemble::{Assembler, Deliveries, Handed},
     group::{LEAVE, MADE_UP},
-    lane::{Lane, Member},
+    lane::Lane,
     link::Link,
+    reading::Member,
 };
 use crate::{
     error::{not_open, unexpected},

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use millstream_core::{Result, Resume, ShardKey};
 use serde::{Deserialize, Serialize};
 
-use super::lane::Member;
+use super::reading::Member;
 use crate::{
     client::{Request, Router},
     error::refused,

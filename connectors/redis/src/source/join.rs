@@ -5,8 +5,9 @@ use millstream_core::{Error, ErrorKind, Result};
 use super::{
     claim::Claims,
     group::RETURNED,
-    lane::{Lane, Member, News},
+    lane::{Lane, News},
     link::Link,
+    reading::Member,
     shards::Shard,
 };
 use crate::{

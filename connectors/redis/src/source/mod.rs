@@ -19,6 +19,7 @@ mod look;
 mod opened;
 mod place;
 mod plan;
+mod reading;
 mod relaunch;
 mod resume;
 mod scout;
@@ -41,10 +42,11 @@ use self::{
     decode::Shape,
     group::{GroupMark, Names},
     lag::Backlog,
-    lane::{LaneKey, Member, NEWS_MAX, News, Reading},
+    lane::{LaneKey, NEWS_MAX, News},
     ledger::Ledger,
     opened::Open,
     plan::RedisSourcePlan,
+    reading::{Member, Reading},
     scout::{Gone, Scout},
     shards::{Finder, Shard},
     start::{Begin, from_the_beginning},

@@ -12,8 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{
     assemble::{Handed, Mark},
     group::{self, Names},
-    lane::{Lane, LaneKey, News, Reading, Work},
+    lane::{Lane, LaneKey, News, Work},
     place::Place,
+    reading::Reading,
     relaunch::Relaunch,
     scout::{Gone, Running},
     shards::Shard,
