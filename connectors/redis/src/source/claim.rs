@@ -110,8 +110,11 @@ impl Lane {
         if !keeps || !claims.due() {
             return Ok(());
         }
-        self.check_alone(link).await?;
         let rest = std::mem::take(&mut claims.rest);
+        if rest.is_empty() {
+            // Once a look, and not for each of its pages.
+            self.check_alone(link).await?;
+        }
         for key in 0..self.keys.len() {
             let name = self.keys.get(key).ok_or_else(not_open)?.shard.name.clone();
             let next = match rest.get(&name) {
@@ -140,9 +143,8 @@ impl Lane {
         Ok(next)
     }
 
-    /// One page of what is pending: ours, or everybody's that is idle for so long. Without what we hold, and
-    /// without what lies behind the end. And where the next
-    /// page begins, if there is one.
+    /// One page of what is pending: ours, or everybody's that is idle for so long; without what we hold, and what lies behind the end. And where
+    /// the next page begins, if there is one.
     async fn pending(
         &self,
         link: &mut Link,

@@ -39,6 +39,18 @@ async fn with_keyed_state_a_member_reads_when_it_is_alone() {
     first.close().await.unwrap();
     drop(first);
     assert_eq!(next_again(&mut *second).await.map(|read| values(&read.batch)).unwrap(), ["v0"]);
+    // One that comes later, and keeps no state, is seen as well.
+    let mut third = source_at(redis, member("third"), Resume::default()).await;
+    let seen = async {
+        loop {
+            tokio::select! {
+                _ = third.next() => {}
+                said = second.next() => if let Err(error) = said { break error },
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, seen).await.unwrap();
+    assert!(error.facts().retry && error.message().contains("`third`"), "{error:?}");
     second.close().await.unwrap();
 }
 
