@@ -182,8 +182,14 @@ impl BatchBuilder {
         let newest = self.shards.last().copied().filter(|&index| self.dictionary[index as usize] == *origin);
         let shard = newest.or_else(|| self.lookup.get(origin).copied()).unwrap_or_else(|| {
             let index = self.dictionary.len() as u32;
+            // One shard is the rule, and needs no table.
+            if let [only] = self.dictionary.as_slice() {
+                self.lookup.insert(only.clone(), 0);
+            }
+            if index > 0 {
+                self.lookup.insert(origin.clone(), index);
+            }
             self.dictionary.push(origin.clone());
-            self.lookup.insert(origin.clone(), index);
             index
         });
         self.shards.push(shard);

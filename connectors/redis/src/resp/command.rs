@@ -10,6 +10,11 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
+    /// None, with room for so many bytes.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Commands { bytes: Vec::with_capacity(bytes), count: 0 }
+    }
+
     /// One command.
     pub(crate) fn one(words: &[&[u8]]) -> Self {
         let mut commands = Commands::default();

@@ -26,6 +26,9 @@ const NULL_VALUE: &[u8] = b"1";
 /// Redis' own limit for one word of a command, unless it says another (`proto-max-bulk-len`).
 pub(super) const WORD_BYTES_MAX: u64 = 512 << 20;
 
+/// A command takes about so many bytes beside its record's.
+const COMMAND_BYTES: usize = 80;
+
 /// What a word takes beside its bytes where it is packed.
 const PACKED_WORD_BYTES: usize = 5;
 
@@ -66,10 +69,20 @@ struct Building {
     cuts: Vec<Cut>,
 }
 
+impl Building {
+    fn new(node: &Arc<str>, batch: &Batch, topology: &Topology) -> Self {
+        // In a cluster nobody knows which share will be its.
+        let (records, bytes) = if topology.is_cluster() { (0, 0) } else { (batch.len(), batch.size()) };
+        let bytes = bytes + records * COMMAND_BYTES;
+        Building { node: node.clone(), commands: Commands::with_capacity(bytes), cuts: Vec::with_capacity(records) }
+    }
+}
+
 /// A batch on its way, and what is the same for all of its records.
 struct Round<'a> {
     topology: &'a Topology,
     server: &'a Server,
+    batch: &'a Batch,
     nodes: Vec<Building>,
     /// Keys so far, with their slots, and which of `nodes` has them.
     keys: Vec<(u16, Vec<u8>, usize)>,
@@ -140,8 +153,15 @@ impl Encoder {
         (topology, server): (&Topology, &Server),
         mut staging: Option<&mut Staging>,
     ) -> Result<Encoded> {
-        let mut round =
-            Round { topology, server, nodes: Vec::new(), keys: Vec::new(), places: HashMap::default(), newest: 0 };
+        let mut round = Round {
+            topology,
+            server,
+            batch,
+            nodes: Vec::new(),
+            keys: Vec::new(),
+            places: HashMap::default(),
+            newest: 0,
+        };
         let mut rejected = Vec::new();
         let (appended, now) = (batch.envelope().0.told.appended, Timestamp::now());
         let trim = self.trim(now);
@@ -354,11 +374,17 @@ impl Round<'_> {
         let node = self.topology.node(slot);
         let node = node.ok_or_else(|| refused("write", self.server, "CLUSTERDOWN nobody has the slot of a key"))?;
         let node = self.nodes.iter().position(|building| building.node == *node).unwrap_or_else(|| {
-            self.nodes.push(Building { node: node.clone(), commands: Commands::default(), cuts: Vec::new() });
+            self.nodes.push(Building::new(node, self.batch, self.topology));
             self.nodes.len() - 1
         });
         self.newest = self.keys.len();
-        self.places.insert(key.to_vec(), self.newest);
+        // One key is the rule, and needs no table.
+        if let [(_, only, _)] = self.keys.as_slice() {
+            self.places.insert(only.clone(), 0);
+        }
+        if self.newest > 0 {
+            self.places.insert(key.to_vec(), self.newest);
+        }
         self.keys.push((slot, key.to_vec(), node));
         Ok((slot, node))
     }

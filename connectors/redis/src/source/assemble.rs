@@ -60,7 +60,8 @@ impl<'a> Assembler<'a> {
         end: Option<EntryId>,
         deliveries: Option<&Deliveries>,
     ) -> Option<()> {
-        for _ in 0..cursor.array()? {
+        let count = cursor.array()?;
+        for _ in 0..count {
             if cursor.array()? == 0 {
                 // An entry that was deleted while it was pending.
                 continue;
@@ -85,7 +86,7 @@ impl<'a> Assembler<'a> {
             match self.ids.last_mut() {
                 Some((last, ids)) if *last == shard => ids.push(id),
                 _ => {
-                    let mut ids = Vec::with_capacity(BATCH_RECORDS_MAX.min(1024));
+                    let mut ids = Vec::with_capacity(count.min(BATCH_RECORDS_MAX));
                     ids.push(id);
                     self.ids.push((shard, ids));
                 }

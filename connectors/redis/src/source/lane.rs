@@ -43,6 +43,9 @@ const FEW: usize = 16;
 /// Answers that wait to be handed over, beside the one in each lane's hands. Each has about `batch.bytes`.
 pub(super) const NEWS_MAX: usize = 2;
 
+/// A read takes about so many bytes, and so many for each key.
+const COMMAND_BYTES: usize = 128;
+
 /// A lane tells its source.
 pub(super) enum News {
     /// Records.
@@ -157,8 +160,10 @@ impl Lane {
                 self.end_what_is_read(entries);
             }
             if entries > 0 && !sent {
-                // Asking again costs as much as the record has taken so far: only when it is out of our hands.
+                // Asking again costs as much as the record has taken so far: only when it is out of our hands, and whoever waits
+                // for it has had his turn.
                 let _ = self.news.reserve_many(NEWS_MAX).await;
+                tokio::task::yield_now().await;
             }
         }
         Ok(())
@@ -185,7 +190,7 @@ impl Lane {
     /// Reads what is new, waiting for it so long.
     fn read_command(&self, wait: Option<Duration>) -> Commands {
         let (member, batch) = (&self.reading.member, self.count);
-        let mut command = Commands::default();
+        let mut command = Commands::with_capacity(COMMAND_BYTES * (1 + self.keys.len()));
         let no_ack = self.reading.forgets();
         let words = 4 + if member.is_some() { 3 } else { 0 } + if wait.is_some() { 2 } else { 0 } + usize::from(no_ack);
         command.begin(words + 2 * self.keys.len());

@@ -245,13 +245,13 @@ impl Source for RedisSource {
             }
             let news = tokio::select! {
                 biased;
+                // First: what they hand over now is there at once. A lane that ends has said so.
+                Some(()) = open.lanes.next() => continue,
                 news = open.news.recv() => news,
                 ready = relaunch::end(&mut open.relaunch), if open.relaunch.is_some() => {
                     open.relaunch(router, ready?)?;
                     continue;
                 }
-                // A lane that ends has said so.
-                Some(()) = open.lanes.next() => continue,
             };
             match news {
                 Some(News::Read(handed)) => return Ok(open.hand_over(handed)),

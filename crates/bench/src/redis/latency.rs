@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use millstream::client::{ConsumerOptions, ProducerOptions};
 use millstream_core::{Event, SeekTo};
 use millstream_testkit::servers::Redis;
@@ -85,9 +85,13 @@ fn connector(redis: &Redis) -> Result<f64> {
                 anyhow::Ok(())
             };
             tokio::pin!(waiting);
-            // It asks only while it is polled. Nobody sleeps here: a cold processor would be measured.
+            // It asks only while it is polled. Nobody sleeps here, as a timeout would: a cold processor would be measured.
             while !reader_waits(&mut watch)? {
-                let _ = tokio::time::timeout(Duration::ZERO, &mut waiting).await;
+                tokio::select! {
+                    biased;
+                    ended = &mut waiting => bail!("a record came before it was written: {ended:?}"),
+                    () = tokio::task::yield_now() => {}
+                }
             }
             let begun = Instant::now();
             sink.write(batch.clone()).await?;
