@@ -38,7 +38,7 @@ use rdkafka::{
 pub(crate) use self::{
     brokers::{add_brokers, has_broker},
     ends::Ends,
-    outbox::{Reports, Run, Topic},
+    outbox::{Reports, Run, Topic, wake},
 };
 use crate::context::Context;
 

@@ -10,6 +10,10 @@ use crate::options::{
     MembershipProtocol, PartitionBy, Properties, TokenFrom,
 };
 
+/// So long a record waits for others at most, unless somebody says how long: more than one request takes where much is written.
+/// librdkafka 2.12 spins on a core as long as records are older than this and cannot be sent (its issues 2565 and 3692).
+pub(crate) const GATHER_MAX: Duration = Duration::from_millis(50);
+
 /// How a cluster is reached, out of any component's options.
 #[derive(Clone)]
 pub(crate) struct Access {
@@ -255,7 +259,8 @@ pub(crate) fn sink(options: &KafkaSinkOptions, address: &Address) -> Result<(Acc
         },
     );
     config.set("compression.type", options.compression.name());
-    config.set("linger.ms", (options.batch.linger.0.as_secs_f64() * 1e3).to_string());
+    let linger = options.batch.linger.map_or(GATHER_MAX, |linger| linger.0);
+    config.set("linger.ms", (linger.as_secs_f64() * 1e3).to_string());
     config.set("batch.num.messages", options.batch.count.to_string());
     config.set("batch.size", options.batch.bytes.0.to_string());
     config.set("queue.buffering.max.kbytes", (options.buffer.0 / 1024).to_string());

@@ -20,7 +20,7 @@ use crate::{
     client::{Cluster, Partition, admin, blocking, list_of, topic_option},
     error::{coded, failed, no_topic},
     murmur2::partition_of,
-    native::Inbox,
+    native::{Inbox, wake},
     sink::{Planned, ledger::Standing},
 };
 
@@ -207,6 +207,9 @@ fn put(plan: &Planned, shared: &Shared, (pipeline, key): (&str, &[u8]), bytes: O
                 return Err(failed(what(), error));
             }
         }
+    }
+    if plan.gathers() && ledger.sent(1, 0) {
+        wake(&producer);
     }
     // All records of the transaction, too: one that is refused aborts it, and says so here.
     while let Standing::Open = ledger.standing()? {

@@ -60,7 +60,7 @@ impl Shared {
         config.set("socket.timeout.ms", timeout.min(Duration::from_secs(60)).as_millis().to_string());
         let context = Context::new(&plan.access);
         let ledger = context.ledgers.open()?;
-        let producer = producer::start(&plan.access, &config, context)?;
+        let producer = producer::start(&plan.access, &config, context, plan.gathers())?;
         let what = || format!("cannot begin transactions of `{pipeline}` at {}", plan.access.shown);
         let deadline = Instant::now() + plan.access.timeout + timeout;
         loop {

@@ -207,8 +207,8 @@ impl Reports {
         Reports { queue, producer }
     }
 
-    /// Takes one event, and waits for it. The reports in one come to the books together.
-    pub(crate) fn take(&self, wait: Duration) {
+    /// Takes one event, and waits for it, or until it is woken; whether there was one. The reports in one come to the books together.
+    pub(crate) fn take(&self, wait: Duration) -> bool {
         let context = self.producer.context();
         context.contact.keep(self.producer.client());
         let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
@@ -239,6 +239,13 @@ impl Reports {
             rd::RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH => self.refresh_token(),
             _ => {}
         }
+        !event.0.is_null()
+    }
+
+    /// For a millisecond no record waits for others: what can go is sent. Returns sooner where nothing is left.
+    pub(crate) fn hurry(&self) {
+        // SAFETY: the client is alive. What it answers is only whether all was reported in time.
+        unsafe { rd::rd_kafka_flush(self.producer.client().native_ptr(), 1) };
     }
 
     fn refresh_token(&self) {
@@ -251,6 +258,16 @@ impl Reports {
         let failed = CString::new(failed).unwrap_or_default();
         // SAFETY: the client is alive, and the text ends with a null byte.
         unsafe { rd::rd_kafka_oauthbearer_set_token_failure(client.native_ptr(), failed.as_ptr()) };
+    }
+}
+
+/// Wakes whoever waits for a producer's reports, or keeps him from waiting the next time.
+pub(crate) fn wake(producer: &Producer) {
+    // SAFETY: the client is alive; the reference to its queue is ours to destroy, and is not used after that.
+    unsafe {
+        let queue = rd::rd_kafka_queue_get_main(producer.client().native_ptr());
+        rd::rd_kafka_queue_yield(queue);
+        rd::rd_kafka_queue_destroy(queue);
     }
 }
 

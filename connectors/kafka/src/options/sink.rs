@@ -138,14 +138,14 @@ pub struct KafkaBatch {
     pub count: u32,
     /// Most bytes of a batch, before compression.
     pub bytes: Size,
-    /// How long a record waits for others.
-    pub linger: Span,
+    /// How long a record waits for others. Without it as long as those before it are on their way, and no longer than 50 ms.
+    pub linger: Option<Span>,
 }
 
 impl Default for KafkaBatch {
     fn default() -> Self {
-        // Librdkafka's own, but for the linger: what comes in is batches already, and a lone record should not wait.
-        KafkaBatch { count: 10_000, bytes: Size(1_000_000), linger: Span(Duration::from_millis(1)) }
+        // Librdkafka's own, but for the linger: a lone record should not wait.
+        KafkaBatch { count: 10_000, bytes: Size(1_000_000), linger: None }
     }
 }
 
@@ -218,7 +218,7 @@ impl KafkaSinkOptions {
         if self.batch.bytes.0 == 0 || self.batch.bytes.0 > 1 << 30 {
             return Err(wrong("bytes", "a batch takes from 1 B to 1 GiB", "write `1MB`, say").within("batch"));
         }
-        if self.batch.linger.0 > Duration::from_secs(900) {
+        if self.batch.linger.is_some_and(|linger| linger.0 > Duration::from_secs(900)) {
             return Err(
                 wrong("linger", "a record cannot wait for more than 15 min", "write `5ms`, say").within("batch")
             );

@@ -34,6 +34,8 @@ pub(crate) struct Ledgers {
     room_wanted: AtomicBool,
     /// Bytes of keys and values that are on their way. Of a batch that is being sent only about so many.
     bytes: AtomicIsize,
+    /// Records may wait in the producer for others that do not come.
+    hurries: AtomicBool,
 }
 
 /// The books of one sink.
@@ -47,6 +49,8 @@ struct Books {
     failed: Option<Error>,
     /// A broker has refused some for the size of the batch in which they were.
     too_large: bool,
+    /// With so many bytes on their way, some partition has a whole batch of them.
+    full: usize,
     changed: Arc<Notify>,
 }
 
@@ -111,13 +115,29 @@ impl Ledgers {
                 Some(code) => books.not_delivered(index, row, code, report.topic()),
             }
         }
-        self.bytes.fetch_sub(done as isize, Ordering::AcqRel);
+        let left = self.bytes.fetch_sub(done as isize, Ordering::AcqRel) - done as isize;
+        // librdkafka 2.12 has one request with more than a few records under way for a partition at a time. So what has gathered
+        // behind the one that is answered should go now, unless it is a whole batch, which goes anyway.
+        let full = all.iter().fold(0_usize, |sum, books| sum.saturating_add(books.full));
+        if (left.max(0) as usize) < full && all.iter().any(|books| books.outstanding > 0) {
+            self.hurries.store(true, Ordering::Release);
+        }
         let room_wanted = self.room_wanted.swap(false, Ordering::AcqRel);
         let news =
             |books: &&Books| room_wanted || books.outstanding == 0 || books.failed.is_some() || books.settled() > 0;
         for books in all.iter().filter(news) {
             books.changed.notify_one();
         }
+    }
+
+    /// Whether records may wait for others that do not come; said once.
+    pub(crate) fn hurries(&self) -> bool {
+        self.hurries.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether no record is on its way.
+    pub(crate) fn is_idle(&self) -> bool {
+        lock(&self.all).iter().all(|books| books.outstanding == 0)
     }
 }
 
@@ -200,6 +220,18 @@ impl Ledger {
         if let Some(books) = lock(&self.ledgers.all).get_mut(self.slot) {
             books.outstanding += records;
         }
+    }
+
+    /// So many records have been sent; with `full` bytes on their way some partition has a whole batch. Whether nothing else is on
+    /// its way: then no report comes that lets them go.
+    pub(crate) fn sent(&self, records: usize, full: usize) -> bool {
+        let mut all = lock(&self.ledgers.all);
+        if let Some(books) = all.get_mut(self.slot) {
+            books.full = full;
+        }
+        let alone = all.iter().map(|books| books.outstanding).sum::<usize>() <= records;
+        self.ledgers.hurries.fetch_or(alone, Ordering::AcqRel);
+        alone
     }
 
     /// So many of them were not sent after all. Fewer bytes than none: there were more than was thought.

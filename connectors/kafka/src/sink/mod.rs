@@ -97,7 +97,7 @@ impl KafkaSink {
     fn produce(&self, cap: u64) -> Result<(Producer, Ledger)> {
         let context = Context::new(&self.plan.access);
         let ledger = context.ledgers.open()?;
-        Ok((producer::start(&self.plan.access, &self.plan.config_of(cap), context)?, ledger))
+        Ok((producer::start(&self.plan.access, &self.plan.config_of(cap), context, self.plan.gathers())?, ledger))
     }
 
     /// Goes on with a producer whose batches are no larger than `cap`.
@@ -106,7 +106,8 @@ impl KafkaSink {
         let open = self.open.as_mut().ok_or_else(not_open)?;
         let ledgers = open.producer.context().ledgers.clone();
         let context = Context::sharing(&self.plan.access, ledgers);
-        open.producer = producer::start(&self.plan.access, &self.plan.config_of(open.cap), context)?;
+        open.producer =
+            producer::start(&self.plan.access, &self.plan.config_of(open.cap), context, self.plan.gathers())?;
         open.topics.forget_producer();
         Ok(())
     }

@@ -58,6 +58,11 @@ impl Planned {
         config
     }
 
+    /// Whether records wait for others only while some are on their way.
+    pub(crate) fn gathers(&self) -> bool {
+        self.options.batch.linger.is_none()
+    }
+
     /// Whether the brokers say which offsets records got.
     pub(crate) fn tells_offsets(&self) -> bool {
         self.options.acks != Acks::None

@@ -192,6 +192,11 @@ impl Topics {
         }
     }
 
+    /// Partitions of all topics that are known.
+    pub(super) fn partitions(&self) -> usize {
+        self.known.iter().map(|topic| topic.partitions.unwrap_or(0) as usize).sum()
+    }
+
     /// Whether a topic is there, as far as is known.
     pub(super) fn has(&self, name: &str) -> bool {
         self.find(name).is_some()

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{coded, kind_of, no_topic},
-    native::Run,
+    native::{Run, wake},
     options::PartitionBy,
 };
 
@@ -37,7 +37,7 @@ pub(super) fn send(
     batch: &Batch,
     (id, from): (WriteId, usize),
 ) -> Sent {
-    let Open { producer, ledger, names, topics, .. } = open;
+    let Open { producer, ledger, names, topics, cap, .. } = open;
     // One entry in the books for all of them, put right at the end: reports may be quick.
     let (records, bytes) = (batch.len().saturating_sub(from), batch.size());
     ledger.sending(records, bytes);
@@ -58,8 +58,12 @@ pub(super) fn send(
     };
     let stopped = (from..batch.len()).try_for_each(|row| sender.take(row, &batch.get(row)));
     let stopped = stopped.and_then(|()| sender.send_run());
-    let unsent = (records - sender.records, bytes as isize - sender.bytes as isize);
+    let (sent, unsent) = (sender.records, (records - sender.records, bytes as isize - sender.bytes as isize));
     ledger.not_sent(unsent.0, unsent.1);
+    let full = usize::try_from(*cap).unwrap_or(usize::MAX).saturating_mul(topics.partitions());
+    if plan.gathers() && ledger.sent(sent, full) {
+        wake(producer);
+    }
     match stopped {
         Ok(()) => Sent::All,
         Err(stop) => *stop,

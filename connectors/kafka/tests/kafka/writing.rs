@@ -202,6 +202,21 @@ async fn acks_and_idempotence_are_choices() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_record_is_sent_at_once() {
+    let topic = topic(3);
+    let mut sink = sink(&topic, json!({})).await;
+    // Each alone: waiting for others would take 50 ms.
+    let all = async {
+        for i in 0..200 {
+            sink.write(batch(&values(i, i + 1))).await.unwrap();
+            sink.flush().await.unwrap();
+        }
+    };
+    tokio::time::timeout(200 * Duration::from_millis(50), all).await.expect("records wait for others that do not come");
+    assert_eq!(read_to_end(&topic, json!({})).await.len(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lone_record_waits_for_others_as_long_as_it_may() {
     let topic = topic(1);
     let mut source = opened(&topic, json!({}), &Resume::default()).await;
