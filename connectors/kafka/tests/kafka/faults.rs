@@ -106,6 +106,20 @@ async fn a_broker_that_is_paused_loses_and_repeats_nothing() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_killed_and_another_that_takes_over_lose_and_repeat_nothing() {
+    goes_through(Kafka::setup().brokers(3).start().unwrap(), |kafka| {
+        let old = kafka.leader("numbers", 0).unwrap();
+        kafka.kill(old);
+        kafka.wait_for_leader_other_than(old, "numbers", 0);
+        kafka.restart(old);
+        kafka.wait_for_in_sync("numbers", 3);
+        // The lead goes back to where it was, without anybody's end.
+        kafka.tool("kafka-leader-election", &["--election-type", "preferred", "--all-topic-partitions"]);
+    })
+    .await;
+}
+
 /// For a moment the cluster has no brokers, and says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_its_cluster_took_for_dead_loses_and_repeats_nothing() {

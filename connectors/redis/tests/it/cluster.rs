@@ -230,6 +230,44 @@ async fn a_master_that_dies_is_followed_by_its_replica() {
     assert_eq!(got.all, 5000);
 }
 
+#[tokio::test]
+async fn a_group_goes_on_with_the_replica_of_a_master_that_dies() {
+    let cluster = started!(RedisCluster::start());
+    let k = "k";
+    let mut sink = open_sink(&options(&cluster, json!({"stream": k, "shards": 6}))).await;
+    let group = json!({"stream": k, "group": {"name": "g", "member": "m", "claim_idle": "2s"}});
+    let mut member = open_source(&options(&cluster, group.clone()), Resume::default()).await;
+    let mut got = Got::default();
+    write(&mut *sink, keyed(0..2000)).await;
+    read(&mut *member, &mut got, 1000).await;
+    let position = member.position().unwrap();
+    member.commit(&position, None).await.unwrap();
+    let slot = cluster.slot("k:0");
+    let master = cluster.master(slot);
+    // The replicas have all of it.
+    cluster.wait_until_ok();
+    cluster.node(master).kill();
+    write_in_pieces(&mut *sink, 2000..3000).await;
+    read(&mut *member, &mut got, 3000).await;
+    assert_ne!(cluster.wait_for_master_other_than(master, slot), master);
+    let position = member.position().unwrap();
+    while let Err(error) = member.commit(&position, None).await {
+        assert!(error.facts().retry, "{error:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    member.close().await.unwrap();
+    // What was acknowledged stays so with the new master; nothing waits for a member.
+    let mut next = open_source(&options(&cluster, group), until_end()).await;
+    while let Some(read) = next_again(&mut *next).await {
+        got.add(&read.batch);
+    }
+    for shard in 0..6 {
+        let pending = cluster.cli(&["XPENDING", &format!("{k}:{shard}"), "g"]);
+        assert!(pending.starts_with('0'), "{pending}");
+    }
+    assert_eq!(got.all, 3000);
+}
+
 async fn write_in_pieces(sink: &mut dyn Sink, range: std::ops::Range<usize>) {
     for start in range.clone().step_by(250) {
         write(sink, keyed(start..range.end.min(start + 250))).await;

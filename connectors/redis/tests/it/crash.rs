@@ -71,13 +71,13 @@ impl Job {
 }
 
 /// Writes numbers into a stream, until it is told to stop.
-struct Feed {
+pub struct Feed {
     stop: Arc<AtomicBool>,
     writing: JoinHandle<usize>,
 }
 
 impl Feed {
-    fn start(options: Value) -> Feed {
+    pub fn start(options: Value) -> Feed {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let writing = tokio::spawn(async move {
@@ -96,7 +96,7 @@ impl Feed {
     }
 
     /// Stops; how many there are.
-    async fn end(self) -> usize {
+    pub async fn end(self) -> usize {
         self.stop.store(true, Ordering::Release);
         self.writing.await.unwrap()
     }

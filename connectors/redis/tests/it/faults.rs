@@ -81,7 +81,8 @@ async fn connections_cut_in_the_middle_of_writes_lose_nothing() {
     flush(&mut *sink).await;
     let mut source = source_at(redis, json!({"stream": k}), until_end()).await;
     let copies = at_least_once(&all(&mut *source).await, 20_000);
-    assert!(copies < 20 * 1500, "{copies} copies");
+    // A cut repeats at most what was not flushed.
+    assert!(copies <= 20 * 5 * 500, "{copies} copies");
 }
 
 #[tokio::test]

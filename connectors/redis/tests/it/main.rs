@@ -13,6 +13,7 @@ mod host;
 mod lag;
 mod large;
 mod late;
+mod members;
 mod moved;
 mod options;
 mod order;
