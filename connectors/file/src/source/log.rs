@@ -13,7 +13,7 @@ use millstream_core::{Error, ErrorKind, Frames, Result};
 use super::{
     mark::LogMark,
     reader::{Filled, Reader},
-    rotated::name_of,
+    rotated::{RENAMES_MAX, name_of},
 };
 use crate::{
     error::failed,
@@ -24,9 +24,6 @@ use crate::{
 
 /// A file that has been quiet for this long is closed; it is opened again when it grows.
 pub(super) const CLOSE_AFTER: Duration = Duration::from_secs(60);
-
-/// How often a file may be renamed while it is being opened.
-const RENAMES_MAX: usize = 5;
 
 /// A file that is read.
 pub(super) struct Log {

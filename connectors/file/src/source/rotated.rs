@@ -23,17 +23,27 @@ pub(super) enum Located {
     Gone,
 }
 
+/// How often a file may be renamed while it is being looked for.
+pub(super) const RENAMES_MAX: usize = 50;
+
 /// Looks for the marked file: at `path`, then in its whole folder. `named`: it had the name when the mark was saved.
 pub(super) fn locate(path: &Path, mark: &LogMark, named: bool) -> io::Result<Located> {
     let same_name = identify(path, mark)?;
     if let Some((log, true)) = same_name {
         return Ok(Located::Found(log));
     }
-    for (other, _) in folder(path)? {
-        if other != *path
-            && let Some((log, true)) = identify(&other, mark)?
-        {
-            return Ok(Located::Found(log));
+    for _ in 0..RENAMES_MAX {
+        let mut renamed = false;
+        let files = folder(path)?.into_iter();
+        for (other, _) in files.filter(|(other, metadata)| other != path && FileId::from(metadata).ino == mark.id.ino) {
+            match identify(&other, mark)? {
+                Some((log, true)) => return Ok(Located::Found(log)),
+                Some((_, false)) => {}
+                None => renamed = true,
+            }
+        }
+        if !renamed {
+            break;
         }
     }
     Ok(match same_name {
@@ -92,24 +102,27 @@ pub(super) fn name_of(path: &Path, id: FileId) -> Option<PathBuf> {
 }
 
 /// How often a folder is looked at until nothing is renamed meanwhile.
-const LOOKS_MAX: usize = 5;
+const LOOKS_MAX: usize = 20;
 
 /// Regular files beside `path`. Renames that are under way show a file under two names or under none, so what counts is
-/// what two looks agree on.
+/// what two looks agree on. Where none do, a file that only earlier looks have shown is there under the name that it had then.
 fn folder(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
-    let mut found = look(path)?;
+    let mut newest = look(path)?;
+    let mut earlier = Vec::new();
     for _ in 0..LOOKS_MAX {
         let again = look(path)?;
-        let ids = |files: &[(PathBuf, Metadata)]| -> HashSet<(PathBuf, FileId)> {
+        let names = |files: &[(PathBuf, Metadata)]| -> HashSet<(PathBuf, FileId)> {
             files.iter().map(|(path, metadata)| (path.clone(), metadata.into())).collect()
         };
-        let agree = ids(&found) == ids(&again);
-        found = again;
-        if agree {
-            break;
+        if names(&newest) == names(&again) {
+            return Ok(again);
         }
+        let shown: HashSet<FileId> = again.iter().map(|(_, metadata)| metadata.into()).collect();
+        earlier.extend(std::mem::replace(&mut newest, again));
+        earlier.retain(|(_, metadata)| !shown.contains(&FileId::from(metadata)));
     }
-    Ok(found)
+    newest.extend(earlier);
+    Ok(newest)
 }
 
 /// Regular files beside `path`, without those that vanish while we look.
