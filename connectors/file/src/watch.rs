@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 /// Even a watched file is looked at this often, in case an event was lost: 1,000 idle sources make 100 looks a second.
 const BACKSTOP: Duration = Duration::from_secs(10);
@@ -32,6 +32,8 @@ pub(crate) struct Watch {
     /// Every folder is watched by the kernel.
     told: bool,
     quiet: u32,
+    /// When to look even if nobody rings; it outlives a wait that is given up.
+    look_at: Option<Instant>,
 }
 
 /// What an event rings.
@@ -71,7 +73,7 @@ impl Watch {
     /// Watches nothing yet. Only files whose names begin with `prefix` will matter.
     pub(crate) fn new(prefix: Option<String>) -> Self {
         let bell = Arc::new(Bell { prefix, ..Bell::default() });
-        Watch { bell, folders: BTreeSet::new(), told: false, quiet: 0 }
+        Watch { bell, folders: BTreeSet::new(), told: false, quiet: 0, look_at: None }
     }
 
     /// The bell that the kernel rings.
@@ -90,20 +92,24 @@ impl Watch {
             self.told &= kernel::add(&self.bell, folder);
         }
         self.folders = folders.clone();
+        // What has changed since they were looked at, and before they were watched, nobody tells.
+        self.bell.ring(None, true);
     }
 
-    /// Waits until something may have changed, at most `most`.
+    /// Waits until something may have changed, at most `most`. Cancel-safe: who waits again goes on with the same wait.
     pub(crate) async fn changed(&mut self, most: Option<Duration>) {
         if self.bell.lost.swap(false, Ordering::AcqRel) {
             // The next `set` begins anew; a folder may be there again under its name.
             kernel::remove(&self.bell, &std::mem::take(&mut self.folders));
-            self.told = false;
+            (self.told, self.look_at) = (false, None);
         }
         let usual = if self.told { BACKSTOP } else { POLL_MIN.saturating_mul(1 << self.quiet.min(8)).min(POLL_MAX) };
         let wait = most.map_or(usual, |most| most.min(usual));
-        self.quiet = self.quiet.saturating_add(1);
+        let look_at = *self.look_at.get_or_insert_with(|| Instant::now() + wait);
         // Running out of time is as good a reason to look as being told.
-        let _ = tokio::time::timeout(wait, self.bell.rung.notified()).await;
+        let _ = tokio::time::timeout_at(look_at, self.bell.rung.notified()).await;
+        self.look_at = None;
+        self.quiet = self.quiet.saturating_add(1);
     }
 
     /// Records have come: polling is quick again.
@@ -257,4 +263,29 @@ mod kernel {
     }
 
     pub(super) fn remove(_: &Arc<Bell>, _: &BTreeSet<PathBuf>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_that_is_given_up_again_and_again_comes_to_its_end() {
+        let mut watch = Watch::new(None);
+        let given_up = async {
+            let most = Some(Duration::from_millis(50));
+            while timeout(Duration::from_millis(5), watch.changed(most)).await.is_err() {}
+        };
+        assert!(timeout(BACKSTOP, given_up).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_changed_before_a_folder_was_watched_is_looked_for() {
+        let mut watch = Watch::new(None);
+        watch.set(&BTreeSet::from([std::env::temp_dir()]));
+        assert!(watch.bell().take_names());
+        assert!(timeout(BACKSTOP / 2, watch.changed(None)).await.is_ok());
+    }
 }
