@@ -101,7 +101,7 @@ impl Source for Reader {
             None => None,
         };
         let work = move |inner: &Inner, disk: &mut Disk| {
-            let floor = disk.floor();
+            let (floor, known) = (disk.floor(), saved.is_some());
             let at = match saved {
                 Some(saved) => {
                     inner.same(&saved.buffer, disk.id())?;
@@ -120,10 +120,13 @@ impl Source for Reader {
                 // Nothing is known of what is under way: what an earlier task has delivered is not delivered again.
                 None => disk.delivered.max(floor),
             };
-            disk.deliver(at, disk.dropped)?;
-            inner
-                .view
-                .send_modify(|view| (view.handed, view.delivered, view.floor) = (at, disk.delivered, disk.floor()));
+            // What made room before anybody read.
+            let unread = if known { 0 } else { at.records.saturating_sub(disk.delivered.records) };
+            disk.deliver(at, disk.dropped + unread)?;
+            inner.view.send_modify(|view| {
+                (view.handed, view.delivered, view.floor) = (at, disk.delivered, disk.floor());
+                view.dropped = disk.dropped;
+            });
             Ok((disk.id(), at, disk.dropped))
         };
         (self.id, self.at, self.dropped) = self.inner.run(work).await?;

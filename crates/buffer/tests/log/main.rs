@@ -374,25 +374,31 @@ fn a_full_buffer_rejects_records_with_a_clear_error() {
 
 #[test]
 fn the_oldest_make_room_and_are_counted() {
-    let place = Place::new();
-    run(async {
-        let buffer = place.buffer(WhenFull::DropOldest);
-        let mut writer = Writer::open(&buffer, Vec::new()).await;
-        let mut source = reader(&buffer, None).await;
-        for i in 0..20 {
-            writer.write(large(i)).await;
-            writer.commit().await;
-            assert!(buffer.figures().disk_bytes <= 1 << 20);
-        }
-        buffer.finish();
-        let left = rest(&mut source).await;
-        let numbers: Vec<usize> = left.iter().map(|value| value[..6].parse().unwrap()).collect();
-        assert_eq!(numbers, (200 - numbers.len()..200).collect::<Vec<_>>(), "the newest, in order");
-        assert_eq!(buffer.figures().dropped as usize + numbers.len(), 200);
-        // The count outlives the process.
-        source.commit(&source.position().unwrap(), None).await.unwrap();
-        assert_eq!(inspect::info(&place.folder()).unwrap().dropped, buffer.figures().dropped);
-    });
+    for reads_first in [true, false] {
+        let place = Place::new();
+        run(async {
+            let buffer = place.buffer(WhenFull::DropOldest);
+            let mut writer = Writer::open(&buffer, Vec::new()).await;
+            let early = if reads_first { Some(reader(&buffer, None).await) } else { None };
+            for i in 0..20 {
+                writer.write(large(i)).await;
+                writer.commit().await;
+                assert!(buffer.figures().disk_bytes <= 1 << 20);
+            }
+            buffer.finish();
+            let mut source = match early {
+                Some(source) => source,
+                None => reader(&buffer, None).await,
+            };
+            let left = rest(&mut source).await;
+            let numbers: Vec<usize> = left.iter().map(|value| value[..6].parse().unwrap()).collect();
+            assert_eq!(numbers, (200 - numbers.len()..200).collect::<Vec<_>>(), "the newest, in order");
+            assert_eq!(buffer.figures().dropped as usize + numbers.len(), 200);
+            // The count outlives the process.
+            source.commit(&source.position().unwrap(), None).await.unwrap();
+            assert_eq!(inspect::info(&place.folder()).unwrap().dropped, buffer.figures().dropped);
+        });
+    }
 }
 
 #[test]
