@@ -9,7 +9,9 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags, open},
+    pipe::{PipeFlags, pipe_with},
     process::{Pid, Signal, kill_process_group},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Winsize, tcgetattr, tcsetwinsize},
@@ -36,6 +38,17 @@ const SCRIPT: &str = "trap : TERM; \"$0\" \"$@\"; echo code=$?; read line; echo 
 impl Terminal {
     /// `None`, said, where there is no `setsid` to give the shell its terminal.
     fn start(folder: &Folder, arguments: &str, size: (u16, u16)) -> Option<Self> {
+        Self::start_script(folder, SCRIPT, arguments, size, None)
+    }
+
+    /// With another script, or with standard error elsewhere.
+    fn start_script(
+        folder: &Folder,
+        script: &str,
+        arguments: &str,
+        size: (u16, u16),
+        stderr: Option<OwnedFd>,
+    ) -> Option<Self> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -44,10 +57,10 @@ impl Terminal {
         resize(&master, size);
         let side = || Stdio::from(slave.try_clone().unwrap());
         let mut command = Command::new("setsid");
-        command.args(["--ctty", "sh", "-c", SCRIPT, env!("CARGO_BIN_EXE_millstream")]);
+        command.args(["--ctty", "sh", "-c", script, env!("CARGO_BIN_EXE_millstream")]);
         command.args(arguments.split_whitespace()).current_dir(folder.path("")).env("TERM", "xterm");
         command.env_remove("MILLSTREAM_STATE_DIR").env_remove("NO_COLOR");
-        let shell = match command.stdin(side()).stdout(side()).stderr(side()).spawn() {
+        let shell = match command.stdin(side()).stdout(side()).stderr(stderr.map_or_else(side, Stdio::from)).spawn() {
             Ok(shell) => shell,
             Err(error) => {
                 println!("skipped: cannot run setsid: {error}");
@@ -55,11 +68,11 @@ impl Terminal {
             }
         };
         let (master, shown) = (File::from(master), Arc::<Mutex<Vec<u8>>>::default());
-        let (mut reader, seen) = (master.try_clone().unwrap(), shown.clone());
+        let (mut reader, seen) = (master.try_clone().unwrap(), Arc::downgrade(&shown));
         std::thread::spawn(move || {
             let mut block = [0; 4096];
-            // An error says that nobody has the other side any more.
-            while let Ok(read @ 1..) = reader.read(&mut block) {
+            // An error says that nobody has the other side any more, and without `shown` nobody looks.
+            while let (Ok(read @ 1..), Some(seen)) = (reader.read(&mut block), seen.upgrade()) {
                 seen.lock().unwrap().extend_from_slice(&block[..read]);
             }
         });
@@ -237,4 +250,19 @@ fn a_signal_to_top_leaves_the_terminal_as_it_was() {
     // The shell goes on, as it says in its script.
     kill_process_group(Pid::from_child(&terminal.shell), Signal::TERM).unwrap();
     terminal.ends_as_it_was(0);
+}
+
+#[test]
+fn top_ends_with_its_terminal_even_where_no_signal_says_so() {
+    let (folder, _running) = running();
+    let (held, holds) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let script = "trap '' HUP; \"$0\" \"$@\"; exit";
+    let Some(mut terminal) = Terminal::start_script(&folder, script, "top", (130, 24), Some(holds)) else { return };
+    terminal.sees("double");
+    terminal.shell.kill().unwrap();
+    terminal.shell.wait().unwrap();
+    drop(terminal);
+    let mut polled = [PollFd::new(&held, PollFlags::empty())];
+    let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+    assert_eq!(poll(&mut polled, Some(&limit)).unwrap(), 1, "it goes on without a terminal");
 }

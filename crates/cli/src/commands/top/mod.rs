@@ -16,6 +16,10 @@ use millstream::{
     observe::control::{Ask, Client, Process},
 };
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::retry_on_intr,
+};
 
 use self::screen::Screen;
 use super::status::tables;
@@ -119,7 +123,7 @@ struct Wish {
     ask: Ask,
 }
 
-/// Starts the threads that read figures, ask, and wait for signals. They end with the program.
+/// Starts the threads that read figures, ask, and wait for signals and for the terminal's end. They end with the program.
 fn spawn(top: &Top, news: Sender<News>) -> Result<Sender<Wish>> {
     let (which, pipeline, found) = (top.which.clone(), top.pipeline.clone(), news.clone());
     thread::spawn(move || {
@@ -146,6 +150,7 @@ fn spawn(top: &Top, news: Sender<News>) -> Result<Sender<Wish>> {
             let _ = answers.send(News::Said(words));
         }
     });
+    thread::spawn(end_with_the_terminal);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -157,6 +162,17 @@ fn spawn(top: &Top, news: Sender<News>) -> Result<Sender<Wish>> {
         let _ = news.send(News::Quit);
     });
     Ok(wishes)
+}
+
+/// Ends the program when its terminal goes away. Mostly a SIGHUP does that, but it may be ignored, or be sent to others; and
+/// crossterm, which then reads an end of input, tries again without a pause and never returns.
+fn end_with_the_terminal() {
+    let stdin = io::stdin();
+    // Without events asked for, only an error or a hang-up is told. Some hang-ups wake only who waits for input: asked again.
+    let mut polled = [PollFd::new(&stdin, PollFlags::empty())];
+    let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
+    while let Ok(0) = retry_on_intr(|| poll(&mut polled, Some(&limit))) {}
+    std::process::exit(i32::from(Exit::Done.code()));
 }
 
 fn press(key: &KeyEvent, screen: &mut Screen, wishes: &Sender<Wish>) {
