@@ -58,17 +58,22 @@ pub(super) fn locate(path: &Path, mark: &LogMark, named: bool) -> io::Result<Loc
 
 /// The marked file if `path` leads to its inode, and whether its first bytes are the same.
 fn identify(path: &Path, mark: &LogMark) -> io::Result<Option<(Log, bool)>> {
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => metadata,
-        Ok(_) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+    // Asked first, because opening a pipe waits for its writer.
+    let opened = match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => return Ok(None),
+        asked => asked.and_then(|_| File::open(path)),
     };
+    let file = match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    // Of what is open: the name may lead elsewhere by now.
+    let metadata = file.metadata()?;
     let id = FileId::from(&metadata);
     if id.ino != mark.id.ino {
         return Ok(None);
     }
-    let same = mark.fingerprint.matches(&File::open(path)?)?;
+    let same = mark.fingerprint.matches(&file)?;
     // Devices are numbered anew when they are mounted; the bytes then have to tell.
     if id.dev != mark.id.dev && (!same || mark.offset == 0) {
         return Ok(None);

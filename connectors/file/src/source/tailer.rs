@@ -316,17 +316,25 @@ impl Tailer {
                 tail.records = tail.records.max(records);
                 tail.logs.push_back(log);
             } else {
+                let mut here = true;
                 if let Some(last) = tail.logs.back().filter(|_| !reading.format.packed()) {
-                    let more = between(path, &last.mark, &known).map_err(|error| failed("look beside", path, error))?;
-                    if reading.follow && fs::metadata(path).is_ok_and(|metadata| FileId::from(&metadata) != id) {
-                        // Rotated again while we looked, so `more` may be younger than it: the next look sees all in order.
+                    let look = |known: &HashSet<FileId>| {
+                        between(path, &last.mark, known).map_err(|error| failed("look beside", path, error))
+                    };
+                    let mut more = look(&known)?;
+                    here = !reading.follow || fs::metadata(path).is_ok_and(|metadata| FileId::from(&metadata) == id);
+                    if !here {
+                        // Rotated again while we looked: it is older than some of `more`, and among them at another look.
+                        known.remove(&id);
+                        more = look(&known)?;
                         again = true;
-                        continue;
                     }
                     known.extend(more.iter().map(|log| log.mark.id));
                     tail.logs.extend(more);
                 }
-                tail.logs.push_back(Log::new(path, metadata, 0));
+                if here {
+                    tail.logs.push_back(Log::new(path, metadata, 0));
+                }
             }
             out.mark(tail.shard.clone(), tail.mark());
         }
@@ -393,5 +401,57 @@ impl Tailer {
         if let Err(at) = self.tails.binary_search_by(|other| other.path.cmp(&tail.path)) {
             self.tails.insert(at, tail);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{formats::Format, watch::Watch};
+
+    fn lines(tailer: &mut Tailer) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let turn = tailer.turn();
+            for read in turn.items.into_iter().filter_map(|item| item.read) {
+                let values = read.batch.iter().filter_map(|record| record.to_record().value);
+                lines.extend(values.map(|value| String::from_utf8_lossy(&value).into_owned()));
+            }
+            if turn.then.unwrap() != Then::More {
+                return lines;
+            }
+        }
+    }
+
+    #[test]
+    fn files_that_are_rotated_twice_while_names_are_compared_are_read_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in.txt");
+        let log = |line: &str| fs::write(&path, line).unwrap();
+        let rotate = || {
+            for n in [2, 1] {
+                let _ =
+                    fs::rename(path.with_extension(format!("txt.{n}")), path.with_extension(format!("txt.{}", n + 1)));
+            }
+            fs::rename(&path, path.with_extension("txt.1")).unwrap();
+        };
+        log("a\n");
+        let format = Format::plan(None, None, &path).unwrap();
+        let reading = Arc::new(Reading { format, follow: true, complete_after: None });
+        let begin = Begin { position: None, start: &SeekTo::Beginning, moved: &[], until_end: false };
+        let pattern = Pattern::new(path.to_str().unwrap());
+        let mut tailer = Tailer::open(&pattern, reading, Watch::new(None).bell(), &begin).unwrap();
+        assert_eq!(lines(&mut tailer), ["a"]);
+        rotate();
+        log("b\n");
+        let found = tailer.find().unwrap();
+        rotate();
+        log("c\n");
+        rotate();
+        tailer.settle(&found, &mut Assembler::default()).unwrap();
+        assert_eq!(lines(&mut tailer), ["b", "c"]);
+        log("d\n");
+        tailer.scan_now = true;
+        assert_eq!(lines(&mut tailer), ["d"]);
     }
 }
