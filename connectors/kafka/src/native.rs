@@ -132,8 +132,7 @@ impl Drop for Inbox {
 impl<'a> Message<'a> {
     /// What is wrong with its partition, where it is no record.
     pub(crate) fn error(&self) -> Option<Code> {
-        let code = Code::from(self.0.err);
-        (code != Code::NoError).then_some(code)
+        (self.0.err != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| Code::from(self.0.err))
     }
 
     /// Tells topics apart, as long as a partition of each is assigned.

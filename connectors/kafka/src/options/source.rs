@@ -37,6 +37,9 @@ pub struct KafkaSourceOptions {
     /// How much to read ahead.
     #[serde(default = "prefetch")]
     pub prefetch: Size,
+    /// Whether to read headers. Librdkafka looks for them at a cost in each record, also where there are none.
+    #[serde(default = "headers")]
+    pub headers: bool,
     /// What the values are. By default `bytes`.
     pub codec: Option<CodecOptions>,
     /// How long to wait for a connection, and for an answer.
@@ -110,6 +113,11 @@ fn discover() -> Span {
 /// What librdkafka takes by default, too: half a second of a fast network.
 fn prefetch() -> Size {
     Size(64 << 20)
+}
+
+/// Nothing of a record is left out unless somebody says so.
+fn headers() -> bool {
+    true
 }
 
 impl KafkaSourceOptions {

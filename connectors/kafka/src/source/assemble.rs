@@ -13,6 +13,7 @@ use crate::native::Message;
 
 pub(super) struct Assembler {
     codec: MessageCodec,
+    with_headers: bool,
     values: ColumnBuilder,
     keys: Option<ColumnBuilder>,
     headers: Option<HeadersBuilder>,
@@ -31,9 +32,10 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
-    pub(super) fn new(codec: MessageCodec) -> Self {
+    pub(super) fn new(codec: MessageCodec, with_headers: bool) -> Self {
         Assembler {
             codec,
+            with_headers,
             values: ColumnBuilder::default(),
             keys: None,
             headers: None,
@@ -70,7 +72,7 @@ impl Assembler {
             keys.pad(row);
             keys.push(Some(key));
         }
-        let fault = self.push_headers(row, message);
+        let fault = if self.with_headers { self.push_headers(row, message) } else { None };
         self.times.push(time);
         self.offsets.push(message.offset());
         let which = self.which(shard);

@@ -133,7 +133,7 @@ pub(super) fn start(plan: &Arc<Planned>, resume: &Resume, started: Started) -> R
         handover: handover.clone(),
         commands: orders,
         table,
-        assembler: Assembler::new(plan.codec),
+        assembler: Assembler::new(plan.codec, plan.options.headers),
         group,
         on_missing: plan.options.on_missing,
         until_end: resume.until_end,

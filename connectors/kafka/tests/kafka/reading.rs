@@ -31,6 +31,22 @@ async fn all_partitions_are_read_each_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_are_read_unless_they_are_left_out() {
+    let topic = topic(1);
+    let headers = vec![("a".to_owned(), Some("1".into()))];
+    let records: Vec<_> = values(0, 10)
+        .into_iter()
+        .map(|record| Record { key: Some("k".into()), headers: headers.clone(), ..record })
+        .collect();
+    write_all(&topic, json!({}), &records).await;
+    for (options, expected) in [(json!({}), headers), (json!({"headers": false}), Vec::new())] {
+        let read = read_to_end(&topic, options).await;
+        assert_eq!(texts(&read), (0..10).map(|i| i.to_string()).collect::<Vec<_>>());
+        assert!(read.iter().all(|record| record.key.as_deref() == Some(b"k") && record.headers == expected));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_begins_where_it_is_told() {
     let topic = topic(1);
     let timed =
