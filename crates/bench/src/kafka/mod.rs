@@ -3,7 +3,8 @@
 //!
 //! Broker and clients share all cores here, so rates are by the clock on the wall, from the start of a client to its end; the
 //! processor time of the client alone stands in rows of its own. The peer copies no topic: it reads one and writes another at
-//! the same time, as two processes.
+//! the same time, as two processes. As it comes, it looks neither at headers nor at checksums: in the rows "without headers and
+//! checksums" we do not either, in the rows "with both" it does too.
 
 mod paused;
 mod performance;
@@ -85,17 +86,34 @@ impl Bench<'_> {
         let peer = || self.peer.produce(&target(), self.records, self.bytes)?.finish().map(|()| self.records);
         let contenders =
             vec![Contender::new("ours producing", ours).after(fresh), Contender::new("rdkafka", peer).after(fresh)];
-        self.rows(table, "produce", &compete(rounds, contenders)?);
+        if let [ours, peer] = &compete(rounds, contenders)?[..] {
+            self.rows(table, "produce", [ours, peer]);
+        }
 
-        let ours = || {
-            let reading = pipeline("kafka-consume", folder.path()).in_memory().source(&self.url(&from)).sink("drop:");
+        let consuming = |all: bool| {
+            let mut source = json!({"url": self.url(&from)});
+            if !all {
+                source["headers"] = false.into();
+                source["property"] = json!({"check.crcs": false});
+            }
+            let reading =
+                pipeline("kafka-consume", folder.path()).in_memory().source_with("kafka", source).sink("drop:");
             let read = dropped(&to_the_end(&reading, folder.path())?);
             ensure!(read == self.records, "{read} of {} records were read", self.records);
             Ok(read)
         };
-        let peer = || self.peer.consume(&from, self.records)?.finish().map(|()| self.records);
-        let contenders = vec![Contender::new("ours consuming", ours), Contender::new("rdkafka", peer)];
-        self.rows(table, "consume", &compete(rounds, contenders)?);
+        let peer = |all: bool| self.peer.consume(&from, self.records, all)?.finish().map(|()| self.records);
+        let contenders = vec![
+            Contender::new("ours consuming", || consuming(true)),
+            Contender::new("ours consuming less", || consuming(false)),
+            Contender::new("rdkafka", || peer(false)),
+            Contender::new("rdkafka with both", || peer(true)),
+        ];
+        if let [ours, ours_less, peer, peer_more] = &compete(rounds, contenders)?[..] {
+            self.rows(table, "consume", [ours, peer]);
+            self.rows(table, "consume without headers and checksums", [ours_less, peer]);
+            self.rows(table, "consume with both", [ours, peer_more]);
+        }
 
         let ours = || {
             let copy = pipeline("kafka-relay", folder.path())
@@ -109,13 +127,15 @@ impl Bench<'_> {
             Ok(copied)
         };
         let peer = || {
-            let reading = self.peer.consume(&from, self.records)?;
+            let reading = self.peer.consume(&from, self.records, false)?;
             self.peer.produce(&target(), self.records, self.bytes)?.finish()?;
             reading.finish().map(|()| self.records)
         };
         let contenders =
             vec![Contender::new("ours relaying", ours).after(fresh), Contender::new("rdkafka", peer).after(fresh)];
-        self.rows(table, "relay", &compete(rounds, contenders)?);
+        if let [ours, peer] = &compete(rounds, contenders)?[..] {
+            self.rows(table, "relay", [ours, peer]);
+        }
         self.kafka.delete_topic(&from);
         if let Some(last) = to.take() {
             self.kafka.delete_topic(&last);
@@ -149,8 +169,7 @@ impl Bench<'_> {
             .sink_with("kafka", json!({"url": self.url(topic)}))
     }
 
-    fn rows(&self, table: &mut Table, what: &str, rates: &[Rates]) {
-        let [ours, peer] = rates else { return };
+    fn rows(&self, table: &mut Table, what: &str, [ours, peer]: [&Rates; 2]) {
         let case = format!("kafka {what}, {} B", self.bytes);
         let figures = (rate(ours.median_wall()), format!("{} {}", rate(peer.median_wall()), peer.name));
         table.row(&case, figures, ours.ratio_wall(peer), "", Target::AtLeast(RATE));

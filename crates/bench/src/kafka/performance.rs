@@ -52,9 +52,13 @@ impl Performance {
         self.start(&[&["-P", "-t", topic, "-p", "0", "-c", &records, "-s", &bytes], &safe[..]].concat())
     }
 
-    /// Starts reading so many records from the beginning of a topic with one partition.
-    pub(crate) fn consume(&self, topic: &str, records: u64) -> Result<Running> {
-        self.start(&["-C", "-t", topic, "-p", "0", "-o", "beginning", "-c", &records.to_string()])
+    /// Starts reading so many records from the beginning of a topic with one partition. `all`: also their headers, and
+    /// checksums are compared.
+    pub(crate) fn consume(&self, topic: &str, records: u64, all: bool) -> Result<Running> {
+        let records = records.to_string();
+        let reading = ["-C", "-t", topic, "-p", "0", "-o", "beginning", "-c", &records];
+        let all: &[&str] = if all { &["-H", "parse", "-X", "check.crcs=true"] } else { &[] };
+        self.start(&[&reading[..], all].concat())
     }
 
     fn start(&self, arguments: &[&str]) -> Result<Running> {
