@@ -90,30 +90,7 @@ impl Bench<'_> {
             self.rows(table, "produce", [ours, peer]);
         }
 
-        let consuming = |all: bool| {
-            let mut source = json!({"url": self.url(&from)});
-            if !all {
-                source["headers"] = false.into();
-                source["property"] = json!({"check.crcs": false});
-            }
-            let reading =
-                pipeline("kafka-consume", folder.path()).in_memory().source_with("kafka", source).sink("drop:");
-            let read = dropped(&to_the_end(&reading, folder.path())?);
-            ensure!(read == self.records, "{read} of {} records were read", self.records);
-            Ok(read)
-        };
-        let peer = |all: bool| self.peer.consume(&from, self.records, all)?.finish().map(|()| self.records);
-        let contenders = vec![
-            Contender::new("ours consuming", || consuming(true)),
-            Contender::new("ours consuming less", || consuming(false)),
-            Contender::new("rdkafka", || peer(false)),
-            Contender::new("rdkafka with both", || peer(true)),
-        ];
-        if let [ours, ours_less, peer, peer_more] = &compete(rounds, contenders)?[..] {
-            self.rows(table, "consume", [ours, peer]);
-            self.rows(table, "consume without headers and checksums", [ours_less, peer]);
-            self.rows(table, "consume with both", [ours, peer_more]);
-        }
+        self.consume(table, rounds, &from, folder.path())?;
 
         let ours = || {
             let copy = pipeline("kafka-relay", folder.path())
@@ -139,6 +116,33 @@ impl Bench<'_> {
         self.kafka.delete_topic(&from);
         if let Some(last) = to.take() {
             self.kafka.delete_topic(&last);
+        }
+        Ok(())
+    }
+
+    fn consume(&self, table: &mut Table, rounds: usize, from: &str, folder: &Path) -> Result<()> {
+        let consuming = |all: bool| {
+            let mut source = json!({"url": self.url(from)});
+            if !all {
+                source["headers"] = false.into();
+                source["property"] = json!({"check.crcs": false});
+            }
+            let reading = pipeline("kafka-consume", folder).in_memory().source_with("kafka", source).sink("drop:");
+            let read = dropped(&to_the_end(&reading, folder)?);
+            ensure!(read == self.records, "{read} of {} records were read", self.records);
+            Ok(read)
+        };
+        let peer = |all: bool| self.peer.consume(from, self.records, all)?.finish().map(|()| self.records);
+        let contenders = vec![
+            Contender::new("ours consuming", || consuming(true)),
+            Contender::new("ours consuming less", || consuming(false)),
+            Contender::new("rdkafka", || peer(false)),
+            Contender::new("rdkafka with both", || peer(true)),
+        ];
+        if let [ours, ours_less, peer, peer_more] = &compete(rounds, contenders)?[..] {
+            self.rows(table, "consume", [ours, peer]);
+            self.rows(table, "consume without headers and checksums", [ours_less, peer]);
+            self.rows(table, "consume with both", [ours, peer_more]);
         }
         Ok(())
     }
