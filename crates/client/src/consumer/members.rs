@@ -153,9 +153,6 @@ impl Inner {
 
     /// Takes up what was read; `after`: the source's position behind it.
     pub(crate) fn push(&mut self, read: Read, after: Option<Position>) {
-        if self.closed {
-            return;
-        }
         let Read { batch, failed, alone } = read;
         let batch = batch.into_bytes();
         let plain = self.assigned.all() && self.log.as_ref().is_none_or(Log::skips_nothing);
@@ -197,14 +194,14 @@ impl Inner {
         }
     }
 
-    /// Deals rows to the members in turn; `None` means all rows.
+    /// Deals rows to the members in turn; `None` means all rows. When the last has gone, to one that never comes.
     fn deal(&mut self, len: usize, rows: Option<&[u32]>) -> Vec<(u32, Option<Vec<u32>>)> {
         let members = self.members.len();
         if let [only] = self.members.as_slice() {
             return vec![(only.id, rows.map(<[u32]>::to_vec))];
         }
         if members == 0 {
-            return Vec::new();
+            return vec![(self.next_member, rows.map(<[u32]>::to_vec))];
         }
         let mut picks = vec![Vec::new(); members];
         let mut give = |row| {
@@ -243,6 +240,8 @@ impl Inner {
             if let Some(waker) = of.waker.take() {
                 waker.wake();
             }
+        } else {
+            self.unseen.push_back(part);
         }
     }
 
@@ -314,5 +313,41 @@ impl Inner {
             log.lose(shards);
         }
         self.shards.retain(|shard| !shards.contains(shard));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_core::{BatchBuilder, Record};
+
+    use super::*;
+    use crate::consumer::shelf::Shelf;
+
+    fn read(values: &[&str]) -> Read {
+        let mut builder = BatchBuilder::new();
+        values.iter().for_each(|value| builder.push(&Record::new("s", value.to_string())));
+        Read { batch: builder.finish(), failed: Vec::new(), alone: false }
+    }
+
+    #[test]
+    fn what_is_read_while_the_last_consumer_goes_is_given_back_too() {
+        for owner in [Owner::System, Owner::Checkpoint] {
+            let (shelf, member) = Shelf::new(&ConsumerOptions::load_balanced("group"), false);
+            shelf.lock().log = Some(Log::new(Position::default(), BTreeMap::new(), false));
+            let mut behind = Position::default();
+            behind.set(ShardKey::new("s", 0), &4).unwrap();
+            shelf.lock().push(read(&["a", "b"]), Some(behind.clone()));
+            shelf.remove(member);
+            shelf.lock().push(read(&["c", "d"]), Some(behind));
+            let mut inner = shelf.lock();
+            let rest: Vec<Record> = inner
+                .leftovers(owner)
+                .iter()
+                .flat_map(|batch| batch.iter().map(|r| r.to_record()).collect::<Vec<_>>())
+                .collect();
+            let values: Vec<_> = rest.iter().filter_map(|record| record.value.as_deref()).collect();
+            assert_eq!(values, [b"a", b"b", b"c", b"d"]);
+            assert!(inner.log.as_mut().is_some_and(|log| log.saved().position.0.is_empty()));
+        }
     }
 }
