@@ -39,7 +39,8 @@ pub trait Sink: Send {
     async fn open(&mut self, resume: &[(Epoch, Token)]) -> Result<()>;
 
     /// Accepts a batch. An error means that none of its records is written, or that the sink can cut those that are; the
-    /// runtime gives the batch again.
+    /// runtime gives the batch again, to the sink as it is. One that must be opened again accepts the batch, and says why as an
+    /// error of `settled` and `flush`.
     async fn write(&mut self, batch: Batch) -> Result<WriteId>;
 
     /// The truth about every write since the last flush that `settled` has not told: what is not reported as rejected has been delivered.

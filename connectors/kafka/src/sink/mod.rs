@@ -155,8 +155,8 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// Waits until the queue has room for a whole batch, so that nothing of it is sent before an error. A batch that is larger
-    /// than the queue waits until that is empty.
+    /// Waits until the queue has room for a whole batch, so that nothing of it is sent before an error, or until there is no telling
+    /// of a record before it. A batch that is larger than the queue waits until that is empty.
     async fn room_for(&self, batch: &Batch) -> Result<()> {
         let open = self.open.as_ref().ok_or_else(not_open)?;
         let most = usize::try_from(self.plan.options.buffer.0).unwrap_or(usize::MAX);
@@ -164,7 +164,7 @@ impl KafkaSink {
         loop {
             let fits = || {
                 let held = open.ledger.bytes();
-                held == 0 || held + batch.size() <= most
+                held == 0 || held + batch.size() <= most || open.ledger.standing().is_err()
             };
             if fits() {
                 return Ok(());
@@ -177,7 +177,6 @@ impl KafkaSink {
             if tokio::time::timeout(Duration::from_millis(100), open.ledger.changed()).await.is_ok() {
                 continue;
             }
-            open.ledger.standing()?;
             if since.elapsed() > FULL_WAIT {
                 let full = || Error::new(ErrorKind::Full, format!("{} takes no records", self.plan.access.shown));
                 return Err(open.producer.context().trouble(FULL_WAIT * 2).unwrap_or_else(full));
@@ -186,15 +185,21 @@ impl KafkaSink {
     }
 
     /// Sends the records of a batch from row 0; refused ones are noted. Waits where the queue is full.
+    ///
+    /// Where there is no telling of a record, of this batch or before it, nothing more is sent, and the batch is accepted: only
+    /// opening the sink again makes that good, and for that `settled` and `flush` have the error.
     async fn send_all(&mut self, batch: &Batch, id: WriteId) -> Result<()> {
         let (mut row, mut since) = (0, Instant::now());
         loop {
             let open = self.open.as_mut().ok_or_else(not_open)?;
+            if open.ledger.standing().is_err() {
+                return Ok(());
+            }
             match send(&self.plan, open, &mut self.scratch, batch, (id, row)) {
                 Sent::All => return Ok(()),
                 Sent::Failed(error) => {
                     open.ledger.fail(&error);
-                    return Err(error);
+                    return Ok(());
                 }
                 Sent::Full(at) => {
                     if at > row {
@@ -205,7 +210,6 @@ impl KafkaSink {
                     if told.is_ok() {
                         continue;
                     }
-                    open.ledger.standing()?;
                     if since.elapsed() > FULL_WAIT {
                         since = Instant::now();
                         let trouble = open.producer.context().trouble(FULL_WAIT * 2).map(|error| error.chain());
@@ -262,11 +266,12 @@ impl Sink for KafkaSink {
     async fn write(&mut self, batch: Batch) -> Result<WriteId> {
         let batch = batch.into_bytes();
         self.look_up(&batch).await?;
-        if let Some(shared) = &self.joined {
-            shared.begin()?;
-        }
         self.room_for(&batch).await?;
-        let id = self.open.as_ref().ok_or_else(not_open)?.ledger.begin(batch.len())?;
+        let ledger = &self.open.as_ref().ok_or_else(not_open)?.ledger;
+        let id = ledger.begin(batch.len())?;
+        if let Some(Err(error)) = self.joined.as_ref().map(|shared| shared.begin()) {
+            ledger.fail(&error);
+        }
         self.send_all(&batch, id).await?;
         if let Some(open) = &mut self.open {
             open.topics.turn();

@@ -1,11 +1,20 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use millstream_core::{Event, PlanContext, Planner, Record, Resume, Role, Sink, Source};
+use millstream_core::{Delivery, Event, PlanContext, Planner, Record, Resume, Role, Sink, Source};
 use millstream_kafka::components;
-use millstream_testkit::servers::Kafka;
+use millstream_runtime::{RunOptions, Running};
+use millstream_state::{Memory, MemoryStore};
+use millstream_testkit::{FakeSink, servers::Kafka, started};
+use rdkafka::{
+    mocking::MockCluster,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
 use serde_json::{Value, json};
 
-use crate::support::{LONG, batch, sink_plan, source_plan};
+use crate::{
+    runs::{self, plan, shared, spec, wait_while},
+    support::{LONG, batch, sink_plan, source_plan, topic, write_all},
+};
 
 fn at(kafka: &Kafka, topic: &str, more: Value) -> Value {
     let mut options = json!({ "url": format!("kafka://{}/{topic}", kafka.bootstrap()) });
@@ -176,4 +185,36 @@ async fn a_writer_says_that_the_broker_is_away_and_keeps_memory_bounded() {
     tokio::task::block_in_place(|| kafka.restart(1));
     let outcomes = tokio::time::timeout(LONG, writer.flush()).await.unwrap().unwrap();
     assert!(outcomes.rejected.is_empty() && outcomes.sequences.len() == accepted);
+}
+
+/// As after an election that lost records: the broker no longer knows what the producer wrote last, which ends it for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_that_has_ended_for_good_is_followed_by_another() {
+    const EACH: usize = 2_000;
+    let _kafka = started!(Kafka::shared());
+    let (brokers, from) = (shared().bootstrap(), topic(2));
+    let forgetful = MockCluster::new(1).unwrap();
+    forgetful.create_topic("copy", 2, 1).unwrap();
+    let far = forgetful.bootstrap_servers();
+    // It is asked for the topic's limits, and does not answer.
+    let sink = runs::at(&far, "copy", json!({"partition": "origin", "timeout": "1s"}));
+    let spec = spec("numbers to copy", Delivery::AtLeastOnce, &runs::at(&brokers, &from, json!({})), &[sink]);
+    let store = Box::new(MemoryStore::new(Memory::new()));
+    let mut running = Running::start(plan(&spec), RunOptions::new(store, Arc::new(FakeSink::truncating())));
+    let handle = running.handle();
+    for written in [0, EACH] {
+        let numbers = written..written + EACH;
+        let records: Vec<Record> =
+            numbers.flat_map(|number| (0..2).map(move |partition| runs::numbered(partition, number))).collect();
+        if written > 0 {
+            assert_eq!(handle.status().restarts, 0);
+            let forgotten = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+            forgetful.request_errors(RDKafkaApiKey::Produce, &[forgotten]);
+        }
+        write_all(&from, json!({"partition": "origin"}), &records).await;
+        let found = wait_while(&far, "copy", (written + EACH) * 2, || format!("{:?}", handle.status())).await;
+        runs::repeats(&found, 2, written + EACH, "the copy");
+    }
+    assert_eq!(handle.status().restarts, 1);
+    tokio::time::timeout(LONG, running.drain(Duration::from_secs(20))).await.expect("an end").unwrap();
 }
