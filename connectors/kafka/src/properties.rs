@@ -219,7 +219,7 @@ pub(crate) fn source(options: &KafkaSourceOptions, address: &Address) -> Result<
                 config.set("group.instance.id", instance);
             }
             let session = membership.session_timeout.map_or(Duration::from_secs(45), |timeout| timeout.0);
-            let rebalance = membership.rebalance_timeout.map_or(Duration::from_secs(300), |timeout| timeout.0);
+            let rebalance = membership.rebalance_timeout();
             if membership.protocol == MembershipProtocol::Classic && rebalance < session {
                 return Err(Error::new(ErrorKind::Option, "giving partitions away may not take less than the session")
                     .hint("make `rebalance_timeout` at least as long as `session_timeout` (45 s if not given)")

@@ -44,7 +44,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 pub(crate) struct GroupCompanion {
     pub(crate) cluster: String,
     pub(crate) offsets: Vec<(Partition, i64)>,
-    pub(crate) member: ConsumerGroupMetadata,
+    /// Nobody, where the group has taken some of the partitions meanwhile.
+    pub(crate) member: Option<Arc<ConsumerGroupMetadata>>,
 }
 
 /// Hosts the checkpoint of a pipeline.
@@ -299,6 +300,10 @@ fn prepare(
         if companion.cluster != plan.address.cluster() || companion.offsets.is_empty() {
             continue;
         }
+        let Some(member) = companion.member.clone() else {
+            let taken = Error::new(ErrorKind::Unavailable, what());
+            return Err(taken.hint("the group has given partitions to others").into());
+        };
         let stamp = checkpoint.map(|checkpoint| Stamp {
             pipeline: pipeline.to_owned(),
             store_id: checkpoint.store_id.clone(),
@@ -312,7 +317,7 @@ fn prepare(
                 element.set_metadata(owner::write(stamp));
             }
         }
-        send_offsets(plan, &producer, list, companion).map_err(|error| match error {
+        send_offsets(plan, &producer, list, member).map_err(|error| match error {
             // A broker that has just come back may not know the partitions yet, or this member under its new id. Where a topic is
             // gone, or another has the member's name, the source finds out.
             Some(error) => match Failure::of(what(), error) {
@@ -335,14 +340,14 @@ fn send_offsets(
     plan: &Planned,
     producer: &Producer,
     list: TopicPartitionList,
-    companion: Arc<GroupCompanion>,
+    member: Arc<ConsumerGroupMetadata>,
 ) -> Result<(), Option<KafkaError>> {
     let (timeout, asked) = (plan.access.timeout, producer.clone());
     let (answer, answered) = mpsc::sync_channel(1);
     let send = move || {
         let deadline = Instant::now() + timeout;
         let sent = loop {
-            match asked.send_offsets_to_transaction(&list, &companion.member, timeout) {
+            match asked.send_offsets_to_transaction(&list, &member, timeout) {
                 Err(KafkaError::Transaction(cause)) if cause.is_retriable() && Instant::now() < deadline => {
                     std::thread::sleep(PAUSE);
                 }

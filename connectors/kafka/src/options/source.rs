@@ -67,8 +67,15 @@ pub struct KafkaMembership {
     pub instance: Option<String>,
     /// How long the group waits for a member that is silent. By default 45 s; with the protocol `consumer` the broker says.
     pub session_timeout: Option<Span>,
-    /// How long a member may take to give partitions away: to bring what it has read to an epoch. By default 5 min.
+    /// How long a member may take to give partitions away: to bring what it has read to an epoch. Then they go as they are, and
+    /// what was read of them since the last epoch comes again, at their next owner. By default 5 min.
     pub rebalance_timeout: Option<Span>,
+}
+
+impl KafkaMembership {
+    pub(crate) fn rebalance_timeout(&self) -> Duration {
+        self.rebalance_timeout.map_or(Duration::from_secs(300), |timeout| timeout.0)
+    }
 }
 
 /// A protocol of groups.

@@ -67,6 +67,8 @@ pub(super) struct Group {
 pub(super) struct Leaving {
     list: TopicPartitionList,
     left: BTreeSet<ShardKey>,
+    /// Others have waited long enough then: they go as they are.
+    until: Instant,
 }
 
 fn shards_of(list: &TopicPartitionList) -> Vec<ShardKey> {
@@ -78,8 +80,8 @@ impl Reader {
     pub(super) fn answer_rebalances(&mut self) -> Result<()> {
         loop {
             let Some(group) = &mut self.group else { return Ok(()) };
-            if group.leaving.is_some() {
-                if self.cluster.consumer.assignment_lost() {
+            if let Some(leaving) = &group.leaving {
+                if self.cluster.consumer.assignment_lost() || Instant::now() >= leaving.until {
                     self.lose()?;
                     continue;
                 }
@@ -249,9 +251,10 @@ impl Reader {
         self.hand_over();
         tracing::debug!(partitions = ?shards, lost = self.cluster.consumer.assignment_lost(), "to be given away");
         let left = shards.iter().cloned().collect();
+        let until = Instant::now() + self.plan.options.membership.rebalance_timeout();
         let none = shards.is_empty();
         if let Some(group) = &mut self.group {
-            group.leaving = Some(Leaving { list, left });
+            group.leaving = Some(Leaving { list, left, until });
         }
         if self.group.as_ref().is_some_and(|group| group.needed.is_some() && !group.begun) {
             return self.give_unread(&shards);
@@ -274,7 +277,7 @@ impl Reader {
         self.give_away()
     }
 
-    /// They were taken without notice: nothing of them can be committed any more.
+    /// They were taken without notice, or the pipeline has not drained them in time: nothing of them can be committed any more.
     fn lose(&mut self) -> Result<()> {
         let lost: Vec<ShardKey> = self
             .group
@@ -283,12 +286,16 @@ impl Reader {
             .flat_map(|leaving| leaving.left.iter().cloned())
             .collect();
         lost.iter().for_each(|shard| self.table.remove(shard));
-        self.give_away()?;
         if !lost.is_empty() {
+            tracing::warn!(
+                partitions = ?lost, taken = self.cluster.consumer.assignment_lost(),
+                "given away as they are: what was read of them since the last epoch comes again, at their next owner",
+            );
             self.handover.forget(&lost);
+            // Told before the group may go on: see `KafkaSource::companion`.
             self.push(What::Lost(lost));
         }
-        Ok(())
+        self.give_away()
     }
 
     /// Why the client will never read again, if that is so.

@@ -101,6 +101,13 @@ impl Handover {
         lock(&self.queue).items.is_empty()
     }
 
+    /// Whether shards that have gone are not taken note of yet.
+    pub(super) fn has_gone(&self) -> bool {
+        let gone =
+            |item: &Item| matches!(item.what, What::Lost(_)) || item.marks.iter().any(|(_, mark)| mark.is_none());
+        lock(&self.queue).items.iter().any(gone)
+    }
+
     /// The oldest item; `None` when no more will come. Cancel-safe.
     pub(super) async fn take(&self) -> Option<Item> {
         loop {

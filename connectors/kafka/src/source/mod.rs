@@ -283,9 +283,12 @@ impl Source for KafkaSource {
 
     fn companion(&self) -> Option<Companion> {
         self.plan.options.group.as_ref()?;
-        let consumer = self.running.as_ref()?.consumer.upgrade()?;
+        let running = self.running.as_ref()?;
         let offsets = self.positions.iter().map(|(shard, next)| (partition_of(shard), *next)).collect();
-        let member = consumer.group_metadata()?;
+        let member = running.consumer.upgrade().and_then(|consumer| consumer.group_metadata());
+        // A member of the next generation may not commit what it had in the last one. What has gone is told before the group gets
+        // to know it, and so before there is a next one.
+        let member = member.filter(|_| !running.handover.has_gone()).map(Arc::new);
         Some(Arc::new(GroupCompanion { cluster: self.plan.address.cluster(), offsets, member }))
     }
 

@@ -200,8 +200,18 @@ async fn a_member_that_dies_loses_only_what_it_had_not_committed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_static_member_comes_back_to_its_partitions_without_a_rebalance() {
+    for membership in [json!({"session_timeout": "20s"}), json!({"protocol": "consumer"})] {
+        comes_back(membership).await;
+    }
+}
+
+async fn comes_back(membership: Value) {
     let (topic, group) = (topic(4), name("group"));
-    let of = |instance: &str| json!({"group": group, "membership": {"instance": instance, "session_timeout": "20s"}});
+    let of = |instance: &str| {
+        let mut membership = membership.clone();
+        membership["instance"] = instance.into();
+        json!({"group": group, "membership": membership})
+    };
     let (mut first, mut second) = (source(&topic, of("one")), source(&topic, of("two")));
     let mut seen = Vec::new();
     first.open(&resume(0, None, false)).await.unwrap();
@@ -366,4 +376,76 @@ async fn a_static_member_that_is_shut_out_joins_anew_once_and_then_ends() {
     assert_eq!(shut_out(&mut *program).await, Err(ErrorKind::Fenced));
     second.close().await.unwrap();
     program.close().await.unwrap();
+}
+
+/// The broker keeps the name for the member that has it: another one of that name waits until it has gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_broker_shares_out_a_static_members_name_is_its_own_as_long_as_it_lives() {
+    let topic = topic(2);
+    let more = json!({"group": name("group"), "membership": {"protocol": "consumer", "instance": "one"}});
+    write_all(&topic, json!({"partition": "round_robin"}), &values(0, 20)).await;
+    let (mut first, mut second) = (source(&topic, more.clone()), source(&topic, more));
+    first.open(&resume(0, None, false)).await.unwrap();
+    read(&mut *first, 20).await;
+    for _ in 0..3 {
+        second.open(&resume(0, None, false)).await.unwrap();
+        assert_eq!(shut_out(&mut *second).await, Ok(0), "it has nothing, and joins anew");
+    }
+    write_all(&topic, json!({"partition": "round_robin"}), &values(20, 40)).await;
+    read(&mut *first, 20).await;
+    let position = first.position().unwrap();
+    first.commit(&position, Some(&stamp(1))).await.unwrap();
+    first.close().await.unwrap();
+    write_all(&topic, json!({"partition": "round_robin"}), &values(40, 60)).await;
+    second.open(&resume(0, None, false)).await.unwrap();
+    let mut rest = texts(&read(&mut *second, 20).await);
+    rest.sort();
+    assert_eq!(rest, texts(&values(40, 60)));
+    second.close().await.unwrap();
+}
+
+/// Who holds up the others for too long is left behind, with what it has not committed.
+async fn goes_as_it_is(membership: Value) {
+    let topic = topic(2);
+    let more = json!({"group": name("group"), "membership": membership});
+    write_all(&topic, json!({"partition": "round_robin"}), &values(0, 20)).await;
+    let mut first = opened(&topic, more.clone(), &resume(0, None, false)).await;
+    read(&mut *first, 20).await;
+    let all = first.position().unwrap();
+    let mut second = opened(&topic, more, &resume(0, None, false)).await;
+    // It hears that they are to leave, and does nothing about it.
+    let lost = tokio::time::timeout(LONG, async {
+        loop {
+            if let Event::Lost(shards) = first.next().await.unwrap() {
+                return shards;
+            }
+        }
+    });
+    let lost = lost.await.expect("it is told that they are lost");
+    assert!(lost.iter().all(|shard| !first.shards().contains(shard)));
+    // What it had read of them counts for nothing any more.
+    let _ = first.commit(&all, Some(&stamp(1))).await;
+    let taken = tokio::time::timeout(LONG, async {
+        loop {
+            tokio::select! {
+                event = first.next() => drop(event.unwrap()),
+                event = second.next() => if let Event::Batch(read) = event.unwrap() {
+                    return read.batch.get(0).to_record();
+                },
+            }
+        }
+    });
+    let record = taken.await.expect("the other member reads them");
+    assert_eq!((record.sequence, lost.contains(&record.origin)), (0, true), "{membership}: from where the group knows");
+    first.close().await.unwrap();
+    second.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_given_away_in_time_goes_as_it_is() {
+    tokio::join!(
+        goes_as_it_is(json!({"session_timeout": "6s", "rebalance_timeout": "6s"})),
+        goes_as_it_is(json!({"session_timeout": "6s", "rebalance_timeout": "6s", "assignor": "range"})),
+        goes_as_it_is(json!({"protocol": "consumer", "rebalance_timeout": "6s"})),
+    );
 }

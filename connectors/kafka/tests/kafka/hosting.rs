@@ -7,7 +7,8 @@ use millstream_core::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    batch, name, opened, options, read, read_to_end, sink_plan, source, texts, topic, topic_with, values, write_all,
+    batch, event, name, opened, options, read, read_to_end, sink_plan, source, texts, topic, topic_with, values,
+    write_all,
 };
 
 fn stamp(pipeline: &str) -> Stamp {
@@ -175,6 +176,53 @@ async fn a_member_of_an_old_generation_cannot_commit() {
     assert!(matches!(hosted, Hosted::Aborted(_)), "{hosted:?}");
     assert!(read_to_end(&output, json!({})).await.is_empty());
     assert!(host(&output, &log, &pipeline).await.1.is_none());
+}
+
+/// It is a member of the new generation, and has not taken note of what it lost with the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_has_lost_partitions_cannot_commit_them_before_it_knows() {
+    let (input, output, log, group, pipeline) = (topic(2), topic(1), name("log"), name("group"), name("pipeline"));
+    write_all(&input, json!({"partition": "round_robin"}), &values(0, 10)).await;
+    let more = json!({"group": group, "membership": {"session_timeout": "6s", "rebalance_timeout": "6s"}});
+    let mut reader = opened(&input, more.clone(), &Resume::default()).await;
+    read(&mut *reader, 10).await;
+    let mut other = opened(&input, more, &Resume::default()).await;
+    read(&mut *other, 5).await;
+    let companion = reader.companion().unwrap();
+    let (mut hosting, _) = host(&output, &log, &pipeline).await;
+    let mut sink = joined(&*hosting, &output).await;
+    write(&mut *sink, &values(0, 10)).await;
+    let hosted = hosting.commit(&checkpoint(1), &[("s".to_owned(), companion)]).await;
+    assert!(matches!(hosted, Hosted::Aborted(_)), "{hosted:?}");
+    assert!(read_to_end(&output, json!({})).await.is_empty());
+    // With what is left it goes on.
+    while reader.shards().len() == 2 {
+        event(&mut *reader).await.unwrap();
+    }
+    let companion = reader.companion().unwrap();
+    hosting.introduce(&stamp(&pipeline));
+    assert!(hosting.fence().await.unwrap().is_none());
+    let mut sink = joined(&*hosting, &output).await;
+    write(&mut *sink, &values(0, 5)).await;
+    let hosted = hosting.commit(&checkpoint(1), &[("s".to_owned(), companion)]).await;
+    assert!(committed(&hosted), "{hosted:?}");
+}
+
+/// Giving the batch again would not help: the sink must be opened again, and that is what an error of `settled` asks for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_cannot_begin_is_told_by_the_outcomes() {
+    let (output, log, pipeline) = (topic(1), name("log"), name("pipeline"));
+    let (mut hosting, _) = host(&output, &log, &pipeline).await;
+    let mut sink = joined(&*hosting, &output).await;
+    hosting.close().await.unwrap();
+    sink.write(batch(&values(0, 10))).await.unwrap();
+    assert!(sink.settled().await.is_err());
+    assert!(sink.flush().await.is_err());
+    assert!(hosting.fence().await.unwrap().is_none());
+    let mut sink = joined(&*hosting, &output).await;
+    write(&mut *sink, &values(0, 10)).await;
+    assert!(committed(&hosting.commit(&checkpoint(1), &[]).await));
+    assert_eq!(read_to_end(&output, json!({})).await.len(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

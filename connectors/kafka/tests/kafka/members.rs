@@ -11,6 +11,7 @@
 //! | ... at commit: in the hosting transaction | `hosting::group_offsets_count_with_the_transaction`, `hosting::a_member_of_an_old_generation_cannot_commit`, `crash::a_killed_process_that_reads_with_a_group_is_exactly_once` |
 //! | ... a partition that is taken away is drained first, leaves our checkpoint, and comes back | `groups::a_cooperative_rebalance_repeats_nothing` and its sisters, the storms here, `a_partition_that_comes_back_begins_where_the_other_member_left_it` |
 //! | ... one that is lost without notice | `a_member_that_loses_its_partitions_without_notice_commits_nothing_of_them`, `members_that_stand_still_or_are_killed_do_not_break_exactly_once` |
+//! | ... one that is not drained in time | `groups::what_is_not_given_away_in_time_goes_as_it_is`, `hosting::a_member_that_has_lost_partitions_cannot_commit_them_before_it_knows`, `a_member_whose_sink_hangs_keeps_no_partition_from_the_others` |
 //! | Redis by id: our checkpoint | in `connectors/redis/tests/it`: `source::reading_goes_on_behind_any_position`, `source::a_stream_that_went_back_is_found` |
 //! | Redis group: the pending list | there: `group::what_is_committed_is_acknowledged_and_nothing_else`, `group::a_dead_members_records_are_taken_over_with_their_count`, `group::a_pipeline_that_is_started_again_goes_on_under_its_name` |
 //! | ... exactly once on the same node, or in the same slot | there: `pipeline::a_group_and_a_sink_of_one_server_are_exactly_once_however_often_they_are_killed`, `pipeline::a_group_in_one_slot_of_a_cluster_is_exactly_once_also_beside_a_sink_over_several_slots` |
@@ -245,5 +246,33 @@ async fn a_member_that_loses_its_partitions_without_notice_commits_nothing_of_th
             assert!(read.batch.iter().all(|record| record.sequence() >= 20), "the other's commit is what counts");
             rest += read.batch.len();
         }
+    }
+}
+
+/// A sink that hangs holds up what is its own, and no longer than agreed what the others wait for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_sink_hangs_keeps_no_partition_from_the_others() {
+    let _kafka = started!(Kafka::shared());
+    let (brokers, from) = (shared().bootstrap(), topic(2));
+    let more = json!({"group": name("group"), "membership": {"session_timeout": "6s", "rebalance_timeout": "6s"}});
+    let (hanging, healthy) = (FakeSink::plain(), FakeSink::plain());
+    hanging.stall(true);
+    let feed = Feed::start(&brokers, &from, 2, (20, Duration::from_millis(50)));
+    let mut first = member(&brokers, &from, &more, &hanging);
+    let handle = first.handle();
+    until("the first one reads", || handle.status().stages["kafka"].records_in > 0).await;
+    let mut second = member(&brokers, &from, &more, &healthy);
+    until("the second one delivers", || !healthy.values().is_empty()).await;
+    let each = feed.end().await;
+    hanging.stall(false);
+    let all = || {
+        let seen: BTreeSet<String> = hanging.values().into_iter().chain(healthy.values()).collect();
+        seen.len() == each * 2
+    };
+    until("nothing is lost", all).await;
+    let own: BTreeSet<String> = healthy.values().into_iter().collect();
+    assert_eq!(own.len(), healthy.values().len(), "nothing twice where nothing was wrong");
+    for running in [&mut first, &mut second] {
+        tokio::time::timeout(LONG, running.drain(Duration::from_secs(20))).await.expect("an end").unwrap();
     }
 }
