@@ -110,7 +110,8 @@ pub enum Event {
     /// These shards are to be given away: no more records of them follow. The runtime answers with [`Source::release`]; if the
     /// source is opened again before that, it says so again.
     Leaving(Vec<ShardKey>),
-    /// These shards are gone; what was read of them and is not committed must be thrown away.
+    /// These shards are gone; what was read of them and is not committed must be thrown away, and the source is opened again. Of
+    /// none: it has no place in its group for now, and is opened again after a while.
     Lost(Vec<ShardKey>),
     /// There will be no more records.
     End,

@@ -59,6 +59,12 @@ impl SourceTask {
                 self.context.pace.urge();
                 Ok(())
             }
+            // Nothing is to be taken back, and the next try may end as this one did.
+            Event::Lost(shards) if shards.is_empty() => {
+                let error = Error::new(ErrorKind::Unavailable, "there is no place in the group");
+                let hint = "another member may have the same name: it is let in when that one has gone";
+                Err(self.context.fail(error.hint(hint), AfterFailure::Retry))
+            }
             Event::Lost(shards) => {
                 let named = names(&shards);
                 lock(&self.kept.lost).extend(shards);

@@ -287,6 +287,22 @@ async fn a_csv_file_is_resumed_behind_its_header() {
 }
 
 #[tokio::test]
+async fn a_compression_that_is_given_counts_and_not_the_name() {
+    let dir = Dir::new();
+    let mut sink = sink(json!({ "path": dir.text("a.txt"), "compression": "gzip" }));
+    sink.open(&[]).await.unwrap();
+    put(&mut *sink, &["one", "two"]).await;
+    sink.close().await.unwrap();
+    assert!(std::fs::read(dir.text("a.txt")).unwrap().starts_with(&[0x1f, 0x8b]));
+    dir.write("plain.gz", "three\n");
+    for (name, compression, expected) in [("a.txt", "gzip", &["one", "two"][..]), ("plain.gz", "none", &["three"])] {
+        let mut source = source(json!({ "path": dir.text(name), "compression": compression }));
+        source.open(&fresh()).await.unwrap();
+        assert_eq!(all(&mut *source).await, expected);
+    }
+}
+
+#[tokio::test]
 async fn lines_are_joined_and_the_last_record_waits_for_quiet() {
     let dir = Dir::new();
     dir.write("a.log", "2026-1 first\n  at x\n  at y\n2026-2 second\n");

@@ -23,7 +23,7 @@ use std::{
 };
 
 use millstream_core::{Delivery, Event, Position, Resume, SinkPlan, Stamp};
-use millstream_runtime::{Entry, PipelineSpec, RunOptions, Running};
+use millstream_runtime::{Entry, Phase, PipelineSpec, RunOptions, Running};
 use millstream_state::{Memory, MemoryStore};
 use millstream_testkit::{
     FakeSink, budget,
@@ -275,4 +275,32 @@ async fn a_member_whose_sink_hangs_keeps_no_partition_from_the_others() {
     for running in [&mut first, &mut second] {
         tokio::time::timeout(LONG, running.drain(Duration::from_secs(20))).await.expect("an end").unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_name_is_taken_waits_until_it_is_free() {
+    let _kafka = started!(Kafka::shared());
+    let (brokers, from) = (shared().bootstrap(), topic(2));
+    let more = json!({"group": name("group"), "membership": {"protocol": "consumer", "instance": "one"}});
+    let (sink, other) = (FakeSink::plain(), FakeSink::plain());
+    let feed = Feed::start(&brokers, &from, 2, (20, Duration::from_millis(50)));
+    let mut first = member(&brokers, &from, &more, &sink);
+    until("the first one delivers", || !sink.values().is_empty()).await;
+    let mut second = member(&brokers, &from, &more, &other);
+    let handle = second.handle();
+    let waits = || {
+        let status = handle.status();
+        let says_why = matches!(&status.phase, Phase::Restarting(cause) if cause.contains("no place in the group"));
+        status.restarts >= 3 && says_why
+    };
+    until("the second one waits, and says why", waits).await;
+    assert!(other.values().is_empty());
+    tokio::time::timeout(LONG, first.drain(Duration::from_secs(20))).await.expect("an end").unwrap();
+    until("the second one delivers", || !other.values().is_empty()).await;
+    let each = feed.end().await;
+    let all = || sink.values().len() + other.values().len() >= each * 2;
+    until("all is delivered", all).await;
+    tokio::time::timeout(LONG, second.drain(Duration::from_secs(20))).await.expect("an end").unwrap();
+    let found: Vec<_> = sink.records().into_iter().chain(other.records()).collect();
+    assert_once(&found, 2, each, "what both delivered");
 }
