@@ -8,7 +8,11 @@ const MASTERS: usize = 3;
 const NODES: usize = 2 * MASTERS;
 
 /// After so long without an answer a node counts as dead, and its replica takes over.
-const NODE_TIMEOUT_MS: &str = "1000";
+const NODE_TIMEOUT_MS: &str = "2000";
+
+/// The same where no node is to die: while the nodes are made known to each other, which a machine that stands still for a moment
+/// would end for good, and in the cluster that is shared.
+const PATIENT_TIMEOUT_MS: &str = "30000";
 
 /// How long the nodes may take to agree, on a machine that builds something meanwhile.
 const AGREED_WITHIN: Duration = Duration::from_secs(60);
@@ -49,7 +53,7 @@ impl RedisCluster {
     /// The one that all tests of this process share; use keys of your own, and leave it as it is.
     pub fn shared() -> Result<&'static RedisCluster, Missing> {
         static SHARED: OnceLock<Result<RedisCluster, Missing>> = OnceLock::new();
-        SHARED.get_or_init(RedisCluster::start).as_ref().map_err(Clone::clone)
+        SHARED.get_or_init(|| RedisCluster::form(Redis::setup())).as_ref().map_err(Clone::clone)
     }
 
     /// Starts one, and waits until it works.
@@ -60,6 +64,13 @@ impl RedisCluster {
     /// Starts one of nodes that are set up like this: `Redis::setup().persistent().password("secret")`. TLS is not for clusters
     /// here.
     pub fn start_with(setup: RedisSetup) -> Result<RedisCluster, Missing> {
+        let cluster = RedisCluster::form(setup)?;
+        cluster.set_timeout(NODE_TIMEOUT_MS);
+        Ok(cluster)
+    }
+
+    /// A cluster whose nodes are patient with each other, unless they are started again.
+    fn form(setup: RedisSetup) -> Result<RedisCluster, Missing> {
         let buses: Vec<_> = (0..NODES).map(|_| Port::claim()).collect();
         let start = |bus: &Port| {
             let mut node = setup.clone().argument("--cluster-enabled", "yes");
@@ -75,12 +86,19 @@ impl RedisCluster {
         };
         let nodes = buses.iter().map(start).collect::<Result<Vec<_>, _>>()?;
         let cluster = RedisCluster { nodes, _buses: buses };
+        cluster.set_timeout(PATIENT_TIMEOUT_MS);
         let addresses = cluster.addresses();
         let create = ["--cluster", "create", "--cluster-replicas", "1", "--cluster-yes"];
         let arguments: Vec<_> = create[..2].iter().copied().chain(addresses.iter().map(String::as_str)).collect();
         cluster.nodes[0].cli(&[arguments.as_slice(), &create[2..]].concat());
         cluster.wait_until_ok();
         Ok(cluster)
+    }
+
+    fn set_timeout(&self, ms: &str) {
+        for node in &self.nodes {
+            node.cli(&["CONFIG", "SET", "cluster-node-timeout", ms]);
+        }
     }
 
     /// `redis://127.0.0.1:PORT,127.0.0.1:PORT,...`: all nodes.
@@ -172,8 +190,9 @@ impl RedisCluster {
     }
 
     /// Waits until all running nodes say that the cluster works, and agree about who has what, and each running replica has
-    /// caught up.
+    /// all that its master had when this was called.
     pub fn wait_until_ok(&self) {
+        let had: Vec<_> = self.running().map(|node| (node.port().to_string(), offset(&replication(node)))).collect();
         wait_until("a cluster that works", AGREED_WITHIN, || {
             let mut running = self.running();
             let seen = |node: &Redis| {
@@ -183,10 +202,9 @@ impl RedisCluster {
             };
             let first = self.running().next().map(seen).unwrap_or_default();
             running.all(|node| {
-                node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok") && seen(node) == first && {
-                    let role = node.cli(&["INFO", "replication"]);
-                    role.contains("role:master") || role.contains("master_link_status:up")
-                }
+                node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+                    && seen(node) == first
+                    && has_all(node, &had)
             })
         });
     }
@@ -286,4 +304,26 @@ impl Known {
 
 fn known(node: &Redis) -> Vec<Known> {
     node.cli(&["CLUSTER", "NODES"]).lines().filter_map(Known::parse).collect()
+}
+
+fn replication(node: &Redis) -> String {
+    node.cli(&["INFO", "replication"])
+}
+
+fn field<'a>(told: &'a str, name: &str) -> &'a str {
+    told.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim()
+}
+
+/// How much of what was ever written a node has.
+fn offset(replication: &str) -> u64 {
+    field(replication, "master_repl_offset:").parse().unwrap_or_default()
+}
+
+/// A replica is connected, and has what its master had; of a master nothing is asked.
+fn has_all(node: &Redis, had: &[(String, u64)]) -> bool {
+    let told = replication(node);
+    let master = field(&told, "master_port:");
+    let connected = field(&told, "master_link_status:") == "up";
+    let caught_up = || had.iter().all(|(port, had)| port != master || offset(&told) >= *had);
+    field(&told, "role:") == "master" || connected && caught_up()
 }
