@@ -28,8 +28,8 @@ rootLogger.level=WARN
 rootLogger.appenderRef.c.ref=C
 ";
 
-/// What does not depend on the node. Leaders change within 4 s of a broker's end, a start waits for nothing, and little is
-/// allocated for topics that are small.
+/// What does not depend on the node. Leaders change within 4 s of a broker's end, a start waits for nothing, little is allocated
+/// for topics that are small, and records stay, also those whose time is years ago.
 const FIXED: &str = "\
 process.roles=broker,controller
 controller.listener.names=CONTROLLER
@@ -49,6 +49,7 @@ num.recovery.threads.per.data.dir=1
 log.cleaner.dedupe.buffer.size=16777216
 log.index.size.max.bytes=1048576
 log.segment.bytes=268435456
+log.retention.ms=-1
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 controlled.shutdown.max.retries=1
