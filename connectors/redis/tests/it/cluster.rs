@@ -198,7 +198,7 @@ async fn records_can_be_waited_for_until_replicas_have_them() {
     let cluster = started!(RedisCluster::shared());
     let mut sink = open_sink(&options(cluster, json!({"stream": key(), "wait": {"replicas": 1}}))).await;
     write(&mut *sink, keyed(0..100)).await;
-    let all = json!({"stream": key(), "wait": {"replicas": 2, "timeout": "200ms"}});
+    let all = json!({"stream": key(), "wait": {"replicas": 2, "timeout": "1s"}});
     let mut sink = open_sink(&options(cluster, all)).await;
     sink.write(keyed(0..100)).await.unwrap();
     let error = sink.flush().await.unwrap_err();

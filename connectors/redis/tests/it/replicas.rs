@@ -36,7 +36,9 @@ async fn an_epoch_that_a_server_hosts_counts_when_replicas_have_it() {
         wait_until("the replica follows", PATIENCE, || replica.cli(&["GET", "probe"]) == what);
     };
     follows("first");
-    let wait = json!({"replicas": 1, "timeout": "500ms"});
+    // That may have come with all that there was; what is written next may come a second later.
+    follows("second");
+    let wait = json!({"replicas": 1, "timeout": "2s"});
     let sinks =
         [json!({"stream": "a"}), json!({"stream": "b", "wait": wait})].map(|more| exact(&options(&redis, more)));
     let pipeline = Stamp { pipeline: key(), ..stamp("s") };
@@ -71,7 +73,7 @@ async fn an_epoch_that_a_server_hosts_counts_when_replicas_have_it() {
 #[tokio::test]
 async fn a_commit_in_two_phases_waits_for_replicas_too() {
     let cluster = started!(RedisCluster::shared());
-    let options = |replicas: u32| json!({"url": cluster.url(), "stream": "waits", "shards": 3, "wait": {"replicas": replicas, "timeout": "300ms"}});
+    let options = |replicas: u32| json!({"url": cluster.url(), "stream": "waits", "shards": 3, "wait": {"replicas": replicas, "timeout": "1s"}});
     let mut sink = exact(&options(1)).create().unwrap();
     sink.introduce("out", &stamp("waits"));
     sink.open(&[]).await.unwrap();
