@@ -1,10 +1,9 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use millstream_core::{Delivery, Event, PlanContext, Planner, Record, Resume, Role, Sink, Source};
 use millstream_kafka::components;
-use millstream_runtime::{RunOptions, Running};
-use millstream_state::{Memory, MemoryStore};
-use millstream_testkit::{FakeSink, servers::Kafka, started};
+use millstream_state::Memory;
+use millstream_testkit::{servers::Kafka, started};
 use rdkafka::{
     mocking::MockCluster,
     types::{RDKafkaApiKey, RDKafkaRespErr},
@@ -12,14 +11,12 @@ use rdkafka::{
 use serde_json::{Value, json};
 
 use crate::{
-    runs::{self, plan, shared, spec, wait_while},
+    runs::{self, shared, spec, wait_while},
     support::{LONG, batch, sink_plan, source_plan, topic, write_all},
 };
 
 fn at(kafka: &Kafka, topic: &str, more: Value) -> Value {
-    let mut options = json!({ "url": format!("kafka://{}/{topic}", kafka.bootstrap()) });
-    options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    options
+    runs::at(&kafka.bootstrap(), topic, more)
 }
 
 async fn sink(options: &Value) -> Box<dyn Sink> {
@@ -199,13 +196,10 @@ async fn a_producer_that_has_ended_for_good_is_followed_by_another() {
     // It is asked for the topic's limits, and does not answer.
     let sink = runs::at(&far, "copy", json!({"partition": "origin", "timeout": "1s"}));
     let spec = spec("numbers to copy", Delivery::AtLeastOnce, &runs::at(&brokers, &from, json!({})), &[sink]);
-    let store = Box::new(MemoryStore::new(Memory::new()));
-    let mut running = Running::start(plan(&spec), RunOptions::new(store, Arc::new(FakeSink::truncating())));
+    let mut running = runs::run(&spec, &Memory::new());
     let handle = running.handle();
     for written in [0, EACH] {
-        let numbers = written..written + EACH;
-        let records: Vec<Record> =
-            numbers.flat_map(|number| (0..2).map(move |partition| runs::numbered(partition, number))).collect();
+        let records = runs::numbered_in(2, written..written + EACH);
         if written > 0 {
             assert_eq!(handle.status().restarts, 0);
             let forgotten = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;

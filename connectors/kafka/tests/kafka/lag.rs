@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use millstream_core::{Delivery, Lag, Record};
-use millstream_runtime::{Entry, Handle, PipelineSpec, RunOptions, Running};
-use millstream_state::{Memory, MemoryStore};
+use millstream_runtime::{Entry, Handle, PipelineSpec};
+use millstream_state::Memory;
 use millstream_testkit::{FakeSink, servers::Kafka, started};
 use serde_json::json;
 
-use crate::{runs::plan, support::*};
+use crate::{runs::run, support::*};
 
 async fn becomes(handle: &Handle, records: u64) {
     let expected = Some(Lag { records: Some(records), bytes: None });
@@ -37,8 +37,7 @@ async fn what_a_paused_pipeline_has_not_read_is_its_lag_beyond_what_is_read_ahea
             delivery: Delivery::AtLeastOnce,
             ..PipelineSpec::default()
         };
-        let store = Box::new(MemoryStore::new(Memory::new()));
-        let mut running = Running::start(plan(&spec), RunOptions::new(store, Arc::new(FakeSink::truncating())));
+        let mut running = run(&spec, &Memory::new());
         let handle = running.handle();
         write_all(&topic, json!({}), &values(0, 10)).await;
         becomes(&handle, 0).await;

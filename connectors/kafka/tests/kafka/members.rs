@@ -23,8 +23,8 @@ use std::{
 };
 
 use millstream_core::{Delivery, Event, Position, Resume, SinkPlan, Stamp};
-use millstream_runtime::{Entry, Phase, PipelineSpec, RunOptions, Running};
-use millstream_state::{Memory, MemoryStore};
+use millstream_runtime::{Entry, Phase, PipelineSpec, Running};
+use millstream_state::Memory;
 use millstream_testkit::{
     FakeSink, budget,
     servers::{Kafka, Listener},
@@ -34,7 +34,7 @@ use serde_json::{Value, json};
 
 use crate::{
     crash::Job,
-    runs::{Feed, assert_once, at, plan, repeats, shared, spec, wait_for},
+    runs::{Feed, assert_once, at, repeats, run, shared, spec, wait_for},
     support::{LONG, event, name, source_plan, topic},
 };
 
@@ -49,11 +49,6 @@ fn member_spec(brokers: &str, topic: &str, more: &Value, sink: &FakeSink) -> Pip
     entry.from = vec!["custom".to_owned()];
     spec.sinks = vec![entry];
     spec
-}
-
-fn run(spec: &PipelineSpec, memory: &Memory) -> Running {
-    let store = Box::new(MemoryStore::new(memory.clone()));
-    Running::start(plan(spec), RunOptions::new(store, Arc::new(FakeSink::truncating())))
 }
 
 async fn until(what: &str, mut so: impl FnMut() -> bool) {

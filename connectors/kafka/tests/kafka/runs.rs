@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +13,9 @@ use std::{
 use millstream_core::{
     Batch, Delivery, Event, Form, Output, Record, Registry, Resume, ShardKey, Step, StepPlan, Transform,
 };
-use millstream_runtime::{Entry, PipelineSpec, Plan, PlanOptions};
-use millstream_testkit::servers::Kafka;
+use millstream_runtime::{Entry, PipelineSpec, Plan, PlanOptions, RunOptions, Running};
+use millstream_state::{Memory, MemoryStore};
+use millstream_testkit::{FakeSink, servers::Kafka};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -72,6 +74,12 @@ pub(crate) fn plan(spec: &PipelineSpec) -> Plan {
     Plan::new(spec, &registry, PlanOptions::default()).unwrap()
 }
 
+/// Runs it on a store in memory.
+pub(crate) fn run(spec: &PipelineSpec, memory: &Memory) -> Running {
+    let store = Box::new(MemoryStore::new(memory.clone()));
+    Running::start(plan(spec), RunOptions::new(store, Arc::new(FakeSink::truncating())))
+}
+
 /// The record of a number in a partition.
 pub(crate) fn numbered(partition: u64, number: usize) -> Record {
     Record {
@@ -80,6 +88,11 @@ pub(crate) fn numbered(partition: u64, number: usize) -> Record {
         origin: ShardKey::new("feed", partition),
         ..Record::new("feed", format!("{partition}:{number}"))
     }
+}
+
+/// The records of these numbers, each in every partition.
+pub(crate) fn numbered_in(partitions: u64, numbers: Range<usize>) -> Vec<Record> {
+    numbers.flat_map(|number| (0..partitions).map(move |partition| numbered(partition, number))).collect()
 }
 
 /// Writes numbered records into every partition of a topic, until it is told to stop.
@@ -99,9 +112,7 @@ impl Feed {
             sink.open(&[]).await.unwrap();
             let mut written = 0;
             loop {
-                let records: Vec<Record> = (written..written + each)
-                    .flat_map(|number| (0..partitions).map(move |partition| numbered(partition, number)))
-                    .collect();
+                let records = numbered_in(partitions, written..written + each);
                 while let Err(error) = sink.write(batch(&records)).await {
                     assert!(error.facts().retry, "{error:?}");
                 }
